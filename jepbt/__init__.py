@@ -1,0 +1,1 @@
+"""Trains and evolves a population of neural networks as one JAX program."""
