@@ -1,1 +1,47 @@
-"""Trains and evolves a population of neural networks as one JAX program."""
+"""Trains and evolves a population of neural networks as one JAX program.
+
+Example:
+    >>> import jepbt
+    >>> task = jepbt.classification("fashion_mnist")
+    >>> result = jepbt.train_population(task)  # doctest: +SKIP
+"""
+
+from jepbt import datasets, losses, models, strategies
+from jepbt.config import Config
+from jepbt.execution import use_all_cpu_cores
+from jepbt.hyperparameters import (
+    HyperParameters,
+    Loss,
+    choose,
+    hparam,
+    taylor_hparam,
+)
+from jepbt.interruption import Interrupted
+from jepbt.population import Splits, Task
+from jepbt.result import Result
+from jepbt.task import classification
+from jepbt.train import train_population
+from jepbt.training import make_run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "HyperParameters",
+    "Interrupted",
+    "Loss",
+    "Result",
+    "Splits",
+    "Task",
+    "choose",
+    "classification",
+    "datasets",
+    "hparam",
+    "losses",
+    "make_run",
+    "models",
+    "strategies",
+    "taylor_hparam",
+    "train_population",
+    "use_all_cpu_cores",
+]

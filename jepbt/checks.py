@@ -1,0 +1,237 @@
+"""What a run refuses before anything compiles: wrong functions, too little memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt import strategies
+from jepbt.config import Config
+from jepbt.execution import memory_limit, tree_bytes
+from jepbt.hyperparameters import decode, sample_population, spaces
+from jepbt.population import Splits, Task
+from jepbt.strategies import Strategy, take
+
+_NAMED = {
+    "epbt": strategies.epbt,
+    "pbt": strategies.pbt,
+    "random_search": strategies.random_search,
+}
+
+
+def resolve_strategy(strategy: str | Strategy) -> Strategy:
+    """Finds a strategy by its name, or takes one as it is.
+
+    Args:
+        strategy: "epbt", "pbt", "random_search", or a `Strategy`.
+
+    Returns:
+        A strategy.
+
+    Raises:
+        ValueError: for another name.
+        TypeError: for anything else.
+
+    Example:
+        >>> type(resolve_strategy("pbt")).__name__
+        'Strategy'
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, str) and strategy in _NAMED:
+        return _NAMED[strategy]()
+    names = ", ".join(map(repr, _NAMED))
+    if isinstance(strategy, str):
+        raise ValueError(
+            f"strategy={strategy!r} is none of {names}. For settings pass a strategy, "
+            "as in strategy=jepbt.strategies.epbt(num_elites=4)."
+        )
+    hint = " Call it: a builder is no strategy yet." if callable(strategy) else ""
+    raise TypeError(
+        f"strategy must be one of {names} or a jepbt.strategies.Strategy, got "
+        f"{getattr(strategy, '__name__', type(strategy).__name__)}.{hint}"
+    )
+
+
+def check_task(task: Task, strategy: Strategy, config: Config) -> int:
+    """Traces a task's functions on shapes alone, so that errors come at once.
+
+    Args:
+        task: to be trained.
+        strategy: that will evolve it.
+        config: checked.
+
+    Returns:
+        Bytes of one member: state and hyperparameters.
+
+    Raises:
+        TypeError: if the task is none.
+        ValueError: if its functions do not fit together; the message names which.
+    """
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"task must be a jepbt.Task, got {type(task).__name__}. For images: "
+            "jepbt.classification('fashion_mnist')."
+        )
+    spaces(task.hparams)
+    batch_size = task.batch_size if config.batch_size is None else config.batch_size
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    # Traced with the real size, so that a strategy can refuse it.
+    jax.eval_shape(
+        lambda k: strategy.init(
+            k, task.hparams, config.population_size, config.num_generations
+        )[1],
+        key,
+    )
+    hparams = jax.eval_shape(
+        lambda k: take(sample_population(k, task.hparams, 1), 0), key
+    )
+    state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
+    batch, rows = _check_data(task.data, batch_size, config)
+
+    def step(key, state, h, batch):
+        return task.train_step(key, state, decode(h), batch, task.shared)
+
+    def evaluate(key, state, h, batch):
+        return task.evaluate(key, state, decode(h), batch, task.shared)
+
+    after, metrics = _unpack(jax.eval_shape(step, key, state, hparams, batch))
+    _check_same_state(state, after)
+    if not isinstance(metrics, dict) or "loss" not in metrics:
+        raise ValueError(
+            "train_step must return (state, metrics) with metrics a dict that has "
+            f"'loss', got {sorted(metrics) if isinstance(metrics, dict) else metrics}."
+        )
+    for name, value in metrics.items():
+        if value.shape != ():
+            raise ValueError(
+                f"train_step: metric {name!r} must be a scalar, got shape "
+                f"{value.shape}. Take its mean."
+            )
+    scores = jax.eval_shape(evaluate, key, state, hparams, rows)
+    if rows is not None and getattr(scores, "shape", None) != (batch_size,):
+        raise ValueError(
+            "evaluate must return one score for each example, shape "
+            f"({batch_size},) here, got {getattr(scores, 'shape', type(scores))}."
+        )
+    return tree_bytes((state, hparams))
+
+
+def check_memory(
+    member_bytes: int, task: Task, config: Config, devices: list[jax.Device]
+) -> int:
+    """Refuses a population whose members cannot all be held.
+
+    Args:
+        member_bytes: from `check_task`.
+        task: whose data and shared arrays every device holds.
+        config: checked.
+        devices: that share the population.
+
+    Returns:
+        Bytes that the run needs at least, on all of this host's devices: every member
+        twice, since inheriting writes the next population beside the last one, and the
+        data once for each device. What a step computes comes on top.
+
+    Raises:
+        ValueError: says how many members would fit.
+    """
+    data = task.data and (task.data.train, task.data.validation)
+    fixed = tree_bytes((data, task.shared))
+    on_cpu = devices[0].platform == "cpu"
+    # The host's CPU devices live in one memory, each accelerator in its own.
+    sharing = len(devices) if on_cpu else 1
+    limit = memory_limit(devices[0]) - sharing * fixed
+    members = config.population_size * sharing // len(devices)
+    if 2 * members * member_bytes > limit:
+        fits = max(0, int(limit // (2 * member_bytes))) * len(devices) // sharing
+        need = _readable_bytes(2 * members * member_bytes + sharing * fixed)
+        raise ValueError(
+            f"population_size={config.population_size} needs at least {need} of "
+            f"{_readable_bytes(memory_limit(devices[0]))} "
+            f"{'memory' if on_cpu else 'on each device'}: a member has "
+            f"{_readable_bytes(member_bytes)} of state, held twice while a generation "
+            f"inherits. At most {fits} members fit; choose fewer, or a smaller model."
+        )
+    return 2 * config.population_size * member_bytes + len(devices) * fixed
+
+
+def _check_data(data: Splits | None, batch_size: int, config: Config):
+    """Checks row counts; returns the shapes of a batch of each split."""
+    if data is None:
+        return None, None
+    if not isinstance(data, Splits):
+        raise TypeError(
+            f"task.data must be a jepbt.Splits of pytrees of arrays, got "
+            f"{type(data).__name__}."
+        )
+    shapes = []
+    for name in ("train", "validation"):
+        leaves = jax.tree.leaves(getattr(data, name))
+        counts = {jnp.shape(leaf)[:1] for leaf in leaves}
+        if len(counts) != 1 or counts & {(), (0,)}:
+            raise ValueError(
+                f"task.data.{name} must hold arrays with one and the same number of "
+                f"examples, at least 1; got leading axes {sorted(counts)}."
+            )
+        shapes.append(
+            jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    (batch_size, *leaf.shape[1:]), leaf.dtype
+                ),
+                getattr(data, name),
+            )
+        )
+    examples = batch_size * config.steps_per_generation * config.num_generations
+    if examples >= 2**31:
+        raise ValueError(
+            f"batch_size={batch_size} x steps_per_generation="
+            f"{config.steps_per_generation} x num_generations="
+            f"{config.num_generations} = {examples} examples must stay below 2**31, "
+            "the range of the row counter. Choose fewer generations or steps."
+        )
+    return shapes
+
+
+def _unpack(result: Any) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(
+            f"train_step must return (state, metrics), got {type(result).__name__}."
+        )
+    return result
+
+
+def _check_same_state(before: Any, after: Any) -> None:
+    paths = jax.tree_util.tree_leaves_with_path
+    old = {jax.tree_util.keystr(path): leaf for path, leaf in paths(before)}
+    new = {jax.tree_util.keystr(path): leaf for path, leaf in paths(after)}
+    for path in sorted(old.keys() | new.keys()):
+        was, now = (
+            f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
+            for tree in (old, new)
+        )
+        if was != now:
+            raise ValueError(
+                "train_step must return a state like init's, so that it can go on: "
+                f"leaf {path or 'state'} is {was} from init and {now} after a step."
+            )
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError(
+            "train_step must return a state of the same tree structure as init's: "
+            f"{jax.tree.structure(before)} became {jax.tree.structure(after)}."
+        )
+
+
+def _readable_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.4g} TB"

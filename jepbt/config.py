@@ -1,0 +1,114 @@
+"""The fixed settings of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import os
+
+
+@dataclasses.dataclass
+class Config:
+    """Fixed settings of a run; `train_population`'s keywords are these fields.
+
+    Inherit from it to keep an experiment's own settings beside them. Values are checked
+    by `check` when a run is made of them, not here, so that a subclass may compute.
+
+    Attributes:
+        population_size: `P`, how many networks train side by side.
+        num_generations: `G`, how often they train and are evaluated; there are `G - 1`
+            evolutions between.
+        steps_per_generation: `S`, training steps between two evaluations.
+        batch_size: examples in a step; `None` takes the task's.
+        seed: of every random draw, from 0 to 2**32 - 1. Another seed never compiles
+            again.
+        batches: "shared" trains all members on the same batches, "per_member" draws
+            each member its own.
+        chunk_size: members of a device computed together: a divisor of their number,
+            or "auto": 1 on CPU, all elsewhere.
+        max_seconds: no further generation starts after that; `None` for no limit.
+        target_fitness: stop once a member reaches it; `None` for no target.
+        run_dir: a folder for the run's files, made if missing; `None` writes nothing.
+        progress: whether a terminal or notebook shows a progress bar.
+
+    Example:
+        >>> Config(population_size=8).num_generations
+        20
+    """
+
+    population_size: int = 32
+    num_generations: int = 20
+    steps_per_generation: int = 100
+    batch_size: int | None = None
+    seed: int = 0
+    batches: str = "shared"
+    chunk_size: int | str = "auto"
+    max_seconds: float | None = None
+    target_fitness: float | None = None
+    run_dir: str | os.PathLike | None = None
+    progress: bool = True
+
+
+_COUNTS = {
+    "population_size": 2**31 - 1,
+    "num_generations": 10**6,
+    "steps_per_generation": 10**6,
+    "batch_size": 2**31 - 1,
+}
+
+
+def check(config: Config) -> None:
+    """Checks every field that a run depends on.
+
+    Args:
+        config: to be used.
+
+    Raises:
+        TypeError: if it is no `Config`.
+        ValueError: names the field, its value, what is allowed and what to do.
+
+    Example:
+        >>> check(Config(population_size=-3))
+        Traceback (most recent call last):
+            ...
+        ValueError: population_size=-3 must be a whole number from 1 to 2147483647.
+    """
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+    for name, largest in _COUNTS.items():
+        value = getattr(config, name)
+        if not (name == "batch_size" and value is None):
+            _check_whole(name, value, 1, largest)
+    _check_whole("seed", config.seed, 0, 2**32 - 1)
+    if config.batches not in ("shared", "per_member"):
+        raise ValueError(
+            f"batches={config.batches!r} must be 'shared' or 'per_member'."
+        )
+    if config.chunk_size != "auto":
+        _check_whole("chunk_size", config.chunk_size, 1, 2**31 - 1, " or 'auto'")
+    for name, smallest in {"max_seconds": 0.0, "target_fitness": -math.inf}.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Real)
+            or not value > smallest
+        ):
+            allowed = "a number above 0" if name == "max_seconds" else "a number"
+            raise ValueError(f"{name}={value!r} must be {allowed}, or None.")
+    if config.run_dir is not None and not isinstance(config.run_dir, str | os.PathLike):
+        raise ValueError(f"run_dir={config.run_dir!r} must be a path, or None.")
+
+
+def _check_whole(name, value, smallest, largest, alternative=""):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Integral)
+        or not smallest <= value <= largest
+    ):
+        raise ValueError(
+            f"{name}={value!r} must be a whole number from {smallest} to "
+            f"{largest}{alternative}."
+        )

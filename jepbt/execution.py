@@ -1,0 +1,284 @@
+"""Where members run: devices, chunks, and the one place that maps over members."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "population"
+
+
+def map_members(
+    function: Callable[..., Any], *, mesh: Mesh | None = None, chunk_size: int = 1
+) -> Callable[[Any, Any], Any]:
+    """Batches a function of one member over a population.
+
+    Members are spread over the mesh's devices; each device takes its share one chunk
+    after the other, and a chunk's members together. Loops over steps belong inside the
+    function: members never meet there.
+
+    Args:
+        function: `(member, common) -> result`, pytrees of arrays; no collectives.
+        mesh: of one axis named "population"; `None` for no sharding.
+        chunk_size: members computed together; divides each device's share.
+
+    Returns:
+        `(members [P, ...], common) -> results [P, ...]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> double = map_members(lambda x, factor: factor * x, chunk_size=2)
+        >>> double(jnp.arange(4), 2).tolist()
+        [0, 2, 4, 6]
+    """
+
+    def share(members, common):
+        num_members = jax.tree.leaves(members)[0].shape[0]
+        chunk = min(chunk_size, num_members)
+        run = lambda member: function(member, common)  # noqa: E731
+        if chunk == num_members > 1:
+            return jax.vmap(run)(members)
+        if chunk == 1:
+            return jax.lax.map(run, members)
+        chunked = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), members
+        )
+        results = jax.lax.map(jax.vmap(run), chunked)
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(num_members, *leaf.shape[2:]), results
+        )
+
+    if mesh is None:
+        return share
+    # A user's step is arbitrary code: custom gradients and constant carries fail the
+    # check of varying axes, and a member has no collectives for it to protect.
+    return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )
+
+
+def choose_devices(
+    devices: str | Sequence[jax.Device] | None, population_size: int
+) -> list[jax.Device]:
+    """Takes the most devices that share a population evenly.
+
+    Args:
+        devices: a platform's name, devices, or `None` for all there are.
+        population_size: `P`.
+
+    Returns:
+        As many of the devices offered as the largest divisor of `P` allows.
+
+    Raises:
+        ValueError: for a platform that is not here, an empty list, what is no device,
+            or, with several processes, a `P` that the devices do not divide.
+
+    Example:
+        >>> len(choose_devices("cpu", 1))
+        1
+    """
+    if devices is None or isinstance(devices, str):
+        try:
+            offered = jax.devices(devices)
+        except RuntimeError as error:
+            raise ValueError(
+                f"devices={devices!r} is not on this machine, which has "
+                f"{sorted({device.platform for device in jax.devices()})}. Name one of "
+                "these, pass a list of jax.Device, or leave devices out."
+            ) from error
+    else:
+        offered = list(devices)
+        if not offered or not all(isinstance(d, jax.Device) for d in offered):
+            raise ValueError(
+                f"devices={devices!r} must be a platform's name such as 'cpu' or at "
+                "least one jax.Device."
+            )
+    count = max(
+        n for n in range(1, len(offered) + 1) if n == 1 or population_size % n == 0
+    )
+    if jax.process_count() > 1 and count < len(offered):
+        raise ValueError(
+            f"population_size={population_size} is not divisible by the {len(offered)} "
+            f"devices of {jax.process_count()} processes, and every process must take "
+            f"part. Choose a multiple of {len(offered)}."
+        )
+    return offered[:count]
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """Lays devices along the population's axis.
+
+    Args:
+        devices: from `choose_devices`.
+
+    Returns:
+        A mesh of one axis. (`jax.make_mesh` would make its axis explicit, under which
+        ranking a sharded fitness is an error.)
+
+    Example:
+        >>> import jax
+        >>> make_mesh(jax.devices()[:1]).axis_names
+        ('population',)
+    """
+    return Mesh(devices, (AXIS,))
+
+
+def over_members(mesh: Mesh) -> NamedSharding:
+    """The sharding of a population: its leading axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds in full."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def choose_chunk(chunk_size: int | str, num_members: int, platform: str) -> int:
+    """Decides how many of a device's members are computed together.
+
+    Args:
+        chunk_size: as the user gave it; `"auto"` takes one member at a time on CPU,
+            whose caches it keeps warm, and all of them elsewhere.
+        num_members: on one device.
+        platform: of the devices.
+
+    Returns:
+        A divisor of `num_members`.
+
+    Raises:
+        ValueError: if a given size does not divide `num_members`.
+
+    Example:
+        >>> choose_chunk("auto", 16, "cpu"), choose_chunk("auto", 16, "gpu")
+        (1, 16)
+    """
+    if chunk_size == "auto":
+        return 1 if platform == "cpu" else num_members
+    if num_members % chunk_size:
+        divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
+        raise ValueError(
+            f"chunk_size={chunk_size} must divide the {num_members} members of a "
+            f"device: one of {divisors}, or 'auto'."
+        )
+    return chunk_size
+
+
+def memory_limit(device: jax.Device) -> int:
+    """Finds how much memory a run may use on one device.
+
+    Args:
+        device: any device; the host's memory is shared by its CPU devices.
+
+    Returns:
+        Bytes: the accelerator's limit, or the host's memory or control group's.
+
+    Example:
+        >>> import jax
+        >>> memory_limit(jax.devices("cpu")[0]) > 2**20
+        True
+    """
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ):
+        try:
+            limits.append(int(pathlib.Path(path).read_text()))
+        except (OSError, ValueError):  # no control group here, or it says "max"
+            continue
+    return min(limits, default=math.inf)
+
+
+def count_cpu_cores() -> int:
+    """Counts the cores that this process may use.
+
+    Example:
+        >>> count_cpu_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_all_cpu_cores() -> int:
+    """Makes one JAX device of every CPU core, so that members train side by side.
+
+    Call it before anything else uses JAX: the number of devices is fixed once its
+    backend has started. On the command line this has happened already.
+
+    Returns:
+        The number of CPU devices.
+
+    Example:
+        >>> import jepbt
+        >>> jepbt.use_all_cpu_cores()  # doctest: +SKIP
+        2
+
+    Warns:
+        RuntimeWarning: if JAX has started with fewer devices, which then stay.
+    """
+    cores = count_cpu_cores()
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:  # raised once a backend is up
+        count = len(jax.devices("cpu"))
+        if count < cores:
+            warnings.warn(
+                f"JAX has already started with {count} CPU device(s) of {cores} cores: "
+                "call jepbt.use_all_cpu_cores() before the first use of JAX.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return count
+    return cores
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, in a cache folder of the user's.
+
+    Does nothing if a folder is configured already, by `jax_compilation_cache_dir` or
+    its environment variable, or if `JAX_ENABLE_COMPILATION_CACHE` is off.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "jepbt"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Adds up the bytes of arrays, or of their shapes alone.
+
+    Args:
+        tree: a pytree of arrays or `ShapeDtypeStruct`s.
+
+    Returns:
+        Bytes.
+
+    Example:
+        >>> import numpy as np
+        >>> tree_bytes({"a": np.zeros(3, np.float32)})
+        12
+    """
+    return sum(
+        math.prod(jnp.shape(leaf)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

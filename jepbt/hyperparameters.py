@@ -1,0 +1,648 @@
+"""What evolves: a user's hyperparameters, their spaces, and their two readings.
+
+A user's class is an ordinary dataclass that inherits from `HyperParameters`. On the
+device its leaves are arrays (`f32[]` real, `i32[]` integer, `i32[]` the index of a
+choice, `f32[8]` a TaylorGLO loss), each with a leading axis `P` in a population. Code
+that trains a member reads *values* (`decode`), people read Python values (`to_python`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt import taylorglo
+
+Loss: TypeAlias = jax.Array
+"""Annotates a field made by `taylor_hparam`: `f32[8]`, a TaylorGLO genome."""
+
+_METADATA = "jepbt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A real number in `[min, max]`, either of which may be missing."""
+
+    default: float
+    min: float | None
+    max: float | None
+    log: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Integer:
+    """A whole number in `[min, max]`, either of which may be missing."""
+
+    default: int
+    min: int | None
+    max: int | None
+    log: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """One of several choices without order; on the device, its index."""
+
+    default: Any
+    choices: tuple[Any, ...]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the choices are numbers, so that member code can read the value."""
+        return all(isinstance(choice, int | float) for choice in self.choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaylorLoss:
+    """The eight coefficients of a TaylorGLO loss; they mutate additively."""
+
+    default: tuple[float, ...]
+    noise: float
+    sigma: float
+
+
+Space: TypeAlias = Real | Integer | Categorical | TaylorLoss
+
+
+class HyperParameters:
+    """Base of the dataclass that names what evolves in a run.
+
+    Subclasses are decorated with `dataclasses.dataclass` (plain, frozen, slots or
+    keyword-only) and are JAX pytrees without further ado. Fields are made by `hparam`
+    and `taylor_hparam`; a bare default (`momentum: float = 0.9`) evolves without bounds.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+        ...     dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
+        >>> Hyper(dropout=0.2)
+        Hyper(learning_rate=0.05, dropout=0.2)
+
+    Reference:
+        Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
+        https://arxiv.org/abs/2002.04225
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # `dataclass(slots=True)` makes a second class: it passes here again, and each
+        # reads its fields only when flattened, after the decorator has done its work.
+        jax.tree_util.register_pytree_with_keys(
+            cls,
+            lambda h: (
+                [(jax.tree_util.GetAttrKey(n), getattr(h, n)) for n in _names(cls)],
+                None,
+            ),
+            lambda _, leaves: _build(cls, leaves),
+            lambda h: ([getattr(h, name) for name in _names(cls)], None),
+        )
+
+
+def hparam(
+    default: Any,
+    *,
+    min: float | None = None,
+    max: float | None = None,
+    log: bool = False,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """Declares one hyperparameter that evolves.
+
+    The kind follows from the default: a float is real, an int is an integer, a bool or
+    anything with `choices` is categorical. Bounds are inclusive and always hold. The
+    declaration is checked when a task is made of the class, so that the message can
+    name the field.
+
+    Args:
+        default: where slot 0 of the first population starts.
+        min: the smallest allowed value; `None` for no bound.
+        max: the largest allowed value; `None` for no bound.
+        log: sample the logarithm uniformly; needs both bounds, `min > 0`.
+        choices: the allowed values of a categorical, at least two.
+
+    Returns:
+        A dataclass field.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
+        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
+        >>> Hyper()
+        Hyper(width=4, activation='relu')
+    """
+    declared = {"min": min, "max": max, "log": log, "choices": choices}
+    return dataclasses.field(default=default, metadata={_METADATA: declared})
+
+
+def taylor_hparam(
+    default: Sequence[float] = tuple(taylorglo.CROSS_ENTROPY_EXPANSION.tolist()),
+    *,
+    noise: float = 0.0,
+    sigma: float = 0.1,
+) -> Any:
+    """Declares an evolving TaylorGLO loss: `f32[8]`, read by `jepbt.losses.taylor`.
+
+    Every default here is our choice: none of them is published for EPBT.
+
+    Args:
+        default: the seed of the first population, in the code convention
+            `[y, y2, y3, xy, xy2, x2y, x0, y0]`; cross-entropy's third-order expansion.
+        noise: standard deviation of the Gaussian noise on the first population's
+            coefficients, slot 0 excepted.
+        sigma: standard deviation of one additive mutation of a coefficient.
+
+    Returns:
+        A dataclass field.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     loss: jepbt.Loss = jepbt.taylor_hparam()
+        >>> Hyper().loss.shape
+        (8,)
+
+    Reference:
+        Gonzalez & Miikkulainen, 2021, https://arxiv.org/abs/2002.00059
+    """
+    declared = {"taylor": tuple(default), "noise": noise, "sigma": sigma}
+    return dataclasses.field(
+        default_factory=lambda: np.array(default, np.float32),
+        metadata={_METADATA: declared},
+    )
+
+
+@functools.cache
+def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
+    """Reads and checks the space of every field of a user's class.
+
+    Args:
+        hparams_type: the user's dataclass.
+
+    Returns:
+        The spaces by field name, in the order of the fields.
+
+    Raises:
+        TypeError: if it is no dataclass that inherits from `HyperParameters`.
+        ValueError: if a field is declared wrongly; the message names it.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     momentum: float = jepbt.hparam(0.9, min=0.0, max=0.99)
+        >>> spaces(Hyper)["momentum"].max
+        0.99
+    """
+    if not (
+        isinstance(hparams_type, type) and issubclass(hparams_type, HyperParameters)
+    ):
+        hint = (
+            " Pass the class, not an instance."
+            if isinstance(hparams_type, HyperParameters)
+            else ""
+        )
+        raise TypeError(
+            "hparams must be a dataclass that inherits from jepbt.HyperParameters, "
+            f"got {hparams_type!r}.{hint}"
+        )
+    names = _names(hparams_type)
+    if not names:
+        raise ValueError(
+            f"{hparams_type.__name__} has no fields: nothing would evolve. "
+            "Add one with jepbt.hparam(...)."
+        )
+    annotations = _annotations(hparams_type)
+    return {
+        field.name: _space(hparams_type.__name__, field, annotations.get(field.name))
+        for field in dataclasses.fields(hparams_type)
+    }
+
+
+def sample(key: jax.Array, space: Space, shape: tuple[int, ...]) -> jax.Array:
+    """Draws from a space's prior.
+
+    Uniform between bounds (of the logarithm, where the space is logarithmic), uniform
+    over choices; `default * exp(N(0, 0.5))` where a bound is missing; the default plus
+    its noise for a loss.
+
+    Args:
+        key: consumed.
+        space: from `spaces`.
+        shape: how many draws.
+
+    Returns:
+        `f32[*shape]`, `i32[*shape]`, or `f32[*shape, 8]` for a loss.
+
+    Example:
+        >>> import jax
+        >>> draws = sample(jax.random.key(0), Integer(2, 1, 3, False), (100,))
+        >>> sorted(set(draws.tolist()))
+        [1, 2, 3]
+    """
+    match space:
+        case Categorical(choices=choices):
+            return jax.random.randint(key, shape, 0, len(choices))
+        case TaylorLoss(default=default, noise=noise):
+            draws = jax.random.normal(key, (*shape, len(default)))
+            return jnp.broadcast_to(jnp.asarray(default), draws.shape) + noise * draws
+        case Real(min=None) | Real(max=None) | Integer(min=None) | Integer(max=None):
+            draws = space.default * jnp.exp(0.5 * jax.random.normal(key, shape))
+        case Real():
+            draws = _uniform(key, shape, space.min, space.max, space.log)
+        case Integer():  # the cell of n is [n, n + 1), so that both ends are as likely
+            draws = _uniform(key, shape, space.min, space.max + 1, space.log)
+            return clip(jnp.floor(draws), space)
+    return clip(draws, space)
+
+
+def clip(value: jax.Array, space: Space) -> jax.Array:
+    """Brings values back into a space: rounded where whole, inside its bounds.
+
+    Args:
+        value: `f32[...]` or `i32[...]`.
+        space: from `spaces`.
+
+    Returns:
+        The same shape, in the space's dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> clip(jnp.array([-1.0, 2.6, 9.0]), Integer(2, 0, 5, False)).tolist()
+        [0, 3, 5]
+    """
+    match space:
+        case Real(min=low, max=high):
+            return jnp.clip(value, _round_inside(low, +1), _round_inside(high, -1))
+        case Integer(min=low, max=high):
+            return jnp.clip(jnp.round(value).astype(jnp.int32), low, high)
+        case Categorical() | TaylorLoss():
+            return value
+
+
+def sample_population(
+    key: jax.Array, hparams_type: type[HyperParameters], num_members: int
+) -> HyperParameters:
+    """Draws the first population: defaults in slot 0, the prior everywhere else.
+
+    Args:
+        key: consumed.
+        hparams_type: the user's dataclass.
+        num_members: `P`.
+
+    Returns:
+        `hparams_type` with leaves `[P, ...]`.
+
+    Example:
+        >>> import jax
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
+        >>> int(sample_population(jax.random.key(0), Hyper, 5).width[0])
+        4
+    """
+    fields = spaces(hparams_type).values()
+    keys = jax.random.split(key, len(fields))
+    leaves = [
+        sample(field_key, space, (num_members,))
+        .at[0]
+        .set(_encode(space, space.default))
+        for field_key, space in zip(keys, fields, strict=True)
+    ]
+    return _build(hparams_type, leaves)
+
+
+def decode(hparams: HyperParameters) -> HyperParameters:
+    """Turns indices of choices into what member code reads.
+
+    Numeric choices become their values, others a `Choice` for `choose`; every other
+    leaf stays as it is. Works with any leading axes.
+
+    Args:
+        hparams: as they are on the device.
+
+    Returns:
+        The same class.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     decay: float = jepbt.hparam(0.0, choices=(0.0, 0.25))
+        >>> float(decode(Hyper(decay=jnp.array(1))).decay)
+        0.25
+    """
+
+    def value(space, leaf):
+        if not isinstance(space, Categorical):
+            return leaf
+        if not space.is_numeric:
+            return Choice(leaf, space.choices)
+        return jnp.asarray(np.array(space.choices))[leaf]
+
+    return map_fields(value, hparams)
+
+
+def to_python(hparams: HyperParameters) -> HyperParameters:
+    """Turns one member's hyperparameters into Python values, as a person reads them.
+
+    Args:
+        hparams: one member's, as on the device or fetched from it.
+
+    Returns:
+        The same class with floats, ints, the chosen values, and `np.ndarray` losses.
+
+    Example:
+        >>> import numpy as np
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
+        >>> to_python(Hyper(activation=np.int32(1)))
+        Hyper(activation='tanh')
+    """
+
+    def value(space, leaf):
+        match space:
+            case Categorical(choices=choices):
+                return choices[int(leaf)]
+            case TaylorLoss():
+                return np.array(leaf)
+            case _:
+                return np.asarray(leaf).item()
+
+    return map_fields(value, hparams)
+
+
+def map_fields(
+    function: Callable[[Space, Any], Any], hparams: HyperParameters
+) -> HyperParameters:
+    """Applies `(space, leaf) -> leaf` to every field and returns the same class."""
+    leaves = [
+        function(space, getattr(hparams, name))
+        for name, space in spaces(type(hparams)).items()
+    ]
+    return _build(type(hparams), leaves)
+
+
+def encode(hparams: HyperParameters) -> HyperParameters:
+    """Turns one member's Python values into what the device holds: see `to_python`.
+
+    Args:
+        hparams: with Python values.
+
+    Returns:
+        The same class with NumPy leaves `f32[]`, `i32[]` or `f32[8]`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
+        >>> int(encode(Hyper("tanh")).activation)
+        1
+    """
+    return map_fields(_encode, hparams)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What member code sees of a categorical that is no number: see `choose`."""
+
+    index: jax.Array
+    choices: tuple[Any, ...]
+
+
+def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
+    """Picks a function by a member's own categorical hyperparameter.
+
+    In a vmapped chunk every option runs and one result is kept; member by member only
+    the chosen one runs.
+
+    Args:
+        choice: a field with non-numeric `choices`, as a member's code reads it.
+        options: a function for each choice; all return the same shapes.
+
+    Returns:
+        A function that takes the options' arguments.
+
+    Raises:
+        TypeError: if `choice` is not such a field.
+        ValueError: if the options are not exactly the choices.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> activation = Choice(jnp.array(1), ("relu", "tanh"))
+        >>> apply = choose(activation, {"relu": jax.nn.relu, "tanh": jnp.tanh})
+        >>> round(float(apply(-1.0)), 3)
+        -0.762
+    """
+    if not isinstance(choice, Choice):
+        raise TypeError(
+            "choose takes a categorical hyperparameter with choices that are no "
+            f"numbers, got {type(choice).__name__}. Numeric choices are read directly."
+        )
+    if set(options) != set(choice.choices):
+        raise ValueError(
+            f"choose: options {sorted(map(str, options))} must be exactly the choices "
+            f"{sorted(map(str, choice.choices))}."
+        )
+    branches = [options[value] for value in choice.choices]
+    return lambda *args: jax.lax.switch(choice.index, branches, *args)
+
+
+def _names(hparams_type: type[HyperParameters]) -> list[str]:
+    """The field names, or an error if the dataclass decorator was forgotten."""
+    if not (
+        dataclasses.is_dataclass(hparams_type)
+        # A subclass inherits `__dataclass_fields__`: what it adds itself tells.
+        and (
+            "__dataclass_fields__" in vars(hparams_type)
+            or not inspect.get_annotations(hparams_type)
+        )
+    ):
+        raise TypeError(
+            f"{hparams_type.__name__} inherits from jepbt.HyperParameters but is no "
+            "dataclass: write @dataclasses.dataclass above the class."
+        )
+    return [field.name for field in dataclasses.fields(hparams_type)]
+
+
+def _build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
+    """Makes an instance without its `__init__`, which may be frozen or check values."""
+    hparams = object.__new__(hparams_type)
+    for name, leaf in zip(_names(hparams_type), leaves, strict=True):
+        object.__setattr__(hparams, name, leaf)
+    return hparams
+
+
+def _annotations(hparams_type: type) -> dict[str, Any]:
+    """The fields' types, as far as names that only the user's module knows allow."""
+    try:
+        return typing.get_type_hints(hparams_type)
+    except NameError:
+        return {}
+
+
+def _encode(space: Space, value: Any) -> np.ndarray:
+    match space:
+        case Categorical(choices=choices):
+            return np.int32(choices.index(value))
+        case Integer():
+            return np.int32(value)
+        case Real(min=low, max=high):
+            low, high = _round_inside(low, +1), _round_inside(high, -1)
+            return np.clip(np.float32(value), low, high)
+        case TaylorLoss():
+            return np.array(value, np.float32)
+
+
+def _uniform(key, shape, low, high, log):
+    if not log:
+        return jax.random.uniform(key, shape, minval=low, maxval=high)
+    draws = jax.random.uniform(key, shape, minval=math.log(low), maxval=math.log(high))
+    return jnp.exp(draws)
+
+
+def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
+    """The float32 nearest to a bound that does not lie outside of it.
+
+    `float(np.float32(0.6))` is above 0.6: without this a user's own check
+    `dropout <= 0.6` would fail on a value that sits on its bound.
+    """
+    if bound is None:
+        return None
+    rounded = np.float32(bound)
+    if (float(rounded) - bound) * direction < 0:
+        rounded = np.nextafter(rounded, np.float32(direction * np.inf))
+    return rounded
+
+
+def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
+    where = f"{owner}.{field.name}"
+    declared = dict(field.metadata.get(_METADATA, {}))
+    if "taylor" in declared:
+        return _taylor_space(where, declared)
+    if field.default is dataclasses.MISSING:
+        raise ValueError(
+            f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
+        )
+    default = field.default
+    if declared.get("choices") is not None or isinstance(default, bool):
+        return _categorical_space(where, default, declared)
+    if not isinstance(default, int | float):
+        raise ValueError(
+            f"{where}: a default of {default!r} cannot evolve in the compiled program, "
+            "whose arrays are numbers of fixed shape. Use a float, an int, or "
+            "jepbt.hparam(..., choices=(...)) and jepbt.choose."
+        )
+    kind = "an int" if isinstance(default, int) else "a float"
+    if annotation in (int, float) and not isinstance(default, annotation):
+        raise ValueError(
+            f"{where} is annotated {annotation.__name__}, but its default {default!r} "
+            f"is {kind}, which decides. Write {annotation(default)!r}."
+        )
+    return _numeric_space(where, default, declared)
+
+
+def _taylor_space(where: str, declared: dict[str, Any]) -> TaylorLoss:
+    theta = declared["taylor"]
+    if len(theta) != taylorglo.NUM_COEFFICIENTS or not np.isfinite(theta).all():
+        raise ValueError(
+            f"{where}: default={theta} must be {taylorglo.NUM_COEFFICIENTS} finite "
+            "numbers, in the order y, y2, y3, xy, xy2, x2y, x0, y0."
+        )
+    for name in ("noise", "sigma"):
+        if not 0 <= declared[name] < math.inf:
+            raise ValueError(
+                f"{where}: {name}={declared[name]!r} must be a number from 0 up."
+            )
+    return TaylorLoss(tuple(map(float, theta)), declared["noise"], declared["sigma"])
+
+
+def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
+    if any(declared.get(name) is not None for name in ("min", "max")) or declared.get(
+        "log"
+    ):
+        raise ValueError(
+            f"{where}: choices have no order, so min, max and log do not apply. "
+            "Remove them, or remove choices."
+        )
+    given = declared.get("choices")
+    choices = (False, True) if given is None else tuple(given)
+    if len(choices) < 2 or len(set(choices)) < len(choices):
+        raise ValueError(
+            f"{where}: choices={choices} must be at least two different values."
+        )
+    if default not in choices:
+        raise ValueError(
+            f"{where}: default={default!r} must be one of choices={choices}."
+        )
+    return Categorical(default, choices)
+
+
+def _numeric_space(where: str, default: float, declared: dict) -> Real | Integer:
+    low, high = declared.get("min"), declared.get("max")
+    log = declared.get("log", False)
+    for name, value in {"default": default, "min": low, "max": high}.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{where}: {name}={value!r} must be a number.")
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{where}: {name}={value!r} must be finite; leave a bound out instead."
+            )
+        if isinstance(default, int) and not isinstance(value, int):
+            raise ValueError(
+                f"{where}: {name}={value!r} must be whole, since the default "
+                f"{default!r} is an int. Write {float(default)!r} for a real one."
+            )
+        if isinstance(default, int) and not -(2**31) <= value < 2**31 - 1:
+            raise ValueError(f"{where}: {name}={value!r} does not fit 32 bits.")
+    if low is not None and high is not None and low >= high:
+        raise ValueError(
+            f"{where}: min={low!r} must be below max={high!r}. Are they swapped?"
+        )
+    if (low is not None and default < low) or (high is not None and default > high):
+        raise ValueError(
+            f"{where}: default={default!r} lies outside its bounds "
+            f"[{low!r}, {high!r}]. Move the default or widen the bounds."
+        )
+    if log and (low is None or high is None or low <= 0):
+        raise ValueError(
+            f"{where}: log=True needs min and max with min > 0, got min={low!r}, "
+            f"max={high!r}."
+        )
+    if default == 0 and (low is None or high is None):
+        raise ValueError(
+            f"{where}: a default of 0 without bounds has no scale to vary on. "
+            "Give min and max."
+        )
+    kind = Integer if isinstance(default, int) else Real
+    return kind(default, low, high, log)

@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: end the generation, hand over what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and did so after a whole generation.
+
+    Attributes:
+        result: the `Result` so far.
+        signal_number: what asked for it, `signal.SIGINT` for Ctrl-C.
+    """
+
+    def __init__(self, result: Any, signal_number: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after "
+            f"{len(result.history)} generations; what was trained is in `.result`"
+        )
+        self.result = result
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Whether a signal has asked a run to stop.
+
+    Attributes:
+        signal_number: of the signal, or `None`.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[StopRequest]:
+    """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once.
+
+    Handlers can be set on the main thread alone; elsewhere signals are left to whoever
+    owns that thread. The handlers found are put back.
+
+    Yields:
+        The request, to be looked at between calls into the program.
+
+    Example:
+        >>> with listen() as request:
+        ...     request.signal_number is None
+        True
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(signal_number, frame):
+        request.signal_number = signal_number
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,180 @@
+"""How inherited hyperparameters change: pure functions of a key and a population.
+
+Every field draws from a key of its own and every slot from a place of its own in the
+draw, so two children of one parent differ and equal fields are independent. Values stay
+in their spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.hyperparameters import (
+    Categorical,
+    HyperParameters,
+    Integer,
+    Real,
+    TaylorLoss,
+    clip,
+    sample,
+    spaces,
+)
+
+MutationFn: TypeAlias = Callable[[jax.Array, HyperParameters], HyperParameters]
+"""`(key, hparams [P]) -> hparams [P]`."""
+
+MIN_FACTOR = 0.1
+"""A multiplicative step never shrinks a value more than this, nor turns its sign."""
+
+
+def gaussian(
+    *, sigma: float = 0.2, reset: float = 0.05, redraw: float = 0.25
+) -> MutationFn:
+    """Builds EPBT's mutation.
+
+    Real and integer values are multiplied by `N(1, sigma)`; an integer is rounded at
+    random in proportion, so that small ones can move. Where a real space holds zero the
+    step is added instead, `sigma` of the range wide, since a factor can never leave
+    zero. Loss coefficients get the additive step of their own `sigma`. `sigma`, the
+    additive steps and `redraw` are our choice: no paper states them (`redraw=1` is the
+    published rule for categoricals).
+
+    Args:
+        sigma: standard deviation of the factor.
+        reset: probability that a value is drawn anew from its prior.
+        redraw: probability that a categorical is drawn anew.
+
+    Returns:
+        `mutate(key, hparams) -> hparams`.
+
+    Raises:
+        ValueError: if `sigma` is negative or a probability is not in [0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> parents = Hyper(jnp.full(3, 0.1))
+        >>> children = gaussian(reset=0.0)(jax.random.key(0), parents)
+        >>> len(set(children.learning_rate.tolist()))
+        3
+
+    Reference:
+        Liang et al., 2021, https://arxiv.org/abs/2002.04225
+    """
+    _check_probabilities("gaussian", reset=reset, redraw=redraw)
+    if not 0 <= sigma < float("inf"):
+        raise ValueError(f"gaussian: sigma={sigma!r} must be a number from 0 up.")
+
+    def vary(key, space, value):
+        step_key, round_key, prior_key, reset_key = jax.random.split(key, 4)
+        prior = sample(prior_key, space, value.shape[:1])
+        step = jax.random.normal(step_key, value.shape)
+        match space:
+            case Categorical():
+                moved, probability = value, redraw
+            case TaylorLoss(sigma=own_sigma):
+                moved, probability = value + own_sigma * step, reset
+            case Real():
+                moved, probability = _step(space, sigma * step, value), reset
+            case Integer():  # rounded at random, in proportion: see `clip`
+                dither = jax.random.uniform(
+                    round_key, value.shape, minval=-0.5, maxval=0.5
+                )
+                moved, probability = _step(space, sigma * step, value) + dither, reset
+        is_reset = jax.random.bernoulli(reset_key, probability, value.shape)
+        return clip(jnp.where(is_reset, prior, moved), space)
+
+    return lambda key, hparams: _per_field(vary, key, hparams)
+
+
+def perturb(
+    *, factors: Sequence[float] = (0.8, 1.2), resample: float = 0.25
+) -> MutationFn:
+    """Builds PBT's explore: multiply by one of the factors, or draw anew.
+
+    Integers are rounded away from where they were, so that they always move.
+    Categoricals only draw anew. Loss coefficients get the additive step of their own
+    `sigma`, our choice, since a factor cannot leave zero.
+
+    Args:
+        factors: positive numbers of which each value draws one.
+        resample: probability that a value is drawn anew from its prior, uniform in the
+            logarithm where the space is logarithmic.
+
+    Returns:
+        `explore(key, hparams) -> hparams`.
+
+    Raises:
+        ValueError: if a factor is not positive or `resample` is not in [0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> explored = perturb(resample=0.0)(jax.random.key(0), Hyper(jnp.full(9, 0.1)))
+        >>> sorted(set(explored.learning_rate.round(3).tolist()))
+        [0.07999999821186066, 0.11999999731779099]
+
+    Reference:
+        Jaderberg et al., 2017, section 4.1, https://arxiv.org/abs/1711.09846
+    """
+    _check_probabilities("perturb", resample=resample)
+    if not factors or not all(0 < factor < float("inf") for factor in factors):
+        raise ValueError(
+            f"perturb: factors={tuple(factors)} must be at least one positive number."
+        )
+
+    def vary(key, space, value):
+        factor_key, step_key, prior_key, reset_key = jax.random.split(key, 4)
+        prior = sample(prior_key, space, value.shape[:1])
+        factor = jax.random.choice(factor_key, jnp.array(factors), value.shape)
+        match space:
+            case Categorical():
+                moved = value
+            case TaylorLoss(sigma=sigma):
+                moved = value + sigma * jax.random.normal(step_key, value.shape)
+            case Real():
+                moved = value * factor
+            case Integer():
+                size = jnp.abs(value) * factor
+                size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
+                moved = jnp.sign(value) * size
+        is_reset = jax.random.bernoulli(reset_key, resample, value.shape)
+        return clip(jnp.where(is_reset, prior, moved), space)
+
+    return lambda key, hparams: _per_field(vary, key, hparams)
+
+
+def _per_field(vary: Callable, key: jax.Array, hparams: HyperParameters):
+    leaves, treedef = jax.tree.flatten(hparams)
+    fields = spaces(type(hparams)).values()
+    keys = jax.random.split(key, len(leaves))
+    varied = [
+        vary(field_key, space, leaf)
+        for field_key, space, leaf in zip(keys, fields, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, varied)
+
+
+def _step(space: Real | Integer, noise: jax.Array, value: jax.Array) -> jax.Array:
+    bounded = space.min is not None and space.max is not None
+    if bounded and space.min <= 0 <= space.max:
+        return value + (space.max - space.min) * noise
+    return value * jnp.maximum(1 + noise, MIN_FACTOR)
+
+
+def _check_probabilities(builder: str, **probabilities: float) -> None:
+    for name, value in probabilities.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{builder}: {name}={value!r} must lie in [0, 1].")

@@ -1,0 +1,137 @@
+"""The two types that everything else speaks of: a member and its task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+from jepbt.hyperparameters import HyperParameters
+
+PyTree: TypeAlias = Any
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("state", "hparams", "fitness"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network in training, and everything that travels with it.
+
+    Inside `vmap` the leaves have a member's shapes. Outside, the same class is a
+    `Population` and every leaf gains a leading axis `P`, without exception: selection,
+    sharding and checkpointing rely on it.
+
+    Attributes:
+        state: whatever the task's `init` returned; the engine never looks inside.
+        hparams: the user's `HyperParameters`, leaves `f32[]`, `i32[]` or `f32[8]`.
+        fitness: `f32[]` last validation score, higher is better, `nan` if it failed.
+    """
+
+    state: PyTree
+    hparams: HyperParameters
+    fitness: jax.Array
+
+
+Population: TypeAlias = Member
+
+
+class Splits(NamedTuple):
+    """Examples by purpose: pytrees of arrays `[N, ...]`.
+
+    Attributes:
+        train: what members learn from.
+        validation: what fitness is measured on.
+        test: read once, when a run is over; `None` if there is none.
+    """
+
+    train: PyTree
+    validation: PyTree
+    test: PyTree | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a population learns: pure functions of one member, key first.
+
+    The engine batches them over members and never looks inside a state. The functions
+    read hyperparameters as values: a numeric choice as its number.
+
+    Attributes:
+        hparams: the class of what evolves.
+        init: `(key, hparams) -> state`.
+        train_step: `(key, state, hparams, batch, shared) -> (state, metrics)`; metrics
+            are scalars by name, `"loss"` among them.
+        evaluate: `(key, state, hparams, batch, shared) -> f32[B]`, one score for each
+            example, higher is better; their mean is the fitness. The key is the same
+            for all members.
+        data: the examples; `None` for a task that makes its own (the batch is `None`,
+            and `evaluate` returns any number of scores).
+        batch_size: examples in a training step, unless the run's config says otherwise.
+        shared: a pytree for all members that is never stacked, inherited or evolved, a
+            frozen backbone for example.
+        repair: `(hparams) -> hparams`, the last word on new hyperparameters, applied
+            inside the program before a member spends steps on them; `None` for none.
+
+    Example:
+        A member climbs `-x²` with its own step size, without data:
+
+        >>> from dataclasses import dataclass
+        >>> import jax.numpy as jnp
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
+        >>> task = jepbt.Task(
+        ...     hparams=Hyper,
+        ...     init=lambda key, h: jnp.float32(1.0),
+        ...     train_step=lambda key, x, h, batch, shared: (
+        ...         x - h.rate * 2 * x,
+        ...         {"loss": x**2},
+        ...     ),
+        ...     evaluate=lambda key, x, h, batch, shared: -(x**2)[None],
+        ... )
+    """
+
+    hparams: type[HyperParameters]
+    init: Callable[..., PyTree]
+    train_step: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
+    evaluate: Callable[..., jax.Array]
+    data: Splits | None = None
+    batch_size: int = 64
+    shared: PyTree = ()
+    repair: Callable[[HyperParameters], HyperParameters] | None = None
+
+
+# Purposes of random draws. A draw is a function of the run's key, its purpose, and the
+# generation and slot it is for: no key is ever stored or inherited, so that chunks,
+# devices and a resumed run draw the same numbers.
+FIRST_HPARAMS, FIRST_STATES, STRATEGY, BATCHES, TRAIN, EVALUATE, FRESH = range(7)
+
+
+def derive_key(run_key: jax.Array, purpose: int, *indices: jax.Array) -> jax.Array:
+    """Derives the key of one draw.
+
+    Args:
+        run_key: the key of the run.
+        purpose: one of this module's constants.
+        indices: `i32[]` each: generation, slot, step, as far as the draw has them.
+
+    Returns:
+        A key, different for every purpose and index.
+
+    Example:
+        >>> import jax
+        >>> run_key = jax.random.key(0)
+        >>> bool(derive_key(run_key, TRAIN, 1, 2) == derive_key(run_key, TRAIN, 2, 1))
+        False
+    """
+    key = jax.random.fold_in(run_key, purpose)
+    for index in indices:
+        key = jax.random.fold_in(key, index)
+    return key

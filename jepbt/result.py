@@ -1,0 +1,166 @@
+"""What a run hands back."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jepbt.config import Config
+from jepbt.history import History
+from jepbt.hyperparameters import HyperParameters, TaylorLoss, spaces
+from jepbt.lineage import founders
+from jepbt.population import Population, Task
+from jepbt.taylorglo import describe, describe_attraction
+
+
+class Score(NamedTuple):
+    """A mean over examples, and how sure it is.
+
+    Attributes:
+        mean: accuracy in [0, 1] for a classification.
+        standard_error: of the mean; 1.96 of them on either side are a 95 % interval.
+    """
+
+    mean: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ±{1.96 * self.standard_error:.3f}"
+
+
+class TestReport(NamedTuple):
+    """Scores on the test split, of which only the first is the run's result.
+
+    Attributes:
+        best: the member that `Result.best` chose by validation.
+        median: the final generation's member of median validation fitness.
+        first: the first generation's best: what the same networks reached before
+            anything evolved, and with fewer steps.
+    """
+
+    # pytest collects classes by this name's start.
+    __test__ = False
+
+    best: Score
+    median: Score
+    first: Score
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """One member taken out of the population, on the host.
+
+    Attributes:
+        state: what the task's `init` returned, NumPy arrays.
+        hparams: the user's class with Python values.
+        fitness: its validation score, and the standard error.
+        generation: when it was evaluated.
+        slot: where it stood.
+    """
+
+    state: Any
+    hparams: HyperParameters
+    fitness: Score
+    generation: int
+    slot: int
+
+    @property
+    def params(self) -> Any:
+        """The weights of a `Learner`; other states are read from `state`."""
+        try:
+            return self.state.params
+        except AttributeError:
+            raise AttributeError(
+                f"this task's state is a {type(self.state).__name__} without `params`: "
+                "read `state`."
+            ) from None
+
+
+@dataclasses.dataclass
+class Result:
+    """A finished run: the best network, what made it, and what happened on the way.
+
+    Attributes:
+        best: the best member of all generations by validation (ties: the earliest).
+        final_best: the best of the last generation.
+        median: of the last generation by validation.
+        first_best: the best of the first generation.
+        history: every generation's fitness, parents, hyperparameters, metrics.
+        population: the last population, on its devices, leaves `[P, ...]`.
+        task: what was trained.
+        config: with which settings.
+        seconds: spent by phase: compile, evolve, train, evaluate.
+        run_dir: where the files are, or `None`.
+    """
+
+    best: Winner
+    final_best: Winner
+    median: Winner
+    first_best: Winner
+    history: History
+    population: Population
+    task: Task
+    config: Config
+    seconds: dict[str, float]
+    run_dir: pathlib.Path | None
+    score_on_test: Callable[[Sequence[Winner]], list[Score]] = dataclasses.field(
+        repr=False
+    )
+    _report: TestReport | None = dataclasses.field(default=None, repr=False)
+
+    def test(self) -> TestReport:
+        """Reads the test split: once, all three members together.
+
+        The first call measures and records the scores, in the run directory too if
+        there is one; later calls return what the first one saw.
+
+        Returns:
+            The scores of the winner, the median and the first generation's best.
+
+        Raises:
+            ValueError: if the task has no test split.
+        """
+        if self._report is None:
+            if self.task.data is None or self.task.data.test is None:
+                raise ValueError(
+                    "this task has no test split. Give one: "
+                    "jepbt.datasets.from_arrays(train, test=(images, labels))."
+                )
+            winners = [self.best, self.median, self.first_best]
+            self._report = TestReport(*self.score_on_test(winners))
+        return self._report
+
+    @property
+    def num_founders(self) -> int:
+        """How many of the first generation still have descendants."""
+        return len(np.unique(founders(self.history.parents)[-1]))
+
+    @property
+    def num_failed(self) -> int:
+        """How often a member failed, counted over all generations."""
+        return sum(generation.num_failed for generation in self.history.generations)
+
+    def describe_loss(self) -> str | None:
+        """The winner's evolved loss in one line, or `None` if none evolved."""
+        for name, space in spaces(self.task.hparams).items():
+            if isinstance(space, TaylorLoss):
+                theta = getattr(self.best.hparams, name)
+                return f"{describe(theta)}   {describe_attraction(theta)}"
+        return None
+
+    def __repr__(self) -> str:
+        best = self.best
+        lines = [
+            f"jepbt.Result: {self.config.population_size} members, "
+            f"{len(self.history)} generations",
+            f"  best    validation {best.fitness}, member {best.slot} of generation "
+            f"{best.generation}",
+            f"  hparams {best.hparams}",
+        ]
+        if self._report is not None:
+            lines.append(f"  test    {self._report.best}")
+        return "\n".join(lines)

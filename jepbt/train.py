@@ -1,0 +1,523 @@
+"""`train_population`: the one place with side effects, and where programs compile."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import pathlib
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm.auto import tqdm
+
+from jepbt import config as configs
+from jepbt import run_directory
+from jepbt.checks import check_memory, check_task, resolve_strategy
+from jepbt.config import Config
+from jepbt.execution import (
+    choose_chunk,
+    choose_devices,
+    make_mesh,
+    memory_limit,
+    over_members,
+    replicated,
+    use_compilation_cache,
+)
+from jepbt.history import Generation, History, make_generation
+from jepbt.hyperparameters import decode, encode, spaces, to_python
+from jepbt.interruption import Interrupted, listen
+from jepbt.lineage import founders
+from jepbt.population import EVALUATE, Member, Task, derive_key
+from jepbt.result import Result, Score, Winner
+from jepbt.strategies import Evaluation, Strategy, take
+from jepbt.training import (
+    Best,
+    Inputs,
+    Phases,
+    RunState,
+    make_inputs,
+    make_phases,
+    make_record,
+    score,
+)
+
+Callback = Callable[[Generation], None]
+
+logger = logging.getLogger("jepbt")
+
+
+def train_population(
+    task: Task,
+    *,
+    strategy: str | Strategy = "epbt",
+    config: Config | None = None,
+    devices: str | Sequence[jax.Device] | None = None,
+    callbacks: Sequence[Callback] = (),
+    **fields: Any,
+) -> Result:
+    """Trains a population of networks and evolves it while it trains.
+
+    Args:
+        task: what to learn, from `classification` or a `Task` of your own.
+        strategy: "epbt", "pbt", "random_search", or one from `jepbt.strategies`.
+        config: the run's settings; the defaults of `Config` if left out.
+        devices: a platform's name or a list of devices; all that JAX has if left out.
+        callbacks: each is called with every `Generation`.
+        **fields: of `Config`, over those of `config`: `population_size=32`,
+            `num_generations=20`, `steps_per_generation=100`, `seed=0`, ...
+
+    Returns:
+        The `Result`: the best network by validation, the last population, the history.
+
+    Raises:
+        TypeError: if an argument is of no allowed kind.
+        ValueError: if a value is not allowed; the message names it. Both come before
+            anything compiles.
+        RuntimeError: if no member ever had a finite fitness.
+        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight; its
+            `.result` is what there is.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import numpy as np, optax
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
+        >>> images = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+        >>> task = jepbt.classification(
+        ...     (images, (images[:, 0] > 0).astype(int)),
+        ...     hparams=Hyper,
+        ...     model=jepbt.models.MLP(num_classes=2, hidden=(8,)),
+        ...     loss=lambda h: jepbt.losses.cross_entropy,
+        ...     optimizer=lambda h: optax.sgd(h.learning_rate),
+        ... )
+        >>> result = jepbt.train_population(
+        ...     task, population_size=4, num_generations=3, steps_per_generation=20,
+        ...     progress=False,
+        ... )
+        >>> result.history.fitness.shape, result.best.fitness.mean > 0.8
+        ((3, 4), True)
+
+    Reference:
+        Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
+        https://arxiv.org/abs/2002.04225
+    """
+    prepared = prepare(
+        task, strategy=strategy, config=config, devices=devices, **fields
+    )
+    return execute(prepared, callbacks)
+
+
+class Programs(NamedTuple):
+    """The compiled phases, and the bytes that each reserves on a device."""
+
+    init: Any
+    evolve: Any
+    train: Any
+    evaluate: Any
+    pick: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and compiled, and can start.
+
+    Attributes:
+        task: what is trained.
+        config: checked, with all fields.
+        mesh: of the devices that share the population.
+        chunk_size: members computed together on each.
+        inputs: on the devices.
+        programs: compiled.
+        member_bytes: of one member's state and hyperparameters.
+        memory_bytes: that the largest program reserves on the devices of one memory.
+        memory_limit: of that memory.
+        compile_seconds: tracing and compiling.
+        folder: of the run, or `None`.
+    """
+
+    task: Task
+    config: Config
+    mesh: Mesh
+    chunk_size: int
+    inputs: Inputs
+    programs: Programs
+    member_bytes: int
+    memory_bytes: int
+    memory_limit: float
+    compile_seconds: float
+    folder: pathlib.Path | None
+
+
+def prepare(
+    task: Task,
+    *,
+    strategy: str | Strategy = "epbt",
+    config: Config | None = None,
+    devices: str | Sequence[jax.Device] | None = None,
+    **fields: Any,
+) -> Prepared:
+    """Checks everything that a user gave, then compiles: see `train_population`."""
+    config = _merge(config, fields)
+    configs.check(config)
+    resolved = resolve_strategy(strategy)
+    used = choose_devices(devices, config.population_size)
+    mesh = make_mesh(used)
+    platform = used[0].platform
+    chunk_size = choose_chunk(
+        config.chunk_size, config.population_size // len(used), platform
+    )
+    member_bytes = check_task(task, resolved, config)
+    check_memory(member_bytes, task, config, used)
+    folder = None
+    if config.run_dir is not None and jax.process_index() == 0:
+        folder = run_directory.claim(config.run_dir)
+    use_compilation_cache()
+    start = time.perf_counter()
+    inputs = jax.device_put(
+        make_inputs(jax.random.key(config.seed), task.data, task.shared),
+        replicated(mesh),
+    )
+    phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
+    programs = _compile(phases, inputs, mesh)
+    compile_seconds = time.perf_counter() - start
+    sharing = len(mesh.local_devices) if platform == "cpu" else 1
+    prepared = Prepared(
+        task=task,
+        config=config,
+        mesh=mesh,
+        chunk_size=chunk_size,
+        inputs=inputs,
+        programs=programs,
+        member_bytes=member_bytes,
+        memory_bytes=sharing * max(map(_reserved_bytes, programs)),
+        memory_limit=memory_limit(used[0]),
+        compile_seconds=compile_seconds,
+        folder=folder,
+    )
+    if folder is not None:
+        run_directory.write_config(folder, _describe(prepared, strategy))
+    return prepared
+
+
+def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
+    """Runs what `prepare` made, generation by generation: see `train_population`."""
+    config, programs, inputs = prepared.config, prepared.programs, prepared.inputs
+    deadline = time.monotonic() + (config.max_seconds or float("inf"))
+    history = History()
+    parents, info = np.arange(config.population_size, dtype=np.int32), {}
+    total = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
+    best = first_best = None
+    with (
+        listen() as request,
+        tqdm(total=config.num_generations, disable=_hides_progress(config)) as bar,
+    ):
+        state = programs.init(inputs)
+        for number in range(config.num_generations):
+            generation = np.int32(number)
+            clock = _Clock()
+            if number > 0:
+                state, plan = programs.evolve(inputs, generation, state)
+                parents, info = plan.parents, plan.info
+            clock.lap("evolve", state)
+            state, metrics = programs.train(inputs, generation, state)
+            clock.lap("train", state)
+            state = programs.evaluate(inputs, generation, metrics, state)
+            clock.lap("evaluate", state)
+            record = jax.device_get(make_record(state, metrics, parents, info))
+            report = make_generation(number, record, clock.seconds)
+            if history.generations:
+                _check_parents(report, history.generations[-1])
+            history.generations.append(report)
+            total = {name: total[name] + clock.seconds[name] for name in total}
+            if (
+                best is None
+                or np.nanmax([*report.fitness, -np.inf]) > best.fitness.mean
+            ):
+                best = _as_winner(jax.device_get(state.best))
+                if prepared.folder is not None and best is not None:
+                    _save(prepared.folder, best)
+            if number == 0:
+                first_best = best
+            if prepared.folder is not None:
+                run_directory.append_history(prepared.folder, report)
+            _show(bar, prepared, history, best)
+            for callback in callbacks:
+                callback(report)
+            if report.num_failed == config.population_size:
+                _report_extinction(report, best)
+                break
+            if (
+                request.signal_number is not None
+                or time.monotonic() > deadline
+                or _is_reached(config.target_fitness, best)
+            ):
+                break
+    final_best, median = _pick(programs, state, history.generations[-1])
+    result = Result(
+        best=best,
+        final_best=final_best or best,
+        median=median or best,
+        first_best=first_best or best,
+        history=history,
+        population=state.population,
+        task=prepared.task,
+        config=config,
+        seconds={"compile": prepared.compile_seconds, **total},
+        run_dir=prepared.folder,
+        score_on_test=_make_test_scorer(prepared),
+    )
+    if request.signal_number is not None and len(history) < config.num_generations:
+        raise Interrupted(result, request.signal_number)
+    return result
+
+
+class _Clock:
+    """Seconds by phase; waits for the devices, so that each phase pays for itself."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str, tree: Any) -> None:
+        # Waiting here also lets Python handle signals between two programs.
+        jax.block_until_ready(tree)
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
+    if config is None:
+        config = Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+    names = [field.name for field in dataclasses.fields(config)]
+    for name in fields:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise TypeError(
+                f"train_population has no setting {name!r}.{hint} The settings are "
+                f"{', '.join(names)}."
+            )
+    return dataclasses.replace(config, **fields)
+
+
+def _compile(phases: Phases, inputs: Inputs, mesh: Mesh) -> Programs:
+    """Compiles the phases side by side: XLA leaves Python's lock while it works."""
+    whole = replicated(mesh)
+    population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
+    carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(phases.init, inputs)
+    _, metrics = jax.eval_shape(phases.train, inputs, number, state)
+    slots = jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def lower(function, args, shardings, out, donate=()):
+        jitted = jax.jit(
+            function, in_shardings=shardings, out_shardings=out, donate_argnums=donate
+        )
+        return jitted.lower(*args)
+
+    step = ((inputs, number, state), (whole, whole, carried))
+    lowered = Programs(
+        init=lower(phases.init, (inputs,), (whole,), carried),
+        evolve=lower(phases.evolve, *step, (carried, whole), (2,)),
+        train=lower(phases.train, *step, (carried, whole), (2,)),
+        evaluate=lower(
+            phases.evaluate,
+            (inputs, number, metrics, state),
+            (whole, whole, whole, carried),
+            carried,
+            (3,),
+        ),
+        pick=lower(take, (state.population, slots), (population, whole), whole),
+    )
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        return Programs(*pool.map(lambda program: program.compile(), lowered))
+
+
+def _reserved_bytes(program: Any) -> int:
+    memory = program.memory_analysis()
+    if memory is None:  # a backend that does not tell
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def _check_parents(report: Generation, before: Generation) -> None:
+    """Stops a strategy that copies failed members while others live."""
+    slots = np.arange(report.parents.size)
+    dead = np.isnan(before.fitness)
+    wrong = (report.parents < 0) | (report.parents >= slots.size)
+    moved = report.parents != slots
+    wrong |= moved & dead[np.clip(report.parents, 0, slots.size - 1)] & ~dead.all()
+    if wrong.any():
+        slot = int(np.flatnonzero(wrong)[0])
+        raise RuntimeError(
+            f"the strategy made slot {slot} a child of {report.parents[slot]} in "
+            f"generation {report.number}, which is no live member. A Strategy's "
+            "Plan.parents must name slots whose fitness is not nan."
+        )
+
+
+def _as_winner(best: Best) -> Winner | None:
+    if best.slot < 0:
+        return None
+    return _make_winner(
+        best.member, best.standard_error, int(best.generation), int(best.slot)
+    )
+
+
+def _make_winner(member: Member, standard_error, generation: int, slot: int) -> Winner:
+    return Winner(
+        state=member.state,
+        hparams=to_python(member.hparams),
+        fitness=Score(float(member.fitness), float(standard_error)),
+        generation=generation,
+        slot=slot,
+    )
+
+
+def _pick(programs: Programs, state: RunState, last: Generation):
+    """Fetches the last generation's best and its median member, if any lives."""
+    ranked = np.argsort(-last.fitness, kind="stable")[
+        : last.fitness.size - last.num_failed
+    ]
+    if not ranked.size:
+        return None, None
+    slots = np.array([ranked[0], ranked[ranked.size // 2]], np.int32)
+    picked = jax.device_get(programs.pick(state.population, slots))
+    return tuple(
+        _make_winner(take(picked, i), last.standard_error[slot], last.number, int(slot))
+        for i, slot in enumerate(slots)
+    )
+
+
+def _save(folder: pathlib.Path, best: Winner) -> None:
+    facts = {
+        "fitness": best.fitness.mean,
+        "standard_error": best.fitness.standard_error,
+        "generation": best.generation,
+        "slot": best.slot,
+    }
+    run_directory.save_member(folder / "best", best.state, best.hparams, facts)
+
+
+def _is_reached(target: float | None, best: Winner | None) -> bool:
+    return target is not None and best is not None and best.fitness.mean >= target
+
+
+def _report_extinction(report: Generation, best: Winner | None) -> None:
+    ranges = ", ".join(
+        f"{name} {value.min():.3g} to {value.max():.3g}"
+        for name, value in report.hparams.items()
+        if value.ndim == 1 and value.dtype.kind in "fi"
+    )
+    message = (
+        f"all members failed in generation {report.number}: their training loss or "
+        f"validation score is nan or inf. They trained with {ranges}."
+    )
+    if best is None:
+        raise RuntimeError(
+            f"{message} Nothing was learned. Lower the bounds, the learning rate's "
+            "first of all, or check the data and the loss."
+        )
+    warnings.warn(
+        f"{message} The run stops; the best member of generation {best.generation} is "
+        "kept.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _hides_progress(config: Config) -> bool | None:
+    """`None` lets tqdm hide the bar where the output is no terminal."""
+    return None if config.progress and jax.process_index() == 0 else True
+
+
+def _show(bar: tqdm, prepared: Prepared, history: History, best: Winner | None) -> None:
+    report = history.generations[-1]
+    config = prepared.config
+    batch_size = config.batch_size or prepared.task.batch_size
+    samples = config.population_size * config.steps_per_generation * batch_size
+    live = report.fitness[~np.isnan(report.fitness)]
+    bar.set_postfix_str(
+        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s  "
+        f"best {best.fitness.mean if best else np.nan:.3f}  "
+        f"median {np.median(live) if live.size else np.nan:.3f}  "
+        f"{len(np.unique(founders(history.parents)[-1]))} founders left  "
+        f"{report.num_failed} failed",
+        refresh=False,
+    )
+    bar.update()
+
+
+def _make_test_scorer(prepared: Prepared) -> Callable[[Sequence[Winner]], list[Score]]:
+    def score_on_test(winners):
+        task = prepared.task
+        device = jax.local_devices(backend=prepared.mesh.devices.flat[0].platform)[0]
+        key = jax.random.key(prepared.config.seed)
+        members = [(winner.state, encode(winner.hparams)) for winner in winners]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+
+        def run(key, stacked, rows, shared):
+            key = derive_key(key, EVALUATE, prepared.config.num_generations)
+            return jax.lax.map(
+                lambda member: score(
+                    task, key, member[0], decode(member[1]), rows, shared
+                ),
+                stacked,
+            )
+
+        args = jax.device_put((key, stacked, task.data.test, task.shared), device)
+        means, errors = jax.device_get(jax.jit(run)(*args))
+        return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
+
+    return score_on_test
+
+
+def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
+    """What `config.json` holds: enough to see what ran, and on what."""
+    import jaxlib
+
+    from jepbt import __version__
+
+    task = prepared.task
+    data = task.data and {
+        name: jax.tree.leaves(rows)[0].shape[0]
+        for name, rows in task.data._asdict().items()
+        if rows is not None
+    }
+    return {
+        "config": dataclasses.asdict(prepared.config),
+        "batch_size": prepared.config.batch_size or task.batch_size,
+        "chunk_size": prepared.chunk_size,
+        "strategy": strategy if isinstance(strategy, str) else repr(strategy),
+        "hparams": {
+            name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
+            for name, space in spaces(task.hparams).items()
+        },
+        "examples": data,
+        "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
+        "platform": prepared.mesh.devices.flat[0].platform,
+        "versions": {
+            "jepbt": __version__,
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+        },
+    }

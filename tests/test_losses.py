@@ -1,0 +1,307 @@
+"""Every loss against its formula in float64 NumPy, and one contract for all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import experimental
+
+from jepbt import losses, taylorglo
+
+# Newer versions of JAX have it at the top, older ones under experimental.
+enable_x64 = (jax if hasattr(jax, "enable_x64") else experimental).enable_x64
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def cross_entropy_formula(logits, labels):
+    return -np.sum(labels * np.log(softmax(logits)), axis=-1)
+
+
+def brier_formula(logits, labels):
+    return np.sum((softmax(logits) - labels) ** 2, axis=-1)
+
+
+def taylor_formula(theta, logits, labels):
+    x, y = labels - theta[6], softmax(logits) - theta[7]
+    terms = [y, y**2, y**3, x * y, x * y**2, x**2 * y]
+    return -sum(a * np.sum(t, axis=-1) for a, t in zip(theta[:6], terms, strict=True))
+
+
+def generalized_formula(q, logits, labels):
+    return np.sum(labels * (1 - softmax(logits) ** q) / q, axis=-1)
+
+
+def smoothing_formula(alpha, logits, labels):
+    log_probs = np.log(softmax(logits))
+    smoothed = (1 - alpha) * labels + alpha / labels.shape[-1]
+    return -np.sum(smoothed * log_probs, axis=-1)
+
+
+GENOMES = np.stack(
+    [
+        taylorglo.CROSS_ENTROPY_EXPANSION,
+        taylorglo.EVOLVED_ON_MNIST,
+        taylorglo.EVOLVED_EARLIER,
+    ]
+)
+
+# A new loss is one row: a builder, its formula, the settings of three members.
+BUILDERS = {
+    "taylor": (losses.taylor, taylor_formula, GENOMES),
+    "generalized": (
+        losses.generalized_cross_entropy,
+        generalized_formula,
+        np.array([0.01, 0.7, 1.0], np.float32),
+    ),
+    "smoothing": (
+        losses.label_smoothing,
+        smoothing_formula,
+        np.array([0.0, 0.1, 0.5], np.float32),
+    ),
+    "cross_entropy": (
+        lambda _: losses.cross_entropy,
+        lambda _, logits, labels: cross_entropy_formula(logits, labels),
+        np.zeros(3, np.float32),
+    ),
+    "brier": (
+        lambda _: losses.brier,
+        lambda _, logits, labels: brier_formula(logits, labels),
+        np.zeros(3, np.float32),
+    ),
+}
+every_loss = pytest.mark.parametrize(
+    "build, formula, settings", BUILDERS.values(), ids=BUILDERS.keys()
+)
+
+
+def random_examples(*shape, dtype=np.float64, seed=0):
+    """Returns logits, one-hot labels and soft labels, with classes as last axis."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, shape)
+    one_hot = np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])]
+    soft = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+    return logits.astype(dtype), one_hot.astype(dtype), soft.astype(dtype)
+
+
+# ---- Contract
+
+
+@every_loss
+@pytest.mark.parametrize("shape", [(3,), (6, 3), (2, 4, 10)])
+def test_float64_values_are_the_formulas(build, formula, settings, shape):
+    logits, one_hot, soft = random_examples(*shape)
+    evaluate = jax.jit(lambda setting, *arrays: build(setting)(*arrays))
+    for setting in settings.astype(np.float64):
+        for labels in (one_hot, soft):
+            with enable_x64(True):
+                actual = evaluate(setting, logits, labels)
+            expected = formula(setting, logits, labels)
+            assert actual.shape == shape[:-1] and actual.dtype == np.float64
+            np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
+
+
+@every_loss
+def test_float32_values_are_the_formulas(build, formula, settings):
+    logits, labels, _ = random_examples(50, 10, dtype=np.float32)
+    evaluate = jax.jit(lambda setting: build(setting)(logits, labels))
+    for setting in settings:
+        actual = evaluate(setting)
+        expected = formula(*(a.astype(float) for a in (setting, logits, labels)))
+        assert actual.dtype == np.float32
+        # Taylor losses with far centres subtract thousands from thousands.
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_loss
+def test_population_equals_its_members(build, formula, settings):
+    """Under vmap, with a setting each, values and gradients are a member's own."""
+    logits, labels, _ = random_examples(3, 8, 5, dtype=np.float32)
+
+    @jax.jit
+    def member(setting, logits, labels):
+        return jax.value_and_grad(lambda z: jnp.mean(build(setting)(z, labels)))(logits)
+
+    together = jax.jit(jax.vmap(member))(settings, logits, labels)
+    for i in range(3):
+        value, gradient = member(settings[i], logits[i], labels[i])
+        np.testing.assert_allclose(together[0][i], value, rtol=1e-5)
+        np.testing.assert_allclose(together[1][i], gradient, rtol=1e-4, atol=1e-5)
+
+
+@every_loss
+def test_new_setting_compiles_nothing(build, formula, settings):
+    logits, labels, _ = random_examples(4, 3, dtype=np.float32)
+    traces = []
+
+    @jax.jit
+    def step(setting):
+        traces.append(setting)
+        return build(setting)(logits, labels)
+
+    results = [step(setting) for setting in settings]
+    assert len(traces) == 1
+    assert all(np.all(np.isfinite(result)) for result in results)
+
+
+@every_loss
+@pytest.mark.parametrize("double", [False, True])
+def test_extreme_logits_give_finite_values_and_gradients(
+    build, formula, settings, double
+):
+    """Sure and right, sure and wrong, and logits far from 0 altogether."""
+    big = 1e4
+    rows = [[big, -big, 0], [-big, big, 0], [0, big, big], [-big] * 3, [big] * 3]
+    with enable_x64(double):
+        logits = jnp.array(rows, float)
+        labels = jax.nn.one_hot(jnp.zeros(5, int), 3)
+
+        @jax.jit
+        def value_and_pullback(setting):
+            values, pullback = jax.vjp(lambda z: build(setting)(z, labels), logits)
+            return values, pullback(jnp.ones(5))
+
+        for setting in settings:
+            for result in value_and_pullback(setting):
+                assert np.all(np.isfinite(result))
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "logits, labels, message",
+    [
+        (
+            np.zeros((4, 3), np.float32),
+            np.zeros(4, int),
+            r"labels have dtype int\d\d, .* jax.nn.one_hot\(labels, 3\)",
+        ),
+        (
+            np.zeros((4, 3), np.float32),
+            np.zeros(3, np.float32),
+            r"labels have shape \(3,\), expected the logits' \(4, 3\)",
+        ),
+        (
+            np.zeros((4, 1), np.float32),
+            np.zeros((4, 1), np.float32),
+            r"logits have shape \(4, 1\), .* at least 2 classes: give .* two outputs",
+        ),
+        (np.float32(0), np.float32(0), r"logits have shape \(\), expected"),
+        (
+            np.zeros((4, 3), int),
+            np.zeros((4, 3), np.float32),
+            r"logits have dtype int\d\d, expected floats",
+        ),
+    ],
+)
+def test_wrong_inputs_are_named(build, formula, settings, logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        build(settings[0])(logits, labels)
+
+
+# ---- Each loss
+
+
+def test_brier_by_hand():
+    """Probabilities 3/4 and 1/4 for a true first class: 1/16 + 1/16."""
+    logits = jnp.log(jnp.array([3.0, 1.0]))
+    np.testing.assert_allclose(
+        losses.brier(logits, jnp.array([1.0, 0.0])), 1 / 8, rtol=1e-6
+    )
+
+
+def test_cross_entropys_gradient_is_probabilities_minus_labels():
+    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
+    gradient = jax.grad(lambda z: jnp.sum(losses.cross_entropy(z, labels)))(logits)
+    np.testing.assert_allclose(gradient, softmax(logits) - labels, atol=1e-6)
+
+
+def test_smoothing_without_alpha_is_cross_entropy():
+    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
+    np.testing.assert_array_equal(
+        losses.label_smoothing(0.0)(logits, labels),
+        losses.cross_entropy(logits, labels),
+    )
+
+
+def test_generalized_at_one_is_the_error_probability():
+    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
+    error = 1 - np.sum(labels * softmax(logits), axis=-1)
+    actual = losses.generalized_cross_entropy(1.0)(logits, labels)
+    np.testing.assert_allclose(actual, error, rtol=1e-5)
+
+
+@jax.jit
+def generalized_and_gradient(q, logits, labels):
+    loss_fn = losses.generalized_cross_entropy(q)
+    values, pullback = jax.vjp(lambda z: loss_fn(z, labels), logits)
+    return values, pullback(jnp.ones_like(values))[0]
+
+
+@pytest.mark.parametrize("q", [0.0, 1e-30, 1e-7])
+def test_generalized_tends_to_cross_entropy(q):
+    """Values and gradients, also at exactly 0, where the formula is 0 / 0."""
+    logits, labels, _ = random_examples(20, 4, dtype=np.float32)
+    values, gradient = generalized_and_gradient(jnp.asarray(q), logits, labels)
+    expected = cross_entropy_formula(logits.astype(float), labels.astype(float))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, softmax(logits) - labels, atol=1e-5)
+
+
+@pytest.mark.parametrize("q", np.geomspace(1e-6, 1.0, 13))
+def test_generalized_is_as_precise_at_any_q(q):
+    """On either side of the switch to the series."""
+    logits, labels, _ = random_examples(200, 4)
+    expected = generalized_formula(q, logits, labels)
+    gradient_expected = (softmax(logits) - labels) * np.sum(
+        labels * softmax(logits) ** q, axis=-1, keepdims=True
+    )
+    for double, tolerance in ((False, 2e-6), (True, 1e-8)):
+        with enable_x64(double):
+            values, gradient = generalized_and_gradient(
+                jnp.asarray(q), jnp.array(logits), jnp.array(labels)
+            )
+            np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(gradient, gradient_expected, atol=tolerance)
+
+
+def test_generalized_can_be_differentiated_by_q():
+    """At 0 the derivative by q of (1 - p^q) / q is -(log p)² / 2."""
+    logits, labels = jnp.log(jnp.array([0.2, 0.8])), jnp.array([1.0, 0.0])
+    slope = jax.grad(lambda q: losses.generalized_cross_entropy(q)(logits, labels))
+    np.testing.assert_allclose(slope(0.0), -(np.log(0.2) ** 2) / 2, rtol=1e-5)
+    step, p = 1e-6, 0.2
+    values = [(1 - p**q) / q for q in (0.5 - step, 0.5 + step)]
+    expected = (values[1] - values[0]) / (2 * step)
+    np.testing.assert_allclose(slope(0.5), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (
+            lambda: losses.generalized_cross_entropy(0.0),
+            r"q=0.0 must be in \(0, 1\]; for its limit at 0 use losses.cross_entropy",
+        ),
+        (lambda: losses.generalized_cross_entropy(1.5), r"q=1.5 must be in \(0, 1\]"),
+        (lambda: losses.generalized_cross_entropy(np.float32(-1)), "q=-1.0 must be"),
+        (lambda: losses.generalized_cross_entropy(float("nan")), "q=nan must be"),
+        (
+            lambda: losses.generalized_cross_entropy(np.ones(3)),
+            r"q has shape \(3,\), expected a scalar: vmap over a population",
+        ),
+        (lambda: losses.label_smoothing(1.0), r"alpha=1.0 must be in \[0, 1\)"),
+        (lambda: losses.label_smoothing(-0.1), "alpha=-0.1 must be"),
+        (lambda: losses.label_smoothing(jnp.ones(2)), r"alpha has shape \(2,\)"),
+        (lambda: losses.taylor(np.zeros(7)), r"theta has shape \(7,\), expected"),
+        (
+            lambda: losses.taylor(np.zeros((3, 8))),
+            r"theta has shape \(3, 8\), expected \(8,\): vmap over a population",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
