@@ -126,8 +126,9 @@ def from_arrays(
     `float32`. Whatever `np.asarray` takes will do; arrays are not copied unless needed.
 
     Args:
-        train: `(images, labels)` or `{"image": images, "label": labels}`: images `uint8`
-            or float `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels integer `[N]`.
+        train: `(images, labels)` or `{"image": images, "label": labels}`: images of
+            `uint8` or float, `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels
+            integer `[N]`.
         validation: like `train`; or how much to carve out of `train`, a fraction or a
             number of examples, with the classes in equal proportion.
         test: like `train`, or None.
@@ -161,7 +162,6 @@ def from_arrays(
     for field, split in splits.items():
         _check_labels(field, split["label"], classes)
         _check_like_train(field, split["image"], splits["train"]["image"])
-        split["label"] = split["label"].astype(np.int32)
     if is_carved:
         labels = splits["train"]["label"]
         count = _validation_count(validation, len(labels))
@@ -171,6 +171,8 @@ def from_arrays(
         splits["validation"] = _take(everything, carved)
     if num_classes is None:
         _check_no_class_missing(splits["train"]["label"], classes)
+    for split in splits.values():
+        split["label"] = split["label"].astype(np.int32)
     return Dataset(
         name=name,
         train=splits["train"],
@@ -200,8 +202,9 @@ def stratified_split(
         ValueError: if `num_validation` is not from 1 to `N - 1`.
 
     Example:
-        >>> train, validation = stratified_split(np.array([0, 0, 1, 1, 1, 1]), 3, seed=0)
-        >>> np.array([0, 0, 1, 1, 1, 1])[validation].tolist()
+        >>> labels = np.array([0, 0, 1, 1, 1, 1])
+        >>> train, validation = stratified_split(labels, 3, seed=0)
+        >>> labels[validation].tolist()
         [0, 1, 1]
     """
     labels = np.asarray(labels)
@@ -212,9 +215,7 @@ def stratified_split(
         )
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
-    classes, class_of, sizes = np.unique(
-        labels, return_inverse=True, return_counts=True
-    )
+    _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     quotas, remainders = np.divmod(sizes * int(num_validation), len(labels))
     # Equal remainders: the larger class first, which spares the rarest.
     first = np.lexsort((-sizes, -remainders))[: num_validation - quotas.sum()]
@@ -285,8 +286,8 @@ def _to_images(field: str, value: Any) -> np.ndarray:
     is_float = np.issubdtype(images.dtype, np.floating)
     if images.dtype != np.uint8 and not is_float:
         raise ValueError(
-            f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 to "
-            "255, and floats. Convert it by .astype of one of them."
+            f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 "
+            "to 255, and floats. Convert it by .astype of one of them."
         )
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise ValueError(
@@ -348,8 +349,8 @@ def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
     is_integer = isinstance(num_classes, numbers.Integral)
     if not is_integer or isinstance(num_classes, bool) or num_classes < 2:
         raise ValueError(
-            f"num_classes={num_classes!r}{source}; a classification needs an integer of "
-            "at least 2."
+            f"num_classes={num_classes!r}{source}; a classification needs an integer "
+            "of at least 2."
         )
     return int(num_classes)
 
@@ -360,21 +361,21 @@ def _check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
         first = int(np.argmax(bad))
         raise ValueError(
             f"{field} label has {np.count_nonzero(bad)} values outside 0 to "
-            f"{num_classes - 1}, the first being {labels[first]} at {first}. Number the "
-            "classes from 0, or pass num_classes."
+            f"{num_classes - 1}, the first being {labels[first]} at {first}. Number "
+            "the classes from 0, or pass num_classes."
         )
 
 
 def _check_like_train(field: str, images: np.ndarray, train: np.ndarray) -> None:
     if images.shape[1:] != train.shape[1:] or images.dtype != train.dtype:
         raise ValueError(
-            f"{field} image has examples of {images.dtype}{list(images.shape[1:])}, and "
+            f"{field} image has examples of {images.dtype}{list(images.shape[1:])}, "
             f"train image of {train.dtype}{list(train.shape[1:])}; they must be alike."
         )
 
 
 def _validation_count(validation: Any, num_examples: int) -> int:
-    is_bool = isinstance(validation, (bool, np.bool_))
+    is_bool = isinstance(validation, bool)
     if isinstance(validation, numbers.Integral) and not is_bool:
         count = int(validation)
     elif 0 < validation < 1 and not is_bool:
@@ -393,11 +394,13 @@ def _validation_count(validation: Any, num_examples: int) -> int:
 
 
 def _check_no_class_missing(labels: np.ndarray, num_classes: int) -> None:
-    counts = np.bincount(labels, minlength=num_classes)
-    if not counts.all():
-        missing = np.flatnonzero(counts == 0)
+    present = np.unique(labels)
+    num_missing = num_classes - len(present)
+    if num_missing:
+        is_gap = present != np.arange(len(present))
+        first = int(np.argmax(is_gap)) if is_gap.any() else len(present)
         raise ValueError(
-            f"train label has no example of {len(missing)} classes, the first being "
-            f"class {missing[0]}, after validation was taken. Number the classes "
-            f"without gaps, or pass num_classes={num_classes} if this is meant."
+            f"train label has no example of {num_missing} of {num_classes} classes, "
+            f"the first being class {first}, once validation is taken. Number the "
+            f"classes without gaps, or pass num_classes={num_classes} if this is meant."
         )

@@ -190,7 +190,6 @@ def taylor_hparam(
     )
 
 
-@functools.cache
 def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
     """Reads and checks the space of every field of a user's class.
 
@@ -225,8 +224,12 @@ def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
             "hparams must be a dataclass that inherits from jepbt.HyperParameters, "
             f"got {hparams_type!r}.{hint}"
         )
-    names = _names(hparams_type)
-    if not names:
+    return _read_spaces(hparams_type)
+
+
+@functools.cache
+def _read_spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
+    if not _names(hparams_type):
         raise ValueError(
             f"{hparams_type.__name__} has no fields: nothing would evolve. "
             "Add one with jepbt.hparam(...)."

@@ -108,6 +108,12 @@ def append_history(folder: pathlib.Path, generation: Generation) -> None:
         file.write(to_json(generation) + "\n")
 
 
+def save_figure(folder: pathlib.Path, axes: Any) -> None:
+    """Writes the fitness plot: `figures/fitness.png`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    axes.figure.savefig(folder / "figures" / "fitness.png")
+
+
 def save_member(
     folder: pathlib.Path,
     state: Any,

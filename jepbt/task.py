@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,6 @@ from jepbt.hyperparameters import (
 )
 from jepbt.population import PyTree, Splits, Task
 from jepbt.strategies import take
-
-LossFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(logits f32[B, C], labels f32[B, C]) -> f32[B]`, the convention of optax's losses."""
 
 
 @dataclasses.dataclass
@@ -69,7 +66,7 @@ def classification(
     *,
     hparams: type[HyperParameters] | None = None,
     model: Any = None,
-    loss: Callable[[HyperParameters], LossFn] | None = None,
+    loss: Callable[[HyperParameters], losses.LossFn] | None = None,
     optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
     batch_size: int = 64,
 ) -> Task:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from jepbt import config as configs
-from jepbt import run_directory
+from jepbt import plots, run_directory
 from jepbt.checks import check_memory, check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
@@ -37,7 +37,7 @@ from jepbt.interruption import Interrupted, listen
 from jepbt.lineage import founders
 from jepbt.population import EVALUATE, Member, Task, derive_key
 from jepbt.result import Result, Score, Winner
-from jepbt.strategies import Evaluation, Strategy, take
+from jepbt.strategies import Strategy, take
 from jepbt.training import (
     Best,
     Inputs,
@@ -219,7 +219,12 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     best = first_best = None
     with (
         listen() as request,
-        tqdm(total=config.num_generations, disable=_hides_progress(config)) as bar,
+        tqdm(
+            total=config.num_generations,
+            disable=_hides_progress(config),
+            bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed}  {desc}",
+            ascii=" =",
+        ) as bar,
     ):
         state = programs.init(inputs)
         for number in range(config.num_generations):
@@ -245,11 +250,11 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             ):
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
-                    _save(prepared.folder, best)
+                    _write(_save, prepared.folder, best)
             if number == 0:
                 first_best = best
             if prepared.folder is not None:
-                run_directory.append_history(prepared.folder, report)
+                _write(run_directory.append_history, prepared.folder, report)
             _show(bar, prepared, history, best)
             for callback in callbacks:
                 callback(report)
@@ -276,6 +281,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         run_dir=prepared.folder,
         score_on_test=_make_test_scorer(prepared),
     )
+    if prepared.folder is not None:
+        _write(run_directory.save_figure, prepared.folder, plots.fitness(history))
     if request.signal_number is not None and len(history) < config.num_generations:
         raise Interrupted(result, request.signal_number)
     return result
@@ -418,6 +425,19 @@ def _save(folder: pathlib.Path, best: Winner) -> None:
     run_directory.save_member(folder / "best", best.state, best.hparams, facts)
 
 
+def _write(write: Callable, folder: pathlib.Path, content: Any) -> None:
+    """Writes a file of the run; a full disk costs the file, never the run."""
+    try:
+        write(folder, content)
+    except OSError as error:
+        warnings.warn(
+            f"run_dir={str(folder)!r} cannot be written to ({error.strerror}): the run "
+            "goes on, and its result stays in memory.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
 def _is_reached(target: float | None, best: Winner | None) -> bool:
     return target is not None and best is not None and best.fitness.mean >= target
 
@@ -456,7 +476,7 @@ def _show(bar: tqdm, prepared: Prepared, history: History, best: Winner | None) 
     batch_size = config.batch_size or prepared.task.batch_size
     samples = config.population_size * config.steps_per_generation * batch_size
     live = report.fitness[~np.isnan(report.fitness)]
-    bar.set_postfix_str(
+    bar.set_description_str(
         f"{samples / report.seconds['train'] / 1000:.1f}k samples/s  "
         f"best {best.fitness.mean if best else np.nan:.3f}  "
         f"median {np.median(live) if live.size else np.nan:.3f}  "

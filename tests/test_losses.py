@@ -269,13 +269,25 @@ def test_generalized_is_as_precise_at_any_q(q):
 
 def test_generalized_can_be_differentiated_by_q():
     """At 0 the derivative by q of (1 - p^q) / q is -(log p)² / 2."""
+    log_p = np.log(0.2)
     logits, labels = jnp.log(jnp.array([0.2, 0.8])), jnp.array([1.0, 0.0])
-    slope = jax.grad(lambda q: losses.generalized_cross_entropy(q)(logits, labels))
-    np.testing.assert_allclose(slope(0.0), -(np.log(0.2) ** 2) / 2, rtol=1e-5)
-    step, p = 1e-6, 0.2
-    values = [(1 - p**q) / q for q in (0.5 - step, 0.5 + step)]
-    expected = (values[1] - values[0]) / (2 * step)
-    np.testing.assert_allclose(slope(0.5), expected, rtol=1e-5)
+    slope = jax.jit(
+        jax.grad(lambda q: losses.generalized_cross_entropy(q)(logits, labels))
+    )
+    np.testing.assert_allclose(slope(0.0), -(log_p**2) / 2, rtol=1e-5)
+    for q in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0):
+        power = 0.2**q
+        expected = -log_p * power / q - (1 - power) / q**2
+        np.testing.assert_allclose(slope(q), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.5, 1.0])
+def test_generalized_does_not_overflow_in_the_branch_it_leaves(q):
+    """The series of a log-probability of -1e12 is beyond float32."""
+    logits, labels = np.float32([[0, 1e12], [1e12, 0]]), np.eye(2, dtype=np.float32)
+    values, gradient = generalized_and_gradient(jnp.asarray(q), logits, labels)
+    np.testing.assert_allclose(values, 1e12 if q == 0 else 1 / q)
+    assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize(

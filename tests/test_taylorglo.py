@@ -298,6 +298,8 @@ def test_repair_passes_failed_genomes_on():
     theta = np.full(8, np.nan, np.float32)
     assert np.all(np.isnan(taylorglo.repair(theta, 10)))
     assert not taylorglo.is_trainable(theta, 10)
+    theta = np.where(np.arange(8) == 3, np.nan, CROSS_ENTROPY_EXPANSION)
+    np.testing.assert_array_equal(taylorglo.repair(theta, 10), theta)
 
 
 # ---- One genome, a population, populations of populations
@@ -317,21 +319,21 @@ def test_repair_passes_failed_genomes_on():
     ids=["effective", "attraction", "margin", "trainable", "repair", "from", "to"],
 )
 def test_leading_axes_vmap_and_jit_agree_with_one_genome_at_a_time(function):
-    genomes = jnp.asarray(random_genomes((2, 3)))
-    separate = [[np.asarray(function(theta)) for theta in row] for row in genomes]
-    separate = np.moveaxis(np.asarray(separate), (0, 1), (-2, -1))
+    genomes = jnp.asarray(random_genomes((6,)))
+    members = [function(theta) for theta in genomes]
+    separate = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    two_by_three = function(genomes.reshape(2, 3, 8))
     batched = {
-        "axes": function(genomes),
+        "axes": jax.tree.map(lambda a: a.reshape(6, *a.shape[2:]), two_by_three),
         "jit": jax.jit(function)(genomes),
-        "vmap": jax.vmap(jax.vmap(function))(genomes),
+        "vmap": jax.vmap(function)(genomes),
     }
     for name, result in batched.items():
-        result = np.asarray(result)
-        leaf_axes = result.ndim - 2
-        is_fields = isinstance(batched["axes"], tuple)
-        if not is_fields and leaf_axes:
-            result = np.moveaxis(result, (0, 1), (-2, -1))
-        np.testing.assert_allclose(result, separate, rtol=1e-5, atol=1e-5, err_msg=name)
+        for leaf, expected in zip(
+            *map(jax.tree.leaves, (result, separate)), strict=True
+        ):
+            assert leaf.dtype == expected.dtype
+            np.testing.assert_allclose(leaf, expected, 1e-5, 1e-5, err_msg=name)
 
 
 # ---- Words

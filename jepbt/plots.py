@@ -1,0 +1,122 @@
+"""Pictures of a run, one function each, drawn from its history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jepbt.history import History
+from jepbt.lineage import ancestry
+
+if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
+    from matplotlib.axes import Axes
+
+MEMBER, WINNER, MEDIAN = "#9aa5b1", "#d55e00", "#0072b2"  # told apart by all eyes
+
+
+def fitness(history: History, axes: Axes | None = None) -> Axes:
+    """Draws every member's fitness over the generations, and the winner's ancestors.
+
+    Each line follows a slot to the slot that it was continued in; a member that was
+    replaced ends as a dot. The winner is the best of all generations.
+
+    Args:
+        history: of a result, `result.history`.
+        axes: to draw into; a figure of its own if left out.
+
+    Returns:
+        The axes; `axes.figure.savefig("fitness.png")` writes them.
+
+    Raises:
+        ValueError: if no member ever had a finite fitness.
+
+    Example:
+        >>> import numpy as np
+        >>> import jepbt
+        >>> from jepbt.history import Generation, History
+        >>> history = History()
+        >>> for number, values in enumerate([[0.5, 0.6], [0.7, 0.8]]):
+        ...     history.generations.append(
+        ...         Generation(
+        ...             number, np.array(values), None, np.array([1, 1]), {}, {}, {}, {}
+        ...         )
+        ...     )
+        >>> jepbt.plots.fitness(history).get_ylabel()
+        'fitness on validation data'
+    """
+    values = history.fitness
+    if np.isnan(values).all():
+        raise ValueError("no member ever had a finite fitness: there is no winner.")
+    axes = _new_axes() if axes is None else axes
+    num_generations, num_members = values.shape
+    parents = history.parents
+    numbers = np.arange(num_generations)
+    for number in range(1, num_generations):
+        before = values[number - 1, parents[number]]
+        axes.plot(
+            [number - 1, number],
+            [before, values[number]],
+            color=MEMBER,
+            linewidth=0.6,
+            alpha=0.6,
+            zorder=1,
+        )
+    axes.scatter(
+        np.repeat(numbers, num_members),
+        values.ravel(),
+        s=7,
+        color=MEMBER,
+        zorder=2,
+        label=f"each of {num_members} members",
+    )
+    axes.plot(
+        numbers,
+        [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values],
+        color=MEDIAN,
+        linestyle="--",
+        label="median",
+        zorder=3,
+    )
+    # nanargmax takes the first of equals, as the run does.
+    generation, slot = np.unravel_index(np.nanargmax(values), values.shape)
+    line = ancestry(parents, int(generation), int(slot))
+    path = values[np.arange(generation + 1), line]
+    axes.plot(
+        numbers[: generation + 1],
+        path,
+        color=WINNER,
+        linewidth=2,
+        label="the winner and its ancestors",
+        zorder=4,
+    )
+    axes.scatter([generation], [path[-1]], s=70, marker="*", color=WINNER, zorder=5)
+    axes.annotate(
+        f"{path[-1]:.3f}",
+        (generation, path[-1]),
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha="center",
+        color=WINNER,
+    )
+    # A member that fell to chance would press all others into one line.
+    low = np.nanquantile(values, 0.05)
+    span = path[-1] - low
+    if span > 0:
+        axes.set_ylim(low - 0.1 * span, path[-1] + 0.15 * span)
+    axes.set_xlim(-0.5, num_generations - 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("generation")
+    axes.set_ylabel("fitness on validation data")
+    axes.legend(frameon=False, loc="lower right")
+    return axes
+
+
+def _new_axes() -> Axes:
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no global state, no display needed, nothing to close.
+    axes = Figure(figsize=(7, 4.2), layout="constrained", dpi=150).subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    return axes

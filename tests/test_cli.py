@@ -1,0 +1,107 @@
+"""The command line as a person meets it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SMALL = ["--population-size", "4", "--num-generations", "2"]
+SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
+
+
+def jepbt(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "jepbt", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
+    done = jepbt("train", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
+    assert "fashion_mnist 9,000 train / 1,000 validation / 10,000 test" in output
+    assert "4 MLPs x 203,530 weights | 2 generations x 3 steps of 64" in output
+    assert "evolving learning_rate momentum weight_decay dropout loss[8]" in output
+    for row in ("winner #", "median", "first gen."):
+        assert re.search(rf"^{row}.* 0\.\d+ ±0\.\d+ .* 0\.\d+ ±0\.\d+", output, re.M)
+    assert re.search(r"^loss +-sum\[.*zero error \(attraction", output, re.M)
+    assert (tmp_path / "runs" / "0001" / "figures" / "fitness.png").exists()
+    member = json.loads((tmp_path / "runs/0001/best/member.json").read_text())
+    winner = re.search(r"^winner #(\d+) +(\S+)", output, re.M)
+    assert int(winner[1]) == member["slot"]
+    assert winner[2] == f"{member['fitness']:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--population-size", "-3"], "population_size=-3 must be a whole number"),
+        (["--population-size", "1e9"], "invalid int value: '1e9'"),
+        (["--population-size", "1000000000"], "members fit; choose fewer"),
+        (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
+        (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
+        (["--run-dir", "{file}"], "is a file. Name a folder"),
+        (["--run-dir", "{run}"], "holds a run already"),
+        (["--popultion-size", "3"], "unrecognized arguments: --popultion-size"),
+    ],
+)
+def test_a_mistake_is_two_lines_and_exit_code_2(arguments, message, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    names = {"{file}": "file", "{run}": "run"}
+    done = jepbt("train", *[names.get(a, a) for a in arguments], cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+    assert len(done.stderr.splitlines()) <= 2
+    assert not list(tmp_path.glob("runs/*"))  # nothing is left behind
+
+
+def test_no_command_is_a_mistake_too():
+    done = jepbt()
+    assert done.returncode == 2 and "COMMAND" in done.stderr
+
+
+def test_help_names_every_setting():
+    text = jepbt("train", "--help").stdout
+    for flag in ("--data", "--model", "--strategy", "--population-size", "--run-dir"):
+        assert flag in text
+    assert "how many networks train side by side" in text
+
+
+def test_interrupting_saves_and_exits_130(tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jepbt",
+            "train",
+            *SMALL[4:],
+            "--num-generations",
+            "999",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    history = tmp_path / "runs" / "0001" / "history.jsonl"
+    deadline = time.monotonic() + 200
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert "stopped after" in stderr and "Traceback" not in stderr
+    assert (tmp_path / "runs" / "0001" / "best" / "weights.npz").exists()

@@ -1,0 +1,192 @@
+"""Every strategy keeps the same contract; each one does what its paper says."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jepbt
+from jepbt import strategies
+from jepbt.hyperparameters import spaces
+from jepbt.strategies import Evaluation
+
+NAN = float("nan")
+
+
+@dataclass
+class Hyper(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+    dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
+    width: int = jepbt.hparam(3, min=1, max=100)
+    activation: str = jepbt.hparam("b", choices=("a", "b", "c"))
+    loss: jepbt.Loss = jepbt.taylor_hparam(noise=0.5)
+
+
+STRATEGIES = {
+    "epbt": strategies.epbt(),
+    "epbt, one elite": strategies.epbt(num_elites=1),
+    "pbt": strategies.pbt(),
+    "pbt, own hparams": strategies.pbt(copy_hparams=False),
+    "random_search": strategies.random_search(),
+}
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def advance(strategy, fitness, seed=0):
+    """One step of a new population with the given fitness."""
+    fitness = jnp.asarray(fitness, jnp.float32)
+
+    @jax.jit
+    def run(key, fitness):
+        init_key, step_key = jax.random.split(key)
+        state, hparams = strategy.init(init_key, Hyper, fitness.size, 10)
+        evaluation = Evaluation(fitness, jnp.zeros_like(fitness))
+        _, plan = strategy.step(step_key, state, jnp.int32(1), hparams, evaluation)
+        return hparams, plan
+
+    return run(jax.random.key(seed), fitness)
+
+
+def fitnesses(num_members):
+    spread = np.random.default_rng(num_members).permutation(num_members) / 10
+    some_dead = np.where(np.arange(num_members) % 3 == 1, NAN, spread)
+    one_left = np.where(np.arange(num_members) == num_members - 1, spread, NAN)
+    return [spread, np.full(num_members, 0.5), some_dead, one_left]
+
+
+@every_strategy
+@pytest.mark.parametrize("num_members", [1, 2, 5, 8])
+def test_plans_are_valid(name, num_members):
+    """Shapes, dtypes, bounds, live parents, and slots that stay as they were."""
+    for fitness in fitnesses(num_members):
+        before, plan = advance(STRATEGIES[name], fitness)
+        parents = np.asarray(plan.parents)
+        assert parents.shape == (num_members,)
+        assert ((parents >= 0) & (parents < num_members)).all()
+        moved = parents != np.arange(num_members)
+        assert not np.isnan(np.asarray(fitness)[parents[moved]]).any()
+        for old, new in zip(
+            jax.tree.leaves(before), jax.tree.leaves(plan.hparams), strict=True
+        ):
+            assert (old.shape, old.dtype) == (new.shape, new.dtype)
+        for field, space in spaces(Hyper).items():
+            values = getattr(plan.hparams, field)
+            if getattr(space, "min", None) is not None:
+                assert space.min <= float(values.min())
+                assert float(values.max()) <= space.max
+        assert set(np.unique(plan.hparams.activation)) <= {0, 1, 2}
+
+
+@every_strategy
+def test_steps_are_deterministic_and_depend_on_their_key(name):
+    fitness = fitnesses(8)[0]
+    (_, first), (_, again) = (advance(STRATEGIES[name], fitness) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    _, other = advance(STRATEGIES[name], fitness, seed=1)
+    assert not np.array_equal(first.hparams.rate, other.hparams.rate)
+
+
+@every_strategy
+def test_steps_batch_over_runs(name):
+    """`vmap` over keys equals each run alone."""
+    strategy, fitness = STRATEGIES[name], jnp.asarray(fitnesses(6)[0], jnp.float32)
+    evaluation = Evaluation(fitness, jnp.zeros(6))
+
+    def run(key):
+        state, hparams = strategy.init(key, Hyper, 6, 10)
+        _, plan = strategy.step(key, state, jnp.int32(1), hparams, evaluation)
+        return plan
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    together = jax.jit(jax.vmap(run))(keys)
+    alone = jax.jit(run)(keys[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6), together, alone
+    )
+
+
+def test_elites_keep_slot_and_hyperparameters():
+    fitness = [0.1, 0.9, 0.3, 0.8, NAN, 0.2]
+    before, plan = advance(strategies.epbt(), fitness)
+    elites = [1, 2, 3]
+    np.testing.assert_array_equal(np.flatnonzero(plan.info["elites"]), elites)
+    np.testing.assert_array_equal(plan.parents[jnp.array(elites)], elites)
+    for old, new in zip(
+        jax.tree.leaves(before), jax.tree.leaves(plan.hparams), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(new)[elites], np.asarray(old)[elites])
+        assert not np.array_equal(new, old)
+
+
+def test_with_fewer_live_members_than_elites_all_live_ones_are_elites():
+    _, plan = advance(strategies.epbt(num_elites=3), [NAN, 0.2, NAN, 0.1, NAN, NAN])
+    np.testing.assert_array_equal(np.flatnonzero(plan.info["elites"]), [1, 3])
+    assert set(np.asarray(plan.parents)) == {1, 3}
+
+
+def test_children_inherit_before_they_vary():
+    """With nothing but inheritance, a child has its parent's hyperparameters."""
+    strategy = strategies.epbt(
+        mutate=lambda key, h: h, crossover=lambda key, h, is_child: h
+    )
+    before, plan = advance(strategy, fitnesses(8)[0])
+    for old, new in zip(
+        jax.tree.leaves(before), jax.tree.leaves(plan.hparams), strict=True
+    ):
+        np.testing.assert_array_equal(new, np.asarray(old)[np.asarray(plan.parents)])
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        strategies.epbt(num_elites=1, select=lambda key, f: jnp.zeros(f.size, int)),
+        strategies.pbt(exploit=lambda key, f: jnp.zeros(f.size, jnp.int32)),
+    ],
+)
+def test_twins_get_different_hyperparameters(strategy):
+    """Two children of one parent must not stay copies of each other."""
+    _, plan = advance(strategy, [4.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(plan.parents, 0)
+    assert len(np.unique(plan.hparams.loss[:, 0])) == 4
+    assert len(np.unique(plan.hparams.dropout)) >= 3
+
+
+def test_pbt_explores_only_what_it_copied():
+    fitness = [0.1, 0.9, 0.3, 0.4, 0.5]
+    before, plan = advance(strategies.pbt(), fitness)
+    np.testing.assert_array_equal(plan.parents, [1, 1, 2, 3, 4])
+    np.testing.assert_array_equal(plan.hparams.rate[1:], before.rate[1:])
+    assert plan.hparams.rate[0] != before.rate[0]
+
+
+def test_pbt_can_keep_the_copiers_own_hyperparameters():
+    keep = strategies.pbt(copy_hparams=False, explore=lambda key, h: h)
+    before, plan = advance(keep, [0.1, 0.9, 0.3, 0.4, 0.5])
+    np.testing.assert_array_equal(plan.parents, [1, 1, 2, 3, 4])
+    jax.tree.map(np.testing.assert_array_equal, plan.hparams, before)
+
+
+def test_random_search_changes_nothing():
+    before, plan = advance(strategies.random_search(), [0.1, NAN, 0.3])
+    np.testing.assert_array_equal(plan.parents, [0, 1, 2])
+    jax.tree.map(np.testing.assert_array_equal, plan.hparams, before)
+
+
+@pytest.mark.parametrize(
+    ("num_elites", "message"),
+    [
+        (9, "num_elites=9 exceeds the population of 8"),
+        (0, "num_elites=0 is too few for the population of 8"),
+    ],
+)
+def test_rejects_elites_that_do_not_fit(num_elites, message):
+    with pytest.raises(ValueError, match=message):
+        strategies.epbt(num_elites=num_elites).init(jax.random.key(0), Hyper, 8, 3)
+
+
+@pytest.mark.parametrize("num_elites", [2.0, True, "2"])
+def test_rejects_elites_that_are_no_count(num_elites):
+    with pytest.raises(TypeError, match="must be a whole number"):
+        strategies.epbt(num_elites=num_elites)

@@ -1,0 +1,220 @@
+"""Classification: what it reads, what it scores, and what it refuses."""
+
+from dataclasses import dataclass
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jepbt
+from jepbt.population import Member
+
+rng = np.random.default_rng(0)
+IMAGES = rng.integers(0, 256, (60, 8, 8, 2), np.uint8)
+LABELS = np.arange(60, dtype=np.int32) % 3
+
+
+@dataclass
+class Hyper(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.05, min=1e-3, max=0.5, log=True)
+    dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
+
+
+PARTS = {
+    "hparams": Hyper,
+    "model": jepbt.models.MLP(num_classes=3, hidden=(8,)),
+    "loss": lambda h: jepbt.losses.cross_entropy,
+    "optimizer": lambda h: optax.sgd(h.rate),
+}
+
+
+def make(data=(IMAGES, LABELS), **changes):
+    return jepbt.classification(data, **(PARTS | changes))
+
+
+def test_uint8_images_are_standardised_by_channel_when_read():
+    """What the network sees of train has mean 0 and deviation 1 in each channel."""
+    seen = jepbt.models.Model(
+        init=lambda key, images: (jnp.zeros(()), ()),
+        apply=lambda key, params, variables, h, images, train: (
+            jnp.stack(
+                [
+                    images[..., 0].mean((1, 2)),
+                    images[..., 1].std((1, 2)),
+                    *[images.max((1, 2, 3))] * 1,
+                ],
+                -1,
+            ),
+            (),
+        ),
+    )
+    task = make(model=seen)
+    assert task.data.train["image"].dtype == np.uint8
+    train = task.data.train["image"].astype(np.float64)
+    expected = (train - train.mean((0, 1, 2))) / train.std((0, 1, 2))
+    logits = np.stack(
+        [
+            expected[..., 0].mean((1, 2)),
+            expected[..., 1].std((1, 2)),
+            expected.max((1, 2, 3)),
+        ],
+        -1,
+    )
+    scores = task.evaluate(
+        jax.random.key(0),
+        task.init(jax.random.key(0), Hyper()),
+        Hyper(),
+        jax.tree.map(jnp.asarray, task.data.train),
+        (),
+    )
+    expected_scores = logits.argmax(-1) == task.data.train["label"]
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_floats_are_taken_as_they_are():
+    images = rng.normal(5.0, 3.0, (30, 4)).astype(np.float32)
+    labels = (np.arange(30) % 2).astype(np.int32)
+    pass_through = (
+        lambda key, images: ({}, ()),
+        lambda key, params, variables, h, images, train: (images[:, :2], ()),
+    )
+    task = make((images, labels), model=pass_through)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    state = task.init(jax.random.key(0), Hyper())
+    scores = task.evaluate(jax.random.key(0), state, Hyper(), batch, ())
+    np.testing.assert_array_equal(scores, images[:, :2].argmax(-1) == labels)
+
+
+def test_logits_of_nan_score_nan_not_class_zero():
+    broken = (
+        lambda key, images: ({}, ()),
+        lambda key, params, variables, h, images, train: (
+            jnp.full((images.shape[0], 3), jnp.nan),
+            (),
+        ),
+    )
+    task = make(model=broken)
+    batch = jax.tree.map(jnp.asarray, task.data.validation)
+    state = task.init(jax.random.key(0), Hyper())
+    scores = task.evaluate(jax.random.key(0), state, Hyper(), batch, ())
+    assert np.isnan(scores).all()
+
+
+class Linen(linen.Module):
+    """A user's network: batch norm, and dropout whose rate evolves."""
+
+    @linen.compact
+    def __call__(self, x, hparams, train):
+        conv = jepbt.nn.conv_general_dilated
+        x = linen.Conv(4, (3, 3), conv_general_dilated=conv)(x)
+        x = linen.relu(linen.BatchNorm(use_running_average=not train)(x))
+        x = x.reshape(x.shape[0], -1)
+        if train:
+            key = self.make_rng("dropout")
+            x = jepbt.nn.dropout(key, x, hparams.dropout, train=True)
+        return linen.Dense(3)(x)
+
+
+class Nnx(nnx.Module):
+    """The same in nnx."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(
+            2,
+            4,
+            (3, 3),
+            conv_general_dilated=jepbt.nn.conv_general_dilated,
+            rngs=rngs,
+        )
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+        self.dense = nnx.Linear(8 * 8 * 4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        return self.dense(self.drop(x.reshape(x.shape[0], -1)))
+
+
+@pytest.mark.parametrize(
+    "model", [Linen(), lambda rngs: Nnx(rngs)], ids=["linen", "nnx"]
+)
+def test_a_users_flax_model_trains_as_a_population(model):
+    """It learns three levels of brightness, and its batch statistics move."""
+    images = np.clip(IMAGES // 4 + 80 * LABELS[:, None, None, None], 0, 255)
+    with jax.numpy_rank_promotion("allow"):
+        task = make((images.astype(np.uint8), LABELS), model=model)
+        result = jepbt.train_population(
+            task,
+            population_size=4,
+            num_generations=3,
+            steps_per_generation=15,
+            batch_size=12,
+            progress=False,
+        )
+    assert result.best.fitness.mean > 0.8
+    variables = jax.tree.leaves(result.population.state.variables)
+    assert len(variables) == 2
+    for leaf in variables:  # mean and variance of 4 channels, a row for each member
+        assert leaf.shape == (4, 4)
+        assert len(np.unique(np.asarray(leaf)[:, 0])) > 1
+    assert isinstance(result.population, Member)
+
+
+def model_with(num_classes):
+    return jepbt.models.MLP(num_classes=num_classes, hidden=(8,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": model_with(10)}, ValueError, r"model: .* data's 3 classes, got"),
+        ({"model": None}, ValueError, "model is missing. With hparams=Hyper"),
+        ({"loss": None}, ValueError, "loss is missing"),
+        (
+            {"loss": optax.softmax_cross_entropy},
+            TypeError,
+            "loss: must be a function of the hyperparameters .* got softmax_cross",
+        ),
+        ({"loss": lambda h: 0.5}, TypeError, "loss: must be a .* returned 0.5"),
+        (
+            {"loss": lambda h: lambda logits, labels: logits},
+            ValueError,
+            r"loss: .* shape \[B\], got \(1, 3\)",
+        ),
+        ({"optimizer": optax.sgd(0.1)}, TypeError, "optimizer: must be a function"),
+        ({"optimizer": lambda h: 0.1}, TypeError, "returned float"),
+        (
+            {
+                "optimizer": lambda h: optax.sgd(
+                    optax.warmup_cosine_decay_schedule(0, h.rate, 10, 100)
+                )
+            },
+            ValueError,
+            r"optimizer: .* scale one of unit peak: optax\.chain",
+        ),
+        (
+            {
+                "loss": lambda h: (
+                    jepbt.losses.brier if h.rate > 1 else jepbt.losses.cross_entropy
+                )
+            },
+            ValueError,
+            "loss: it asks for the number behind a hyperparameter",
+        ),
+        ({"hparams": dict}, TypeError, "must be a dataclass that inherits"),
+        ({"data": 3}, TypeError, "data must be a data set's name"),
+        ({"data": "mnits"}, ValueError, "mnits"),
+    ],
+)
+def test_a_wrong_part_is_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        make(**changes)
+
+
+def test_an_nnx_instance_is_refused():
+    with pytest.raises((TypeError, ValueError), match="rngs"):
+        make(model=Nnx(nnx.Rngs(0)))
