@@ -6,7 +6,7 @@ Example:
     >>> result = jepbt.train_population(task)  # doctest: +SKIP
 """
 
-from jepbt import datasets, losses, models, strategies
+from jepbt import datasets, losses, models, nn, plots, strategies, taylorglo
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
 from jepbt.hyperparameters import (
@@ -40,8 +40,11 @@ __all__ = [
     "losses",
     "make_run",
     "models",
+    "nn",
+    "plots",
     "strategies",
     "taylor_hparam",
+    "taylorglo",
     "train_population",
     "use_all_cpu_cores",
 ]

@@ -126,8 +126,8 @@ def to_json(generation: Generation) -> str:
 
     Example:
         >>> import numpy as np
-        >>> fitness = np.array([0.5, np.nan], np.float32)
-        >>> line = to_json(Generation(0, fitness, fitness, np.arange(2), {}, {}, {}, {}))
+        >>> scores = np.array([0.5, np.nan], np.float32)
+        >>> line = to_json(Generation(0, scores, scores, np.arange(2), {}, {}, {}, {}))
         >>> line[:42]
         '{"generation": 0, "fitness": [0.5, null], '
     """

@@ -78,7 +78,7 @@ class HyperParameters:
 
     Subclasses are decorated with `dataclasses.dataclass` (plain, frozen, slots or
     keyword-only) and are JAX pytrees without further ado. Fields are made by `hparam`
-    and `taylor_hparam`; a bare default (`momentum: float = 0.9`) evolves without bounds.
+    and `taylor_hparam`; a bare default (`momentum: float = 0.9`) evolves unbounded.
 
     Example:
         >>> from dataclasses import dataclass

@@ -100,7 +100,8 @@ def epbt(
         >>> strategy = epbt(num_elites=1)
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 4, 10)
         >>> evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3, jnp.nan]), jnp.zeros(4))
-        >>> state, plan = strategy.step(jax.random.key(1), state, 1, hparams, evaluation)
+        >>> step_key = jax.random.key(1)
+        >>> state, plan = strategy.step(step_key, state, 1, hparams, evaluation)
         >>> plan.parents.tolist()[1], 3 in plan.parents.tolist()
         (1, False)
 
@@ -170,7 +171,8 @@ def pbt(
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 5, 10)
         >>> fitness = jnp.array([0.1, 0.9, 0.3, 0.4, 0.5])
         >>> evaluation = Evaluation(fitness, jnp.zeros(5))
-        >>> state, plan = strategy.step(jax.random.key(1), state, 1, hparams, evaluation)
+        >>> step_key = jax.random.key(1)
+        >>> state, plan = strategy.step(step_key, state, 1, hparams, evaluation)
         >>> plan.parents.tolist()
         [1, 1, 2, 3, 4]
 

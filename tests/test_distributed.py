@@ -53,8 +53,12 @@ print(json.dumps({
 
 def start(tmp_path, name, devices, process, count, address):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, (devices, process, count)), address]
-        + [str(tmp_path / name)],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            *map(str, (devices, process, count, address, tmp_path / name)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -556,6 +556,12 @@ def test_members_start_apart():
         assert any((a != b).any() for a, b in zip(*weights, strict=True))
 
 
+def test_layers_of_one_size_start_apart(key):
+    params, _ = MLP(num_classes=64, hidden=(64, 64)).init(key, IMAGES)
+    kernels = [np.ravel(layer["kernel"]) for layer in params.values()]
+    np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.06)
+
+
 @pytest.mark.parametrize("hidden", [(), (5,), (7, 5)])
 def test_mlp_is_the_written_out_formula(hidden, key):
     model = MLP(num_classes=2, hidden=hidden)

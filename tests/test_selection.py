@@ -86,5 +86,5 @@ def test_equal_fitness_ranks_by_slot():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.6, NAN])
 def test_truncation_refuses_other_fractions(fraction):
-    with pytest.raises(ValueError, match="must be above 0 and at most 0.5"):
+    with pytest.raises(ValueError, match=r"must be above 0 and at most 0\.5"):
         truncation(fraction)

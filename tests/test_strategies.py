@@ -1,5 +1,6 @@
 """Every strategy keeps the same contract; each one does what its paper says."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -34,19 +35,23 @@ STRATEGIES = {
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
-def advance(strategy, fitness, seed=0):
-    """One step of a new population with the given fitness."""
-    fitness = jnp.asarray(fitness, jnp.float32)
-
+@functools.cache
+def compiled(strategy, num_members):
     @jax.jit
     def run(key, fitness):
         init_key, step_key = jax.random.split(key)
-        state, hparams = strategy.init(init_key, Hyper, fitness.size, 10)
+        state, hparams = strategy.init(init_key, Hyper, num_members, 10)
         evaluation = Evaluation(fitness, jnp.zeros_like(fitness))
         _, plan = strategy.step(step_key, state, jnp.int32(1), hparams, evaluation)
         return hparams, plan
 
-    return run(jax.random.key(seed), fitness)
+    return run
+
+
+def advance(strategy, fitness, seed=0):
+    """One step of a new population with the given fitness."""
+    fitness = jnp.asarray(fitness, jnp.float32)
+    return compiled(strategy, fitness.size)(jax.random.key(seed), fitness)
 
 
 def fitnesses(num_members):
@@ -57,7 +62,7 @@ def fitnesses(num_members):
 
 
 @every_strategy
-@pytest.mark.parametrize("num_members", [1, 2, 5, 8])
+@pytest.mark.parametrize("num_members", [1, 2, 5])
 def test_plans_are_valid(name, num_members):
     """Shapes, dtypes, bounds, live parents, and slots that stay as they were."""
     for fitness in fitnesses(num_members):

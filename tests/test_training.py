@@ -245,7 +245,7 @@ EXPLOSIVE = jepbt.Task(  # fails from a threshold on, and scores high before
     "strategy", [jepbt.strategies.epbt(), jepbt.strategies.pbt()], ids=["epbt", "pbt"]
 )
 def test_a_failed_member_never_becomes_parent_or_elite(strategy):
-    population, best, history = run_whole(
+    _, best, history = run_whole(
         strategy, num_members=8, task=EXPLOSIVE, num_generations=6, batch_size=None
     )
     failed = np.isnan(history.fitness)
