@@ -136,7 +136,7 @@ def classification(
 
     def init(key, hparams):
         images = jnp.zeros(example.shape, example.dtype)
-        params, variables = network.init(key, images)
+        params, variables = network.init(key, images, hparams)
         return Learner(params, optimizer(hparams).init(params), variables)
 
     def train_step(key, state, hparams, batch, shared):
@@ -262,7 +262,12 @@ def _check_parts(hparams, network, loss, optimizer, example, num_classes) -> Non
         return transformation.update(params, transformation.init(params), params)
 
     with _naming("model"):
-        params, variables = jax.eval_shape(network.init, key, example)
+        params, variables = jax.eval_shape(
+            lambda k, images, h: network.init(k, images, decode(h)),
+            key,
+            example,
+            member,
+        )
         for train in (True, False):
             logits, _ = jax.eval_shape(
                 functools.partial(apply, train=train),

@@ -187,7 +187,12 @@ def prepare(
         make_inputs(jax.random.key(config.seed), task.data, task.shared),
         replicated(mesh),
     )
-    phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
+    # One device shares with nobody; and jax 0.7 cannot take the gradient of a batched
+    # convolution inside shard_map (jax-ml/jax#32157).
+    shared_mesh = mesh if mesh.size > 1 else None
+    phases = make_phases(
+        task, resolved, config, mesh=shared_mesh, chunk_size=chunk_size
+    )
     programs = _compile(phases, inputs, mesh)
     compile_seconds = time.perf_counter() - start
     sharing = len(mesh.local_devices) if platform == "cpu" else 1

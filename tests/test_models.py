@@ -128,8 +128,8 @@ def train(model, key, rate, num_steps=5):
 
     def step(carry, key):
         params, variables, opt_state = carry
-        gradient = jax.value_and_grad(objective, argnums=1, has_aux=True)
-        (loss, variables), grads = gradient(model, params, variables, key, hparams)
+        by_params = jax.value_and_grad(objective, argnums=1, has_aux=True)
+        (loss, variables), grads = by_params(model, params, variables, key, hparams)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), variables, opt_state), loss
 
@@ -204,9 +204,19 @@ def test_weights_are_plain_nested_dictionaries(name):
         check(tree)
 
 
-def apply(name, key, *, train, member=None, hparams=HPARAMS):
-    model, start = model_and_member(name)
-    return model.apply(key, *(member or start), hparams, IMAGES, train=train)
+@functools.cache
+def compiled_apply(name, train):
+    model, member = model_and_member(name)
+
+    def apply(key, rate):
+        hparams = SimpleNamespace(dropout=rate)
+        return model.apply(key, *member, hparams, jnp.asarray(IMAGES), train=train)
+
+    return jit(apply)
+
+
+def apply(name, key, *, train, rate=0.5):
+    return compiled_apply(name, train)(key, rate)
 
 
 def test_one_key_is_one_mask_and_two_keys_are_two(name):
@@ -217,11 +227,8 @@ def test_one_key_is_one_mask_and_two_keys_are_two(name):
 
 
 def test_twins_in_one_batch_get_different_masks(name):
-    model, (params, variables) = model_and_member(name)
     keys = jax.random.split(jax.random.key(3), 3)
-    logits = jax.vmap(
-        lambda key: model.apply(key, params, variables, HPARAMS, IMAGES, train=True)[0]
-    )(keys)
+    logits, _ = jax.vmap(functools.partial(apply, name, train=True))(keys)
     assert len(np.unique(logits[:, 0, 0])) == 3
 
 
@@ -251,13 +258,18 @@ def test_traced_rate_is_the_members_own(name):
     """A rate of 0 leaves training as deterministic as evaluation; 0.5 does not."""
     key = jax.random.key(0)
     evaluated, _ = apply(name, key, train=False)
-    trained = jit(
-        lambda rate: apply(
-            name, key, train=True, hparams=SimpleNamespace(dropout=rate)
-        )[0]
-    )
-    np.testing.assert_allclose(trained(0.0), evaluated, atol=1e-5)
-    assert (np.abs(trained(0.5) - evaluated) > 1e-3).any()
+    undropped, dropped = (apply(name, key, train=True, rate=r)[0] for r in (0.0, 0.5))
+    np.testing.assert_allclose(undropped, evaluated, atol=1e-5)
+    assert (np.abs(dropped - evaluated) > 1e-3).any()
+
+
+def gradient(model, params, variables, key):
+    @jit
+    def differentiate(params, variables):
+        by_params = jax.grad(objective, argnums=1, has_aux=True)
+        return by_params(model, params, variables, key, None)
+
+    return differentiate(params, variables)
 
 
 def test_linen_gradient_is_plain_flaxs(key):
@@ -272,10 +284,8 @@ def test_linen_gradient_is_plain_flaxs(key):
         log_probs = jax.nn.log_softmax(logits)
         return -jnp.mean(log_probs[np.arange(6), LABELS]), updated
 
-    expected, updated = jax.grad(plain, has_aux=True)(params)
-    actual, changed = jax.grad(objective, argnums=1, has_aux=True)(
-        model, params, variables, key, None
-    )
+    expected, updated = jit(jax.grad(plain, has_aux=True))(params)
+    actual, changed = gradient(model, params, variables, key)
     assert_trees_close(actual, expected, rtol=1e-5, atol=1e-7)
     assert_trees_close(changed, updated, rtol=1e-6)
 
@@ -290,9 +300,7 @@ def test_nnx_gradient_is_plain_flaxs(key):
         return -jnp.mean(log_probs[np.arange(6), LABELS])
 
     expected = nnx.grad(plain)(module)
-    actual, changed = jax.grad(objective, argnums=1, has_aux=True)(
-        model, params, variables, key, None
-    )
+    actual, changed = gradient(model, params, variables, key)
     assert_trees_close(actual, nnx.to_pure_dict(expected), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(changed["norm"]["var"], module.norm.var[...], rtol=1e-6)
 
@@ -342,12 +350,9 @@ def test_nnx_layers_stacked_by_vmap_draw_apart(key):
 
 def test_what_nnx_draws_outside_variables_stays(key):
     """A table that followed the step's key would make every step another network."""
-    _, member = model_and_member("nnx, traced rate")
-    zero = SimpleNamespace(dropout=jnp.float32(0.0))
     keys = jax.random.split(key, 2)
     first, second = (
-        apply("nnx, traced rate", k, train=True, member=member, hparams=zero)[0]
-        for k in keys
+        apply("nnx, traced rate", k, train=True, rate=0.0)[0] for k in keys
     )
     np.testing.assert_array_equal(first, second)
 
@@ -521,15 +526,20 @@ class ReferenceCNN(linen.Module):
 def test_cnn_is_the_documented_network(shape, key):
     images = jax.random.normal(key, (3, *shape))
     model = CNN()
-    params, variables = model.init(key, images)
-    renamed = {
-        "Conv_0": params["conv1"],
-        "Conv_1": params["conv2"],
-        "Dense_0": params["dense1"],
-        "Dense_1": params["dense2"],
-    }
-    logits, _ = model.apply(key, params, variables, None, images, train=True)
-    expected = ReferenceCNN().apply({"params": renamed}, images)
+
+    @jit
+    def both(key):
+        params, variables = model.init(key, images)
+        renamed = {
+            "Conv_0": params["conv1"],
+            "Conv_1": params["conv2"],
+            "Dense_0": params["dense1"],
+            "Dense_1": params["dense2"],
+        }
+        logits, _ = model.apply(key, params, variables, None, images, train=True)
+        return logits, ReferenceCNN().apply({"params": renamed}, images)
+
+    logits, expected = both(key)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -539,21 +549,24 @@ def test_own_models_promote_no_ranks(name):
         jax.eval_shape(member_of(name), KEYS[0], RATES[0])
 
 
-def test_first_logits_have_the_scale_of_the_images(key):
+@pytest.mark.parametrize("model", [CNN(), MLP(hidden=(256, 256, 256))])
+def test_first_logits_have_the_scale_of_the_images(model, key):
     """He initialisation keeps the variance, about, through every ReLU layer."""
-    images = jax.random.normal(key, (256, 28, 28, 1))
-    for model in (CNN(), MLP(hidden=(256, 256, 256))):
-        params, variables = model.init(key, images)
-        logits, _ = model.apply(key, params, variables, None, images, train=False)
-        assert 0.5 < logits.std() < 3
+
+    @jit
+    def deviation(key):
+        images = jax.random.normal(key, (64, 28, 28, 1))
+        member = model.init(key, images)
+        return model.apply(key, *member, None, images, train=False)[0].std()
+
+    assert 0.5 < deviation(key) < 3
 
 
-def test_members_start_apart():
-    for name in MODELS:
-        model = MODELS[name]()
-        keys = jax.random.split(jax.random.key(0), 2)
-        weights = [jax.tree.leaves(model.init(k, IMAGES, HPARAMS)[0]) for k in keys]
-        assert any((a != b).any() for a, b in zip(*weights, strict=True))
+def test_members_start_apart(name):
+    model = MODELS[name]()
+    init = jit(lambda key: model.init(key, jnp.asarray(IMAGES), HPARAMS)[0])
+    weights = [jax.tree.leaves(init(jax.random.key(seed))) for seed in (0, 1)]
+    assert any((a != b).any() for a, b in zip(*weights, strict=True))
 
 
 def test_layers_of_one_size_start_apart(key):
