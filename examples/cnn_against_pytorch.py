@@ -104,7 +104,7 @@ def make_pytorch(num_members, num_steps):
                 loss = loss_fn(net(batch), label)
                 loss.backward()
                 optimizer.step()
-            total += float(loss)
+            total += float(loss.detach())
         return total / num_members
 
     return run
