@@ -183,10 +183,7 @@ def prepare(
         folder = run_directory.claim(config.run_dir)
     use_compilation_cache()
     start = time.perf_counter()
-    inputs = jax.device_put(
-        make_inputs(jax.random.key(config.seed), task.data, task.shared),
-        replicated(mesh),
-    )
+    inputs = _place_inputs(task, config.seed, mesh)
     # One device shares with nobody; and jax 0.7 cannot take the gradient of a batched
     # convolution inside shard_map (jax-ml/jax#32157).
     shared_mesh = mesh if mesh.size > 1 else None
@@ -306,6 +303,16 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now
+
+
+def _place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
+    """Puts a copy of what all members read on every device of every process."""
+    whole = replicated(mesh)
+    # Only host arrays can be put on another process's devices: the key is made there.
+    key = jax.jit(jax.random.key, out_shardings=whole)(np.uint32(seed))
+    read = make_inputs((), task.data, task.shared)
+    placed = jax.device_put(jax.tree.map(np.asarray, read), whole)
+    return placed._replace(key=key)
 
 
 def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
