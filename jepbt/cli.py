@@ -166,7 +166,8 @@ def _print_before(prepared: Prepared, dataset, options: Options) -> None:
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
         f"{prepared.memory_limit / 1e9:.0f} GB | "
-        f"{_count(prepared.chunk_size, 'member')} at a time on each device | "
+        f"{_count(prepared.chunk.size, 'member')} at a time on each device "
+        f"({prepared.chunk.reason}) | "
         f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"
     )
 

@@ -26,7 +26,7 @@ class Config:
         batches: "shared" trains all members on the same batches, "per_member" draws
             each member its own.
         chunk_size: members of a device computed together: a divisor of their number,
-            or "auto": 1 on CPU, all elsewhere.
+            or "auto": measured once for a program on a machine, then remembered.
         max_seconds: no further generation starts after that; `None` for no limit.
         target_fitness: stop once a member reaches it; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.

@@ -145,34 +145,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def choose_chunk(chunk_size: int | str, num_members: int, platform: str) -> int:
-    """Decides how many of a device's members are computed together.
+def check_chunk(chunk_size: int | str, num_members: int) -> None:
+    """Refuses a given chunk size that would leave a remainder.
 
     Args:
-        chunk_size: as the user gave it; `"auto"` takes one member at a time on CPU,
-            whose caches it keeps warm, and all of them elsewhere.
+        chunk_size: as the user gave it; `"auto"` is always allowed.
         num_members: on one device.
-        platform: of the devices.
-
-    Returns:
-        A divisor of `num_members`.
 
     Raises:
         ValueError: if a given size does not divide `num_members`.
 
     Example:
-        >>> choose_chunk("auto", 16, "cpu"), choose_chunk("auto", 16, "gpu")
-        (1, 16)
+        >>> check_chunk(4, 16)
     """
-    if chunk_size == "auto":
-        return 1 if platform == "cpu" else num_members
-    if num_members % chunk_size:
+    if chunk_size != "auto" and num_members % chunk_size:
         divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
         raise ValueError(
             f"chunk_size={chunk_size} must divide the {num_members} members of a "
             f"device: one of {divisors}, or 'auto'."
         )
-    return chunk_size
 
 
 def compiler_options(platform: str) -> dict[str, Any]:

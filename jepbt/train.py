@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import logging
 import pathlib
 import time
@@ -23,7 +24,7 @@ from jepbt import plots, run_directory
 from jepbt.checks import check_memory, check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
-    choose_chunk,
+    check_chunk,
     choose_devices,
     compiler_options,
     make_mesh,
@@ -48,6 +49,12 @@ from jepbt.training import (
     make_phases,
     make_record,
     score,
+)
+from jepbt.tuning import (
+    ChunkChoice,
+    choose_by_measuring,
+    chunk_candidates,
+    program_key,
 )
 
 Callback = Callable[[Generation], None]
@@ -119,7 +126,7 @@ def train_population(
 
 
 class Programs(NamedTuple):
-    """The compiled phases, and the bytes that each reserves on a device."""
+    """The phases of a generation as programs, lowered or compiled."""
 
     init: Any
     evolve: Any
@@ -136,7 +143,7 @@ class Prepared:
         task: what is trained.
         config: checked, with all fields.
         mesh: of the devices that share the population.
-        chunk_size: members computed together on each.
+        chunk: how many members are computed together on each, and why.
         inputs: on the devices.
         programs: compiled.
         member_bytes: of one member's state and hyperparameters.
@@ -149,7 +156,7 @@ class Prepared:
     task: Task
     config: Config
     mesh: Mesh
-    chunk_size: int
+    chunk: ChunkChoice
     inputs: Inputs
     programs: Programs
     member_bytes: int
@@ -173,10 +180,7 @@ def prepare(
     resolved = resolve_strategy(strategy)
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
-    platform = used[0].platform
-    chunk_size = choose_chunk(
-        config.chunk_size, config.population_size // len(used), platform
-    )
+    check_chunk(config.chunk_size, config.population_size // len(used))
     member_bytes = check_task(task, resolved, config)
     check_memory(member_bytes, task, config, used)
     folder = None
@@ -185,20 +189,19 @@ def prepare(
     use_compilation_cache()
     start = time.perf_counter()
     inputs = _place_inputs(task, config.seed, mesh)
-    # One device shares with nobody; and jax 0.7 cannot take the gradient of a batched
-    # convolution inside shard_map (jax-ml/jax#32157).
-    shared_mesh = mesh if mesh.size > 1 else None
-    phases = make_phases(
-        task, resolved, config, mesh=shared_mesh, chunk_size=chunk_size
-    )
-    programs = _compile(phases, inputs, mesh)
+    lowered, choice = _lower_tuned(task, resolved, config, inputs, mesh)
+    options = compiler_options(used[0].platform)
+    # XLA leaves Python's lock while it works: the programs compile side by side.
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        compiled = pool.map(lambda program: program.compile(options), lowered)
+        programs = Programs(*compiled)
     compile_seconds = time.perf_counter() - start
-    sharing = len(mesh.local_devices) if platform == "cpu" else 1
+    sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
     prepared = Prepared(
         task=task,
         config=config,
         mesh=mesh,
-        chunk_size=chunk_size,
+        chunk=choice,
         inputs=inputs,
         programs=programs,
         member_bytes=member_bytes,
@@ -333,8 +336,55 @@ def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **fields)
 
 
-def _compile(phases: Phases, inputs: Inputs, mesh: Mesh) -> Programs:
-    """Compiles the phases side by side: XLA leaves Python's lock while it works."""
+def _lower_tuned(
+    task: Task, strategy: Strategy, config: Config, inputs: Inputs, mesh: Mesh
+) -> tuple[Programs, ChunkChoice]:
+    """Lowers the programs with the chunk size given, or with the one measured best."""
+    platform = mesh.devices.flat[0].platform
+    candidates = chunk_candidates(config.population_size // mesh.size, platform)
+
+    def lower_with(chunk_size, settings=config, only=Programs._fields):
+        # One device shares with nobody; and jax 0.7 cannot take the gradient of a
+        # batched convolution inside shard_map (jax-ml/jax#32157).
+        shared_mesh = mesh if mesh.size > 1 else None
+        phases = make_phases(
+            task, strategy, settings, mesh=shared_mesh, chunk_size=chunk_size
+        )
+        return _lower(phases, inputs, mesh, only)
+
+    if config.chunk_size != "auto":
+        return lower_with(config.chunk_size), ChunkChoice(config.chunk_size, "as given")
+    lowered = lower_with(candidates[0])
+    if jax.process_count() > 1:  # each would measure something else
+        reason = "the default; measured only in a single process"
+        return lowered, ChunkChoice(candidates[0], reason)
+    options = compiler_options(platform)
+    start = functools.cache(lambda: lowered.init.compile(options)(inputs))
+
+    def make_call(chunk_size, num_steps):
+        settings = dataclasses.replace(config, steps_per_generation=num_steps)
+        program = lower_with(chunk_size, settings, ("train",)).train.compile(options)
+        state = jax.tree.map(jnp.copy, start())
+
+        def call():
+            nonlocal state
+            state, _ = jax.block_until_ready(program(inputs, np.int32(0), state))
+
+        return call
+
+    key = program_key(lowered.train.as_text(), list(mesh.devices.flat))
+    choice = choose_by_measuring(
+        candidates, make_call, config.steps_per_generation, key
+    )
+    if choice.size != candidates[0]:
+        lowered = lower_with(choice.size)
+    return lowered, choice
+
+
+def _lower(
+    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
+) -> Programs:
+    """Traces phases, with the places that their arguments and results have."""
     whole = replicated(mesh)
     population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
     carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
@@ -350,23 +400,22 @@ def _compile(phases: Phases, inputs: Inputs, mesh: Mesh) -> Programs:
         return jitted.lower(*args)
 
     step = ((inputs, number, state), (whole, whole, carried))
-    lowered = Programs(
-        init=lower(phases.init, (inputs,), (whole,), carried),
-        evolve=lower(phases.evolve, *step, (carried, whole), (2,)),
-        train=lower(phases.train, *step, (carried, whole), (2,)),
-        evaluate=lower(
+    makers = {
+        "init": lambda: lower(phases.init, (inputs,), (whole,), carried),
+        "evolve": lambda: lower(phases.evolve, *step, (carried, whole), (2,)),
+        "train": lambda: lower(phases.train, *step, (carried, whole), (2,)),
+        "evaluate": lambda: lower(
             phases.evaluate,
             (inputs, number, metrics, state),
             (whole, whole, whole, carried),
             carried,
             (3,),
         ),
-        pick=lower(take, (state.population, slots), (population, whole), whole),
-    )
-    options = compiler_options(mesh.devices.flat[0].platform)
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        compiled = pool.map(lambda program: program.compile(options), lowered)
-        return Programs(*compiled)
+        "pick": lambda: lower(
+            take, (state.population, slots), (population, whole), whole
+        ),
+    }
+    return Programs(**{n: makers[n]() if n in only else None for n in makers})
 
 
 def _reserved_bytes(program: Any) -> int:
@@ -541,7 +590,7 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or task.batch_size,
-        "chunk_size": prepared.chunk_size,
+        "chunk_size": prepared.chunk.size,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),
         "hparams": {
             name: {"kind": type(space).__name__, **dataclasses.asdict(space)}

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jepbt.config import Config, check
 from jepbt.execution import map_members, over_members, replicated
 from jepbt.hyperparameters import HyperParameters, decode
+from jepbt.inheritance import inherit
 from jepbt.population import (
     BATCHES,
     EVALUATE,
@@ -245,7 +246,7 @@ def make_phases(
         )
         if task.repair is not None:
             plan = plan._replace(hparams=task.repair(plan.hparams))
-        inherited = take(state.population.state, plan.parents)
+        inherited = inherit(state.population.state, plan.parents, mesh)
         if plan.fresh is not None:
             started = mapped(fresh_state)((slots, plan.hparams), (inputs, generation))
             inherited = where(plan.fresh, started, inherited)

@@ -54,9 +54,10 @@ def test_devices_that_are_not_here_are_named(devices, message):
 
 
 def test_chunks_must_divide_a_devices_members():
-    assert choose_chunk(4, 16, "cpu") == 4
+    check_chunk(4, 16)
+    check_chunk("auto", 7)
     with pytest.raises(ValueError, match=r"chunk_size=3 .* one of \[1, 2, 4, 8, 16\]"):
-        choose_chunk(3, 16, "cpu")
+        check_chunk(3, 16)
 
 
 def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
