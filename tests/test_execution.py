@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jepbt import execution
-from jepbt.execution import choose_chunk, choose_devices, make_mesh, map_members
+from jepbt.execution import check_chunk, choose_devices, make_mesh, map_members
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
