@@ -318,7 +318,17 @@ def test_a_signal_in_the_last_generation_changes_nothing():
     assert len(train(callbacks=[press]).history) == 4
 
 
-def test_listening_to_signals_ends_with_the_run_and_a_second_one_acts_at_once():
+@pytest.fixture
+def default_interrupts():
+    """Python's own handler: a process started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_listening_ends_with_the_run_and_a_second_signal_acts_at_once(
+    default_interrupts,
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with listen():
         assert signal.getsignal(signal.SIGINT) is not handlers[0]
