@@ -52,15 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"jepbt: warning: {message}", file=sys.stderr
         )
         try:
-            prepared = _prepare(arguments.options, arguments.config)
-        except (ValueError, TypeError) as error:  # something the user gave
-            return _fail(str(error))
-        try:
+            try:
+                prepared = _prepare(arguments.options, arguments.config)
+            except (ValueError, TypeError) as error:  # something the user gave
+                return _fail(str(error))
             _print_after(execute(prepared, [_announcer(prepared)]), prepared)
         except jepbt.Interrupted as stop:
             _print_interruption(stop)
             return 128 + stop.signal_number
-        except KeyboardInterrupt:  # the second Ctrl-C
+        except KeyboardInterrupt:  # before training, or the second Ctrl-C
             print("jepbt: stopped at once", file=sys.stderr)
             return 128 + signal.SIGINT
         except RuntimeError as error:  # nothing was learned

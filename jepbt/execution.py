@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -82,8 +82,9 @@ def choose_devices(
         As many of the devices offered as the largest divisor of `P` allows.
 
     Raises:
-        ValueError: for a platform that is not here, an empty list, what is no device,
-            or, with several processes, a `P` that the devices do not divide.
+        ValueError: for a platform that is not here, an empty list, a device given
+            twice, what is no device, or, with several processes, a `P` that the devices
+            do not divide.
 
     Example:
         >>> len(choose_devices("cpu", 1))
@@ -99,12 +100,14 @@ def choose_devices(
                 "these, pass a list of jax.Device, or leave devices out."
             ) from error
     else:
-        offered = list(devices)
+        offered = list(devices) if isinstance(devices, Iterable) else []
         if not offered or not all(isinstance(d, jax.Device) for d in offered):
             raise ValueError(
-                f"devices={devices!r} must be a platform's name such as 'cpu' or at "
-                "least one jax.Device."
+                f"devices={devices!r} must be a platform's name such as 'cpu' or a "
+                "list of at least one jax.Device, as in jax.devices()[:1]."
             )
+        if len(set(offered)) < len(offered):
+            raise ValueError(f"devices={devices!r} must name each device once.")
     count = max(
         n for n in range(1, len(offered) + 1) if n == 1 or population_size % n == 0
     )

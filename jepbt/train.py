@@ -9,7 +9,7 @@ import logging
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -119,6 +119,11 @@ def train_population(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
+    if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks={callbacks!r} must be a list of functions of a Generation, "
+            "such as [print]."
+        )
     prepared = prepare(
         task, strategy=strategy, config=config, devices=devices, **fields
     )

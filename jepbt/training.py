@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jepbt.config import Config, check
-from jepbt.execution import map_members, over_members, replicated
+from jepbt.execution import choose_chunk, map_members, over_members, replicated
 from jepbt.hyperparameters import HyperParameters, decode
 from jepbt.inheritance import inherit
 from jepbt.population import (
@@ -302,6 +302,7 @@ def make_run(
         a history of leaves `[G, P]`.
 
     Raises:
+        TypeError: if the task or the strategy is none.
         ValueError: if a field of the config is not allowed.
 
     Example:
@@ -332,7 +333,13 @@ def make_run(
         ((3, 5, 2), True)
     """
     check(config)
-    chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
+    for name, value, kind in (("task", task, Task), ("strategy", strategy, Strategy)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"make_run: {name} must be a {kind.__name__}, got {value!r}. Make one "
+                "with jepbt.classification, or with jepbt.strategies.epbt()."
+            )
+    chunk_size = choose_chunk(config.chunk_size, config.population_size, "cpu")
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from jepbt import cli
+
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
 
@@ -51,6 +53,7 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
         (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
         (["--run-dir", "{file}"], "is a file. Name a folder"),
+        (["--run-dir", ""], "run_dir='' must be a folder's path"),
         (["--run-dir", "{run}"], "holds a run already"),
         (["--popultion-size", "3"], "unrecognized arguments: --popultion-size"),
     ],
@@ -66,6 +69,15 @@ def test_a_mistake_is_two_lines_and_exit_code_2(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr and not done.stdout
     assert len(done.stderr.splitlines()) <= 2
     assert not list(tmp_path.glob("runs/*"))  # nothing is left behind
+
+
+def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
+    def press(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_prepare", press)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "jepbt: stopped at once\n"
 
 
 def test_no_command_is_a_mistake_too():

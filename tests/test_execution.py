@@ -46,6 +46,8 @@ def test_the_most_devices_that_divide_the_population_are_used(population_size, c
         ("tpuu", r"devices='tpuu' is not on this machine, which has \['cpu'\]"),
         ([], "at least one jax.Device"),
         ([0], "at least one jax.Device"),
+        (4, "devices=4 must be a platform's name"),
+        ([jax.devices()[0]] * 2, "must name each device once"),
     ],
 )
 def test_devices_that_are_not_here_are_named(devices, message):
