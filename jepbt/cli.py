@@ -23,8 +23,9 @@ from jepbt import config as configs
 from jepbt import run_directory
 from jepbt.history import Generation
 from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.preparation import Prepared, prepare
 from jepbt.result import Result
-from jepbt.train import Prepared, execute, prepare
+from jepbt.train import execute
 
 
 @dataclasses.dataclass

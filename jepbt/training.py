@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jepbt.config import Config, check
-from jepbt.execution import choose_chunk, map_members, over_members, replicated
+from jepbt.execution import check_chunk, map_members, over_members, replicated
 from jepbt.hyperparameters import HyperParameters, decode
 from jepbt.inheritance import inherit
 from jepbt.population import (
@@ -339,7 +339,8 @@ def make_run(
                 f"make_run: {name} must be a {kind.__name__}, got {value!r}. Make one "
                 "with jepbt.classification, or with jepbt.strategies.epbt()."
             )
-    chunk_size = choose_chunk(config.chunk_size, config.population_size, "cpu")
+    check_chunk(config.chunk_size, config.population_size)
+    chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):

@@ -15,11 +15,11 @@ def key():
 @pytest.fixture(autouse=True)
 def fixed_chunks(monkeypatch):
     """No test's bits or time hang on which chunk size was fastest just then."""
-    from jepbt import train
+    from jepbt import programs
     from jepbt.tuning import ChunkChoice
 
     monkeypatch.setattr(
-        train,
+        programs,
         "choose_by_measuring",
         lambda candidates, *rest: ChunkChoice(candidates[0], "fixed by the tests"),
     )

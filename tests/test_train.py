@@ -487,7 +487,7 @@ def test_a_wrong_setting_is_named_before_anything_compiles(
     def compiles(*args):
         raise AssertionError("compiled before it checked")
 
-    monkeypatch.setattr(jepbt.train, "_compile", compiles)
+    monkeypatch.setattr(jepbt.preparation, "lower_tuned", compiles)
     task = make_task()
     start = time.monotonic()
     with pytest.raises(error, match=message):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jepbt
-from jepbt import train, tuning
+from jepbt import programs, tuning
 from jepbt.tuning import choose_by_measuring, chunk_candidates, program_key
 
 
@@ -106,7 +106,7 @@ class Hyper(jepbt.HyperParameters):
 
 
 def test_the_same_call_twice_gives_the_same_bits(cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "choose_by_measuring", choose_by_measuring)
+    monkeypatch.setattr(programs, "choose_by_measuring", choose_by_measuring)
     images = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
     task = jepbt.classification(
         (images, (images[:, 0] > 0).astype(int)),
