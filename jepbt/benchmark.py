@@ -87,7 +87,7 @@ def scaling(
         if step_flops is None:
             step_flops = count_step_flops(task, batch_size or task.batch_size)
         used = choose_devices(devices, number)
-        if 1 < number and len(used) < len(offered):
+        if number > 1 and len(used) < len(offered):
             notes.append(
                 f"P={number} is not divisible by {len(offered)} devices: "
                 f"{len(used)} of them used."
@@ -124,9 +124,7 @@ def scaling(
             "task: not even one member fits: " + " ".join(notes) + " Choose a smaller "
             "model or batch."
         )
-    return _measure(
-        sizes, offered, step_flops, steps_per_generation, num_rounds, notes
-    )
+    return _measure(sizes, offered, step_flops, steps_per_generation, num_rounds, notes)
 
 
 def population_sizes(largest: int) -> list[int]:

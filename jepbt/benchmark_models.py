@@ -109,7 +109,8 @@ class FlaxCNN(linen.Module):
             images = linen.Conv(features, (3, 3))(images)
             images = linen.relu(linen.max_pool(images, (2, 2), strides=(2, 2)))
         x = images.reshape(images.shape[0], -1)
-        return linen.Dense(10)(linen.relu(linen.Dense(64)(x)))
+        x = linen.relu(linen.Dense(64)(x))
+        return linen.Dense(10)(x)
 
 
 def to_flax(workload: Workload, params: Any) -> Any:
