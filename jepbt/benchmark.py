@@ -1,4 +1,4 @@
-"""`scaling`: what a population costs, by its size, on the user's own task and device."""
+"""`scaling`: what a population costs by its size, on the user's task and device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jepbt import config as configs
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.checks import resolve_strategy
 from jepbt.execution import choose_devices, memory_limit
-from jepbt.population import STRATEGY, Task, derive_key
+from jepbt.population import BATCHES, STRATEGY, Task, derive_key
 from jepbt.stopwatch import (
     best_rate,
     count_step_flops,
@@ -24,6 +24,7 @@ from jepbt.stopwatch import (
 )
 from jepbt.strategies import Strategy
 from jepbt.train import Prepared, prepare
+from jepbt.training import batch_indices
 
 SECONDS_PER_CALL = 0.3
 """How long a timed call should take: longer than the clock and the scheduler err."""
@@ -47,7 +48,8 @@ def scaling(
 
     Each size runs the programs that `train_population` would run. Of a generation's
     steps as many are timed as take about 0.3 s, and the time is scaled to all of them.
-    The machine's matmul peak is measured in the same turns.
+    The machine's matmul peak is measured in the same turns. Shuffling the examples, once
+    a generation, counts in a generation's seconds, and not in the share of the peak.
 
     Args:
         task: from `classification` or a `Task` of your own.
@@ -165,6 +167,7 @@ class _Timing(NamedTuple):
     """Functions to time, and what they stand for."""
 
     train: Callable[[], Any]
+    shuffle: Callable[[], Any]
     evolve: Callable[[], Any]
     plan: Callable[[], Any]
     copy: Callable[[], Any]
@@ -197,14 +200,29 @@ class _Size:
             self.state, _ = programs.evolve(inputs, second, self.state)
             jax.block_until_ready(self.state)
 
+        shuffle_program = jax.jit(self._shuffle)
+
         self.timing = _Timing(
             train,
+            lambda: jax.block_until_ready(shuffle_program(inputs)),
             evolve,
             lambda: jax.block_until_ready(plan_program(inputs, *self.evaluated)),
             copy,
         )
         for run in self.timing:
             run()
+
+    def _shuffle(self, inputs):
+        task, config = self.prepared.task, self.prepared.config
+        if task.data is None:
+            return inputs.key
+        return batch_indices(
+            derive_key(inputs.key, BATCHES),
+            0,
+            num_examples=jax.tree.leaves(inputs.train)[0].shape[0],
+            batch_size=config.batch_size or task.batch_size,
+            num_steps=config.steps_per_generation,
+        )
 
     def _plan(self, inputs, strategy_state, hparams, evaluation):
         key = derive_key(inputs.key, STRATEGY, 1)
@@ -266,17 +284,22 @@ def _measure(
     peak_flops = best_rate(peak, seconds)
     config = sizes[0].prepared.config
     batch_size = config.batch_size or sizes[0].prepared.task.batch_size
-    generations = [
-        seconds[f"train {i}"] * steps / size.prepared.config.steps_per_generation
-        for i, size in enumerate(sizes)
-    ]
+    steps_seconds, generations = [], []
+    for i, size in enumerate(sizes):
+        # Shuffling is paid once a generation, however many steps it has.
+        shuffle = np.median(seconds[f"shuffle {i}"])
+        train = seconds[f"train {i}"]
+        stepping = np.maximum(train - shuffle, 0.1 * train)
+        stepping *= steps / size.prepared.config.steps_per_generation
+        steps_seconds.append(stepping)
+        generations.append(stepping + shuffle)
     rows = []
     for i, size in enumerate(sizes):
         prepared = size.prepared
         number = prepared.config.population_size
         generation = generations[i]
         evolve, plan = seconds[f"evolve {i}"], seconds[f"plan {i}"]
-        rate = number * steps * step_flops / np.median(generation)
+        rate = number * steps * step_flops / np.median(steps_seconds[i])
         rows.append(
             ScalingRow(
                 population_size=number,

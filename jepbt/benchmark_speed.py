@@ -77,7 +77,11 @@ class Way(NamedTuple):
 
 
 def compare_speed(
-    workload: Workload, workers: Workers, *, num_rounds: int = 5
+    workload: Workload,
+    workers: Workers,
+    *,
+    num_rounds: int = 5,
+    with_compiled: bool = True,
 ) -> SpeedReport:
     """Trains a workload's population in all ways there are, in turns.
 
@@ -85,6 +89,7 @@ def compare_speed(
         workload: the model and its sizes.
         workers: from `start_workers`.
         num_rounds: measurements of each way.
+        with_compiled: whether to wait for `torch.compile`, which takes longest.
 
     Returns:
         The report, with the fastest control of PyTorch named "better PyTorch".
@@ -105,7 +110,7 @@ def compare_speed(
         program.num_steps,
     )
     from_jax = list(_jax_ways(workload, start, workers, prepared.mesh.size))
-    from_pytorch, notes = _pytorch_ways(workload, start, workers)
+    from_pytorch, notes = _pytorch_ways(workload, start, workers, with_compiled)
     ways = [own, *from_jax, *from_pytorch]
     for way in ways:
         way.run()
@@ -205,7 +210,7 @@ def one_device_loops(workload: Workload, start: Start) -> OneDeviceLoops:
 
 
 def _pytorch_ways(
-    workload: Workload, start: Start, workers: Workers
+    workload: Workload, start: Start, workers: Workers, with_compiled: bool
 ) -> tuple[list[Way], list[str]]:
     if not pytorch.is_installed():
         return [], [
@@ -218,12 +223,13 @@ def _pytorch_ways(
     ways: list[Way] = []
     layout = "channels-last" if workload.kind == "cnn" else ""
     builders = {
-        f"PyTorch, {cores} threads": functools.partial(pytorch.one_at_a_time),
-        f"PyTorch, {cores} threads, compiled": functools.partial(
-            pytorch.one_at_a_time, is_compiled=True
-        ),
+        f"PyTorch, {cores} threads": pytorch.one_at_a_time,
         "PyTorch, torch.func.vmap": pytorch.vmapped,
     }
+    if with_compiled:
+        builders[f"PyTorch, {cores} threads, compiled"] = functools.partial(
+            pytorch.one_at_a_time, is_compiled=True
+        )
     for name, builder in builders.items():
         try:
             control = builder(given, cores)
