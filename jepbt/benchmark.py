@@ -48,8 +48,8 @@ def scaling(
 
     Each size runs the programs that `train_population` would run. Of a generation's
     steps as many are timed as take about 0.3 s, and the time is scaled to all of them.
-    The machine's matmul peak is measured in the same turns. Shuffling the examples, once
-    a generation, counts in a generation's seconds, and not in the share of the peak.
+    The machine's matmul peak is measured in the same turns. Shuffling the examples,
+    once a generation, counts in its seconds, and not in the share of the peak.
 
     Args:
         task: from `classification` or a `Task` of your own.
