@@ -20,6 +20,7 @@ from jepbt.benchmark_controls import (
     population_program,
 )
 from jepbt.benchmark_models import WORKLOADS, make_task
+from jepbt.benchmark_pytorch import PyTorchStart
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark_speed import pytorch_start
 from jepbt.stopwatch import count_step_flops, measure_in_turns
@@ -98,12 +99,17 @@ def test_pytorch_controls_train_the_same_members_to_the_same_weights(trained, na
 
 
 def test_shares_of_the_processes_are_the_whole_population():
-    pytest.importorskip("torch")
-    workload = replace(SMALL["mlp"], population_size=3)
-    given = pytorch_start(workload, start_of(workload)[1])
-    rates = [given.share(i, 2).learning_rate for i in range(2)]
-    assert [len(rate) for rate in rates] == [2, 1]
-    assert sorted(np.concatenate(rates)) == sorted(given.learning_rate)
+    rates = np.array([0.1, 0.2, 0.3], np.float32)
+    params = {"dense1": {"bias": rates[:, None] * 10}}
+    given = PyTorchStart("mlp", params, rates, np.zeros(0), np.zeros(0))
+    shares = [given.share(i, 2) for i in range(2)]
+    assert [len(share.learning_rate) for share in shares] == [2, 1]
+    assert sorted(np.concatenate([share.learning_rate for share in shares])) == sorted(
+        rates
+    )
+    for share in shares:  # each with its own weights
+        biases = share.params["dense1"]["bias"][:, 0]
+        np.testing.assert_allclose(biases, 10 * share.learning_rate)
 
 
 @pytest.mark.parametrize(
