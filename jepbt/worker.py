@@ -38,10 +38,9 @@ class Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pipe.close()  # which ends the loop in the process
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.terminate()
+        self._pipe.close()
+        self._process.terminate()  # it holds nothing worth a tidy end
+        self._process.join()
 
     def build(self, builder: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Starts building a control; `wait` returns when it is warm."""
