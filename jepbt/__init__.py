@@ -7,6 +7,7 @@ Example:
 """
 
 from jepbt import datasets, losses, models, nn, plots, strategies, taylorglo
+from jepbt.benchmark import scaling
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
 from jepbt.hyperparameters import (
@@ -42,6 +43,7 @@ __all__ = [
     "models",
     "nn",
     "plots",
+    "scaling",
     "strategies",
     "taylor_hparam",
     "taylorglo",
