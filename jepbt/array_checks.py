@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-Split: TypeAlias = dict[str, np.ndarray]
+from jepbt.splits import Split
 
 
 def to_split(field: str, value: Any) -> Split:

@@ -32,7 +32,7 @@ class Options:
     """What to train, with what, on what.
 
     Attributes:
-        data: the data set: fashion_mnist is embedded.
+        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         strategy: what happens between generations.
         device: cpu, gpu or tpu; what JAX prefers if left out.
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         try:
             prepared = _prepare(arguments.options, arguments.config)
-        except (ValueError, TypeError) as error:  # something the user gave
+        except (ValueError, TypeError, OSError) as error:  # something the user gave
             return _fail(str(error))
         try:
             _print_after(execute(prepared, [_announcer(prepared)]), prepared)
@@ -193,16 +193,20 @@ def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
 
 
 def _print_after(result: Result, prepared: Prepared) -> None:
-    report = result.test()
     data = prepared.task.data
-    validation, test = len(data.validation["label"]), len(data.test["label"])
-    heading = f"validation ({validation:,})"
-    print(f"\n{'':14}{heading:22}test ({test:,}, read once)")
-    for name, winner, score in (
-        (f"winner #{result.best.slot}", result.best, report.best),
-        ("median", result.median, report.median),
-        ("first gen.", result.first_best, report.first),
-    ):
+    heading = f"validation ({len(data.validation['label']):,})"
+    test, scores = "no test split", ("", "", "")
+    if data.test is not None:
+        report = result.test()
+        test = f"test ({len(data.test['label']):,}, read once)"
+        scores = report.best, report.median, report.first
+    print(f"\n{'':14}{heading:22}{test}")
+    winners = {
+        f"winner #{result.best.slot}": result.best,
+        "median": result.median,
+        "first gen.": result.first_best,
+    }
+    for (name, winner), score in zip(winners.items(), scores, strict=True):
         print(f"{name:14}{winner.fitness!s:22}{score}")
     hparams = "  ".join(
         f"{name} {getattr(result.best.hparams, name):.3g}"

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jepbt import npz_source, tfds_source
+from jepbt import npz_source, tfds_records, tfds_source
 from jepbt.array_checks import (
-    Split,
     check_labels,
     check_like_train,
     check_no_class_missing,
@@ -27,55 +26,11 @@ from jepbt.array_checks import (
     to_split,
     validation_count,
 )
-from jepbt.label_draws import (
-    check_rate,
-    check_seed,
-    noisy_labels,
-    rank_in_class,
-    stratified_split,
-)
+from jepbt.label_noise import check_rate, with_label_noise
+from jepbt.splits import Dataset, check_seed, rank_in_class, stratified_split, take
 
 NAMES = ("fashion_mnist",)  # embedded
 VALIDATION_SHARES = {"mnist": 1 / 12, "fashion_mnist": 1 / 12}  # 5,000 of 60,000
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
-    """The splits of one data set; `load` and `from_arrays` make and check them.
-
-    A split is a dictionary of "image", `uint8` or `float32` `[N, H, W, C]` or
-    `[N, D]`, and "label", `int32[N]`.
-
-    Attributes:
-        name: of the data set.
-        train: for gradients.
-        validation: for fitness.
-        test: for one final report, or None.
-        num_classes: `C`; labels are from 0 to `C - 1`.
-        note: where it comes from, and its licence.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split | None
-    num_classes: int
-    note: str = ""
-
-    def __repr__(self) -> str:
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        counts = " / ".join(
-            f"{len(split['label']):,} {name}"
-            for name, split in splits.items()
-            if split is not None
-        )
-        image = self.train["image"]
-        shape = "x".join(map(str, image.shape[1:]))
-        note = f" ({self.note})" if self.note else ""
-        return (
-            f"<Dataset {self.name}: {counts}, {shape} {image.dtype}, "
-            f"{self.num_classes} classes{note}>"
-        )
 
 
 def load(
@@ -156,59 +111,8 @@ def load(
     )
 
 
-def with_label_noise(
-    dataset: Dataset,
-    label_noise: float,
-    *,
-    validation_label_noise: float = 0.0,
-    seed: int = 0,
-) -> Dataset:
-    """Makes a share of the labels wrong, for studies of robust losses.
-
-    The noise is symmetric: that share of the examples is drawn without regard to class,
-    and each gets one of the other classes with equal probability, so that 0.4 means
-    that 40 % of the labels are wrong. With the same seed a higher share only adds
-    wrong labels. Test labels stay as they are.
-
-    Args:
-        dataset: any; it is left as it is.
-        label_noise: the share of training labels, from 0 to 1.
-        validation_label_noise: the share of validation labels.
-        seed: of the draws, which nothing else influences.
-
-    Returns:
-        A `Dataset` with the same images.
-
-    Raises:
-        ValueError: if a share is not from 0 to 1.
-
-    Example:
-        >>> clean = load("fashion_mnist")
-        >>> noisy = with_label_noise(clean, 0.4)
-        >>> float((noisy.train["label"] != clean.train["label"]).mean())
-        0.4
-    """
-    check_rate("label_noise", label_noise)
-    check_rate("validation_label_noise", validation_label_noise)
-    check_seed(seed)
-    changed, note = {}, dataset.note
-    for stream, (field, rate) in enumerate(
-        {"train": label_noise, "validation": validation_label_noise}.items()
-    ):
-        if rate:
-            split = getattr(dataset, field)
-            label = noisy_labels(
-                split["label"], rate, dataset.num_classes, (seed, stream)
-            )
-            changed[field] = {**split, "label": label}
-            note = ", ".join(
-                filter(None, [note, f"{rate:.0%} of {field} labels wrong"])
-            )
-    return dataclasses.replace(dataset, note=note, **changed)
-
-
 def _unknown(name: Any) -> ValueError:
-    known = [*NAMES, *(f"tfds:{each}" for each in tfds_source.PREPARED_HERE)]
+    known = [*NAMES, *(f"tfds:{each}" for each in tfds_records.PREPARED_HERE)]
     close = difflib.get_close_matches(str(name).lower(), known, n=1)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     return ValueError(
@@ -241,7 +145,7 @@ def _from_tfds(
     arrays = tfds_source.load_arrays(stock_name, data_dir)
     splits = {
         split: (arrays[f"{split}_image"], arrays[f"{split}_label"])
-        for split in tfds_source.SPLITS
+        for split in tfds_records.SPLITS
         if f"{split}_image" in arrays
     }
     rows = tfds_source.slice_of(bounds, len(arrays["train_label"]))
@@ -328,8 +232,8 @@ def from_arrays(
         count = validation_count(validation, len(labels))
         kept, carved = stratified_split(labels, count, seed)
         everything = splits["train"]
-        splits["train"] = _take(everything, kept)
-        splits["validation"] = _take(everything, carved)
+        splits["train"] = take(everything, kept)
+        splits["validation"] = take(everything, carved)
     if num_classes is None:
         check_no_class_missing(splits["train"]["label"], classes)
     for split in splits.values():
@@ -341,7 +245,3 @@ def from_arrays(
         test=splits.get("test"),
         num_classes=classes,
     )
-
-
-def _take(split: Split, indices: np.ndarray) -> Split:
-    return {name: array[indices] for name, array in split.items()}

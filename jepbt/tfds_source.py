@@ -1,34 +1,24 @@
-"""Image classification sets of TFDS as arrays, without TensorFlow where possible.
+"""Image classification sets of TFDS by name: slices, and a cache that takes no TFDS.
 
-What was read once is kept as arrays beside the records, which takes no TFDS to load.
+What was read once is kept as arrays beside the records.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
-import io
-import logging
 import os
 import re
-import sys
 import tempfile
-import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
-SPLITS = ("train", "validation", "test")
-BLOCK_SIZE = 1_000  # records read at a time: twice as fast as one by one
-PATIENCE = 2.5  # seconds for a server to answer at all
+from jepbt import tfds_records
+
+CACHE_KEYS = ("records", "checksum")  # not of the data set
 
 _NAME = re.compile(r"([\w/.:]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
@@ -95,8 +85,8 @@ def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.n
         data_dir: where TFDS keeps its data; None: where it does by default.
 
     Returns:
-        "num_classes", and for each of its `SPLITS` "SPLIT_image", `uint8[N, H, W, C]`,
-        and "SPLIT_label", `int64[N]`.
+        "num_classes", and for each of train, validation and test, as far as they
+        exist, "SPLIT_image", `uint8[N, H, W, C]`, and "SPLIT_label", `int64[N]`.
 
     Raises:
         ValueError: if there is no such set, it is none of images of one size with one
@@ -109,10 +99,7 @@ def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.n
     cache = folder / "jepbt_cache" / f"{urllib.parse.quote(name, safe='')}.npz"
     arrays = _read_cache(cache)
     if arrays is None:
-        with _tfds_kept_short():
-            builder = _prepared_builder(name, folder)
-            arrays = _read_records(name, builder)
-        records = os.path.abspath(builder.data_path)
+        arrays, records = tfds_records.prepare_and_read(name, folder)
         _write_cache(cache, arrays, records)
     return arrays
 
@@ -123,12 +110,9 @@ def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
         with np.load(cache, allow_pickle=False) as stored:
             if _checksum(str(stored["records"])) != str(stored["checksum"]):
                 return None
-            return {key: stored[key] for key in stored if key not in _KEYS}
+            return {key: stored[key] for key in stored if key not in CACHE_KEYS}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None  # absent or damaged: the records are read again
-
-
-_KEYS = ("records", "checksum")
 
 
 def _write_cache(cache: Path, arrays: dict[str, np.ndarray], records: str) -> None:
@@ -152,171 +136,3 @@ def _checksum(records: str) -> str:
             total.update(path.name.encode() + b"\0")
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
-
-
-@contextlib.contextmanager
-def _tfds_kept_short() -> Iterator[None]:
-    """Lets TFDS give up early, advise nobody, and print where it shows its progress."""
-    from tensorflow_datasets.core.download import downloader
-
-    logger, retries = logging.getLogger("absl"), downloader.MAX_RETRIES
-    level = logger.level
-    downloader.MAX_RETRIES = 3  # 10 take minutes
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        downloader.MAX_RETRIES = retries
-        logger.setLevel(level)
-
-
-def _prepared_builder(name: str, folder: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=folder)
-    except (ValueError, AssertionError, ImportError) as error:
-        reason = str(error).partition("Available datasets:")[0].strip()
-        raise ValueError(f"datasets.load: name='tfds:{name}': {reason}") from error
-    if builder.is_prepared():
-        return builder
-    if builder.name in PREPARED_HERE:
-        from jepbt import tfds_builders
-
-        builder = tfds_builders.BUILDERS[builder.name](data_dir=folder)
-        _check_network(name, builder.urls, folder / "downloads")
-    elif not _has_tensorflow():
-        raise ValueError(
-            f"datasets.load: name='tfds:{name}' is not prepared in {folder}, and only "
-            f"{', '.join(PREPARED_HERE)} are prepared without TensorFlow. Install it, "
-            f"or prepare the set elsewhere by tfds.builder({name!r}).download_and_"
-            'prepare(file_format="array_record") and pass its data_dir=.'
-        )
-    try:
-        builder.download_and_prepare(file_format="array_record")
-    except (OSError, tfds.core.download.NonMatchingChecksumError) as error:
-        if builder.is_prepared():  # by another process, which was faster
-            return builder
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(
-            f"datasets.load: name='tfds:{name}' was not downloaded and prepared in "
-            f"{folder}: {error}"
-        ) from error
-    return builder
-
-
-def _has_tensorflow() -> bool:
-    return importlib.util.find_spec("tensorflow") is not None
-
-
-def _check_network(name: str, urls: Sequence[str], downloads: Path) -> None:
-    """Asks for the first file that is not there yet, before TFDS asks without end."""
-    infos = [*downloads.glob("*.INFO"), *downloads.glob("*/*.INFO")]
-    present = "".join(path.read_text() for path in infos)
-    manual = downloads / "manual"
-    missing = [
-        url
-        for url in urls
-        if url not in present and not (manual / url.rpartition("/")[2]).exists()
-    ]
-    if not missing:
-        return
-    answers = []
-
-    def ask() -> None:
-        request = urllib.request.Request(missing[0], method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
-        except urllib.error.HTTPError:
-            answers.append(None)  # a server is there
-        except OSError as error:
-            answers.append(error)
-        else:
-            answers.append(None)
-
-    # In a thread, because nothing limits how long looking up a host's address takes.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    reason = answers[0] if answers else f"no answer within {PATIENCE} s"
-    if reason is not None:
-        raise ConnectionError(
-            f"datasets.load: name='tfds:{name}' must be downloaded, and {missing[0]} "
-            f"cannot be reached ({reason}). Connect this machine and try again, or put "
-            f"the {len(missing)} missing files into {manual}. The embedded "
-            "'fashion_mnist' takes no network."
-        )
-
-
-def _read_records(name: str, builder: Any) -> dict[str, np.ndarray]:
-    image_key, label_key = _image_and_label(name, builder)
-    channels = builder.info.features[image_key].shape[-1]
-    arrays = {"num_classes": np.array(builder.info.features[label_key].num_classes)}
-    for split in SPLITS:
-        if split not in builder.info.splits:
-            continue
-        examples = _examples(name, builder, split, image_key)
-        arrays[f"{split}_image"] = np.stack(
-            [_decode(example[image_key], channels) for example in examples]
-        )
-        arrays[f"{split}_label"] = np.array([row[label_key] for row in examples])
-    if "train_image" not in arrays:
-        raise ValueError(
-            f"datasets.load: name='tfds:{name}' has no split named train, only "
-            f"{', '.join(builder.info.splits)}."
-        )
-    return arrays
-
-
-def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
-    import tensorflow_datasets as tfds
-
-    keys, features = builder.info.supervised_keys, builder.info.features
-    if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys):
-        image, label = (features[key] for key in keys)
-        if (
-            isinstance(image, tfds.features.Image)
-            and None not in image.shape
-            and image.np_dtype == np.uint8
-            and isinstance(label, tfds.features.ClassLabel)
-        ):
-            return keys
-    raise ValueError(
-        f"datasets.load: name='tfds:{name}' is not made of uint8 images of one size "
-        f"with one class each; its supervised keys are {keys} of {features}. Make "
-        "arrays of it and pass them to jepbt.datasets.from_arrays."
-    )
-
-
-def _examples(name: str, builder: Any, split: str, image_key: str) -> list[dict]:
-    """Reads a split in its official order, images still encoded."""
-    import tensorflow_datasets as tfds
-
-    decoders = {image_key: tfds.decode.SkipDecoding()}
-    try:
-        source = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:  # no array_record, the one format with access
-        if not _has_tensorflow():
-            raise ValueError(
-                f"datasets.load: name='tfds:{name}' is prepared in {builder.data_path} "
-                f"as {builder.info.file_format.value}, which takes TensorFlow to read. "
-                "Install it, or pass another data_dir=."
-            ) from error
-        config = tfds.ReadConfig(interleave_cycle_length=1)
-        return list(
-            builder.as_dataset(
-                split, decoders=decoders, read_config=config
-            ).as_numpy_iterator()
-        )
-    starts = range(0, len(source), BLOCK_SIZE)
-    blocks = (range(i, min(i + BLOCK_SIZE, len(source))) for i in starts)
-    return [example for block in blocks for example in source.__getitems__(block)]
-
-
-def _decode(encoded: bytes, channels: int) -> np.ndarray:
-    from PIL import Image
-
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
-    return pixels[..., None] if channels == 1 else pixels

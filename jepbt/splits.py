@@ -1,10 +1,53 @@
-"""Draws from a seed alone: which examples validate, and whose labels are made wrong."""
+"""What a data set is, and how validation examples are drawn out of the training data."""
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
+from typing import TypeAlias
 
 import numpy as np
+
+Split: TypeAlias = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """The splits of one data set; `load` and `from_arrays` make and check them.
+
+    A split is a dictionary of "image", `uint8` or `float32` `[N, H, W, C]` or
+    `[N, D]`, and "label", `int32[N]`.
+
+    Attributes:
+        name: of the data set.
+        train: for gradients.
+        validation: for fitness.
+        test: for one final report, or None.
+        num_classes: `C`; labels are from 0 to `C - 1`.
+        note: where it comes from, and its licence.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split | None
+    num_classes: int
+    note: str = ""
+
+    def __repr__(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = " / ".join(
+            f"{len(split['label']):,} {name}"
+            for name, split in splits.items()
+            if split is not None
+        )
+        image = self.train["image"]
+        shape = "x".join(map(str, image.shape[1:]))
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"<Dataset {self.name}: {counts}, {shape} {image.dtype}, "
+            f"{self.num_classes} classes{note}>"
+        )
 
 
 def stratified_split(
@@ -60,51 +103,9 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def noisy_labels(
-    labels: np.ndarray, rate: float, num_classes: int, seed: int | tuple[int, ...]
-) -> np.ndarray:
-    """Replaces a share of the labels by wrong ones, whatever the class.
-
-    Of `N` labels `round(rate * N)` are drawn, and each becomes one of the other classes
-    with equal probability: `rate` is the share that is wrong. With the same seed a
-    higher rate only adds wrong labels.
-
-    Args:
-        labels: `int[N]`, from 0 to `num_classes - 1`.
-        rate: from 0 to 1.
-        num_classes: `C`.
-        seed: of the draw.
-
-    Returns:
-        `int[N]`, a copy.
-
-    Raises:
-        ValueError: if `rate` is not from 0 to 1.
-
-    Example:
-        >>> labels = np.arange(10) % 2
-        >>> noisy = noisy_labels(labels, 0.4, num_classes=2, seed=0)
-        >>> int((noisy != labels).sum())
-        4
-    """
-    check_rate("rate", rate)
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(labels))
-    shifts = generator.integers(1, num_classes, len(labels))
-    wrong = order[: round(rate * len(labels))]
-    noisy = labels.copy()
-    noisy[wrong] = (labels[wrong] + shifts[wrong]) % num_classes
-    return noisy
-
-
-def check_rate(field: str, rate: float) -> None:
-    """Raises a `ValueError` that names the field if `rate` is no share."""
-    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-    if not is_number or not 0 <= rate <= 1:
-        raise ValueError(
-            f"{field}={rate!r}; allowed is the share of labels to make wrong, from 0 "
-            "to 1: 0.4 for 40 %."
-        )
+def take(split: Split, indices: np.ndarray) -> Split:
+    """Picks examples."""
+    return {name: array[indices] for name, array in split.items()}
 
 
 def check_seed(seed: int) -> None:
