@@ -37,7 +37,8 @@ def with_label_noise(
         ValueError: if a share is not from 0 to 1.
 
     Example:
-        >>> clean = load("fashion_mnist")
+        >>> from jepbt import datasets
+        >>> clean = datasets.load("fashion_mnist")
         >>> noisy = with_label_noise(clean, 0.4)
         >>> float((noisy.train["label"] != clean.train["label"]).mean())
         0.4
@@ -46,9 +47,9 @@ def with_label_noise(
     check_rate("validation_label_noise", validation_label_noise)
     check_seed(seed)
     changed, note = {}, dataset.note
-    for stream, (field, rate) in enumerate(
-        {"train": label_noise, "validation": validation_label_noise}.items()
-    ):
+    rates = {"train": label_noise, "validation": validation_label_noise}
+    # Not from 0: NumPy's seeds (seed, 0) and seed, of the carving, are the same.
+    for stream, (field, rate) in enumerate(rates.items(), start=1):
         if rate:
             split = getattr(dataset, field)
             label = noisy_labels(

@@ -77,4 +77,6 @@ def _array(path: Path, stored, key: str, is_label: bool = False) -> np.ndarray:
             f"{path}: {key} {what or f'is damaged ({error})'}. Write it again as an "
             "array of numbers."
         ) from error
+    if not isinstance(array, np.ndarray):  # NumPy's answer to a file of another kind
+        raise ValueError(f"{path}: {key} is no array. Write it by np.savez.")
     return array[:, 0] if is_label and array.shape[1:] == (1,) else array

@@ -1,4 +1,4 @@
-"""What a data set is, and how validation examples are drawn out of the training data."""
+"""What a data set is, and how validation is carved out of its training data."""
 
 from __future__ import annotations
 
