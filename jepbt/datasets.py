@@ -79,6 +79,7 @@ def load(
             used.
         FileNotFoundError: if there is no such file.
         ConnectionError: if it must be downloaded and there is no network.
+        OSError: if a download fails or cannot be stored.
 
     Example:
         >>> load("fashion_mnist")  # doctest: +NORMALIZE_WHITESPACE

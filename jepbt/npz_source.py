@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             "x_train=..., y_train=...)."
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {
                 split: (_array(path, stored, image), _array(path, stored, label, True))
                 for split, (image, label) in _keys_of(path, stored.files).items()

@@ -59,6 +59,9 @@ def _tfds_kept_short() -> Iterator[None]:
 
 def _prepared_builder(name: str, folder: Path) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import (
+        NonMatchingChecksumError,
+    )
 
     try:
         builder = tfds.builder(name, data_dir=folder)
@@ -86,11 +89,10 @@ def _prepared_builder(name: str, folder: Path) -> Any:
         )
     try:
         builder.download_and_prepare(file_format="array_record")
-    except (OSError, tfds.core.download.NonMatchingChecksumError) as error:
+    except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
         if builder.is_prepared():  # by another process, which was faster
             return builder
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(
+        raise OSError(
             f"datasets.load: name='tfds:{name}' was not downloaded and prepared in "
             f"{folder}: {error}"
         ) from error

@@ -91,8 +91,8 @@ def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.n
     Raises:
         ValueError: if there is no such set, it is none of images of one size with one
             label each, or takes TensorFlow, which is not installed.
-        ConnectionError: if it must be downloaded and cannot.
-        OSError: if it cannot be written.
+        ConnectionError: if it must be downloaded and there is no network.
+        OSError: if it could not be downloaded, was damaged, or cannot be written.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = Path(data_dir or default).expanduser()
@@ -107,7 +107,7 @@ def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.n
 def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
     """Reads arrays whose records are still what they were; None if there are none."""
     try:
-        with np.load(cache, allow_pickle=False) as stored:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if _checksum(str(stored["records"])) != str(stored["checksum"]):
                 return None
             return {key: stored[key] for key in stored if key not in CACHE_KEYS}
