@@ -45,16 +45,18 @@ def _tfds_kept_short() -> Iterator[None]:
     """Lets TFDS give up early, advise nobody, and print where it shows its progress."""
     from tensorflow_datasets.core.download import downloader
 
-    logger, retries = logging.getLogger("absl"), downloader.MAX_RETRIES
-    level = logger.level
-    downloader.MAX_RETRIES = 3  # 10 take minutes
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3  # 10 take minutes
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         downloader.MAX_RETRIES = retries
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _prepared_builder(name: str, folder: Path) -> Any:
