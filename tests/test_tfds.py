@@ -216,13 +216,16 @@ def test_downloads_prepares_and_shows_it(toy_mnist, capsys):
     assert not output.out
 
 
-def test_downloads_nothing_twice(toy_mnist):
-    first = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    for path in toy_mnist.folder.iterdir():
-        path.unlink()
-    shutil.rmtree(toy_mnist.data_dir / "mnist")
-    shutil.rmtree(toy_mnist.data_dir / "jepbt_cache")
-    second = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
+def test_downloads_nothing_twice(tmp_path, monkeypatch):
+    from jepbt import tfds_builders
+
+    write_idx(tmp_path)
+    with served(tmp_path) as address:
+        monkeypatch.setattr(tfds_builders.Mnist, "URL", address)
+        first = tfds_source.load_arrays("mnist", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "mnist")  # and nobody serves it any more
+    shutil.rmtree(tmp_path / "data" / "jepbt_cache")
+    second = tfds_source.load_arrays("mnist", tmp_path / "data")
     np.testing.assert_array_equal(first["train_image"], second["train_image"])
 
 
