@@ -48,6 +48,8 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
         (["--population-size", "1e9"], "invalid int value: '1e9'"),
         (["--population-size", "1000000000"], "members fit; choose fewer"),
         (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
+        (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
         (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
         (["--run-dir", "{file}"], "is a file. Name a folder"),
