@@ -169,11 +169,12 @@ def _from_npz(path: Path, validation: float | None, seed: int) -> Dataset:
     if validation is None:
         validation = splits.get("validation", 0.1)
     try:
-        return from_arrays(
+        dataset = from_arrays(
             splits["train"], validation, splits.get("test"), name=path.stem, seed=seed
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return dataclasses.replace(dataset, note=str(path))
 
 
 def from_arrays(
