@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from jepbt import cli
@@ -43,6 +44,15 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     assert winner[2] == f"{member['fitness']:.3f}"
 
 
+def test_trains_on_a_file_without_a_test_split(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
+    np.savez(tmp_path / "toy.npz", x_train=images, y_train=np.arange(600) % 3)
+    done = jepbt("train", "--data", "toy.npz", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "toy 540 train / 60 validation (toy.npz)" in done.stdout
+    assert re.search(r"^ +validation \(60\) +no test split$", done.stdout, re.M)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -50,6 +60,8 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
         (["--population-size", "1e9"], "invalid int value: '1e9'"),
         (["--population-size", "1000000000"], "members fit; choose fewer"),
         (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
+        (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
         (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
         (["--run-dir", "{file}"], "is a file. Name a folder"),
