@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jepbt import cli
+from jepbt import cli, cli_train
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
@@ -84,10 +84,10 @@ def test_a_mistake_is_two_lines_and_exit_code_2(arguments, message, tmp_path):
 
 
 def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
-    def press(*args):
+    def press(*args, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_prepare", press)
+    monkeypatch.setattr(cli_train, "prepare", press)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "jepbt: stopped at once\n"
 
