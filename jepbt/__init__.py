@@ -6,7 +6,7 @@ Example:
     >>> result = jepbt.train_population(task)  # doctest: +SKIP
 """
 
-from jepbt import datasets, losses, models, nn, plots, strategies, taylorglo
+from jepbt import augment, datasets, losses, models, nn, plots, strategies, taylorglo
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
 from jepbt.hyperparameters import (
@@ -33,6 +33,7 @@ __all__ = [
     "Result",
     "Splits",
     "Task",
+    "augment",
     "choose",
     "classification",
     "datasets",

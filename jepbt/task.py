@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jepbt import datasets, losses, models, taylorglo
+from jepbt.augment import Augmentation
 from jepbt.hyperparameters import (
     HyperParameters,
     Loss,
@@ -28,6 +29,8 @@ from jepbt.hyperparameters import (
 )
 from jepbt.population import PyTree, Splits, Task
 from jepbt.strategies import take
+
+_AUGMENT = 0x61756720  # a step's key is the model's; folded with this, augmentation's
 
 
 @dataclasses.dataclass
@@ -68,6 +71,7 @@ def classification(
     model: Any = None,
     loss: Callable[[HyperParameters], losses.LossFn] | None = None,
     optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
+    augment: Callable[[HyperParameters], Augmentation] | None = None,
     batch_size: int = 64,
 ) -> Task:
     """Makes the task of classifying images, or vectors, with the user's network.
@@ -87,6 +91,9 @@ def classification(
             `rngs -> nnx.Module`.
         loss: `h -> (logits [B, C], one-hot labels [B, C]) -> f32[B]`.
         optimizer: `h -> optax.GradientTransformation`.
+        augment: `h -> (key, images, labels) -> (images, labels)`, such as
+            `lambda h: jepbt.augment.shift(h.shift)`, of training batches as the network
+            sees them; None for none.
         batch_size: examples in a training step.
 
     Returns:
@@ -142,6 +149,9 @@ def classification(
     def train_step(key, state, hparams, batch, shared):
         labels = jax.nn.one_hot(batch["label"], num_classes)
         images = normalize(batch["image"])
+        if augment is not None:
+            augment_key = jax.random.fold_in(key, _AUGMENT)
+            images, labels = augment(hparams)(augment_key, images, labels)
 
         def objective(params):
             logits, variables = network.apply(
@@ -179,7 +189,7 @@ def classification(
 
         return map_fields(fix, hparams)
 
-    _check_parts(hparams, network, loss, optimizer, example, num_classes)
+    _check_parts(hparams, network, loss, optimizer, augment, example, num_classes)
     has_taylor = any(isinstance(space, TaylorLoss) for space in fields.values())
     return Task(
         hparams=hparams,
@@ -237,10 +247,14 @@ def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
     return normalize
 
 
-def _check_parts(hparams, network, loss, optimizer, example, num_classes) -> None:
+def _check_parts(
+    hparams, network, loss, optimizer, augment, example, num_classes
+) -> None:
     """Traces each part on its own, so that an error can name the one that is wrong."""
-    for name, function in {"loss": loss, "optimizer": optimizer}.items():
-        _check_takes_hparams(name, function)
+    parts = {"loss": loss, "optimizer": optimizer, "augment": augment}
+    for name, function in parts.items():
+        if name != "augment" or function is not None:
+            _check_takes_hparams(name, function)
     key = jax.eval_shape(lambda: jax.random.key(0))
     member = jax.eval_shape(lambda k: take(sample_population(k, hparams, 1), 0), key)
     labels = jax.ShapeDtypeStruct((example.shape[0], num_classes), jnp.float32)
@@ -284,6 +298,9 @@ def _check_parts(hparams, network, loss, optimizer, example, num_classes) -> Non
                     f"data's {num_classes} classes, got {got} for {example.shape[0]} "
                     "image. Change the last layer's size."
                 )
+    if augment is not None:
+        with _naming("augment"):
+            _check_augment(augment, key, member, example, labels)
     with _naming("loss"):
         value = jax.eval_shape(compute_loss, member, logits, labels)
         got = getattr(value, "shape", type(value).__name__)
@@ -296,7 +313,38 @@ def _check_parts(hparams, network, loss, optimizer, example, num_classes) -> Non
         jax.eval_shape(update, member, params)
 
 
+def _check_augment(augment, key, member, images, labels) -> None:
+    def distort(key, h, images, labels):
+        augmentation = augment(decode(h))
+        if not callable(augmentation):
+            raise TypeError(
+                f"augment: {_WANTED['augment']}; it returned {augmentation!r}."
+            )
+        return augmentation(key, images, labels)
+
+    distorted = jax.eval_shape(distort, key, member, images, labels)
+    if not isinstance(distorted, tuple) or len(distorted) != 2:
+        raise ValueError(
+            f"augment: it must return (images, labels), got {type(distorted).__name__}."
+        )
+    for name, before, after in zip(
+        ("images", "labels"), (images, labels), distorted, strict=True
+    ):
+        was, now = (
+            f"{getattr(each, 'dtype', type(each).__name__)}"
+            f"{list(getattr(each, 'shape', ()))}"
+            for each in (before, after)
+        )
+        if was != now:
+            raise ValueError(
+                f"augment: it must keep the shape and dtype of the {name}, and made "
+                f"{now} of {was}."
+            )
+
+
 _WANTED = {
+    "augment": "must be a function of the hyperparameters that returns an "
+    "augmentation, as in augment=lambda h: jepbt.augment.shift(h.shift)",
     "loss": "must be a function of the hyperparameters that returns a loss, as in "
     "loss=lambda h: jepbt.losses.brier",
     "optimizer": "must be a function of the hyperparameters that returns an optax "
@@ -325,6 +373,7 @@ def _naming(part: str) -> Iterator[None]:
         advice += {
             "optimizer": "For a schedule, scale one of unit peak: optax.chain(..., "
             "optax.scale_by_schedule(unit), optax.scale(-h.learning_rate)).",
+            "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
             "model": "For dropout use jepbt.nn.dropout; else jax.lax.cond or "
             "jepbt.choose.",
             "loss": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",

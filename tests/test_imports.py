@@ -7,6 +7,7 @@ import jepbt
 
 ORDER = [
     "nn",
+    "augment",
     "taylorglo",
     "losses",
     "hyperparameters",
@@ -15,6 +16,8 @@ ORDER = [
     "crossover",
     "strategies",
     "adapters",
+    "layers",
+    "resnet",
     "models",
     "datasets",
     "population",
