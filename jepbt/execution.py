@@ -175,6 +175,19 @@ def choose_chunk(chunk_size: int | str, num_members: int, platform: str) -> int:
     return chunk_size
 
 
+def compiler_options(platform: str) -> dict[str, Any]:
+    """What XLA is told for one platform, beyond its defaults.
+
+    On CPU, vectors as wide as the processor has: by default XLA uses half of AVX-512,
+    and a population of small CNNs then trains some 5 % slower.
+
+    Example:
+        >>> compiler_options("gpu")
+        {}
+    """
+    return {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
+
+
 def memory_limit(device: jax.Device) -> int:
     """Finds how much memory a run may use on one device.
 

@@ -47,6 +47,7 @@ from jepbt.layers import (
     LECUN,
     Dropout,
     Model,
+    PyTree,
     check_pixels,
     check_settings,
     conv,
@@ -106,11 +107,8 @@ def CNN(
 
     def apply(key, params, variables, hparams, images, *, train):
         check_pixels("CNN", images)
-        x = images
-        for name in ("conv1", "conv2"):
-            x = conv(params[name]["kernel"], x, dtype)
-            x = x + params[name]["bias"].reshape(1, 1, 1, -1).astype(dtype)
-            x = jax.nn.relu(nn.max_pool(x, window=2))
+        x = _conv_pool_relu(params["conv1"], images, dtype)
+        x = _conv_pool_relu(params["conv2"], x, dtype)
         x = jax.nn.relu(dense(params["dense1"], x.reshape(x.shape[0], -1), dtype))
         x = drop(key, x, dropout, hparams, train)
         return dense(params["dense2"], x, dtype).astype(jnp.float32), variables
@@ -225,3 +223,10 @@ def as_model(model: Any) -> Model:
         "model: init must take (key, images), perhaps hparams too, and return "
         "(params, variables)."
     )
+
+
+def _conv_pool_relu(layer: PyTree, x: jax.Array, dtype: Any) -> jax.Array:
+    # The bias moves all of a window alike, so it is as well added to the largest: the
+    # same bits from a quarter of the additions.
+    pooled = nn.max_pool(conv(layer["kernel"], x, dtype), window=2)
+    return jax.nn.relu(pooled + layer["bias"].reshape(1, 1, 1, -1).astype(dtype))

@@ -25,6 +25,7 @@ from jepbt.config import Config
 from jepbt.execution import (
     choose_chunk,
     choose_devices,
+    compiler_options,
     make_mesh,
     memory_limit,
     over_members,
@@ -362,8 +363,10 @@ def _compile(phases: Phases, inputs: Inputs, mesh: Mesh) -> Programs:
         ),
         pick=lower(take, (state.population, slots), (population, whole), whole),
     )
+    options = compiler_options(mesh.devices.flat[0].platform)
     with ThreadPoolExecutor(len(lowered)) as pool:
-        return Programs(*pool.map(lambda program: program.compile(), lowered))
+        compiled = pool.map(lambda program: program.compile(options), lowered)
+        return Programs(*compiled)
 
 
 def _reserved_bytes(program: Any) -> int:
