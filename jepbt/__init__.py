@@ -18,6 +18,7 @@ from jepbt.hyperparameters import (
 )
 from jepbt.interruption import Interrupted
 from jepbt.population import Splits, Task
+from jepbt.regression import regression
 from jepbt.result import Result
 from jepbt.task import classification
 from jepbt.train import train_population
@@ -43,6 +44,7 @@ __all__ = [
     "models",
     "nn",
     "plots",
+    "regression",
     "strategies",
     "taylor_hparam",
     "taylorglo",
