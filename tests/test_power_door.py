@@ -78,7 +78,7 @@ def test_agents_learn_to_balance():
 
 
 def test_a_poles_acceleration_is_the_textbooks():
-    """Upright and pushed with 10 N: of a cart of 1 kg and a pole of 0.1 kg, 1 m long."""
+    """Upright, pushed with 10 N: a cart of 1 kg and a pole of 0.1 kg, 1 m long."""
     state = np.zeros((4, 1), np.float32)
     after = load("rl_cartpole").move(state, np.ones(1))
     turned = -(10 / 1.1) / (0.5 * (4 / 3 - 0.1 / 1.1))
