@@ -6,7 +6,7 @@ Example:
     >>> result = jepbt.train_population(task)  # doctest: +SKIP
 """
 
-from jepbt import datasets, losses, models, nn, plots, strategies, taylorglo
+from jepbt import augment, datasets, losses, models, nn, plots, strategies, taylorglo
 from jepbt.benchmark import scaling
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
@@ -19,6 +19,7 @@ from jepbt.hyperparameters import (
 )
 from jepbt.interruption import Interrupted
 from jepbt.population import Splits, Task
+from jepbt.regression import regression
 from jepbt.result import Result
 from jepbt.task import classification
 from jepbt.train import train_population
@@ -34,6 +35,7 @@ __all__ = [
     "Result",
     "Splits",
     "Task",
+    "augment",
     "choose",
     "classification",
     "datasets",
@@ -43,6 +45,7 @@ __all__ = [
     "models",
     "nn",
     "plots",
+    "regression",
     "scaling",
     "strategies",
     "taylor_hparam",

@@ -35,42 +35,35 @@ params)` and `nnx.update(module, variables)`.
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jepbt import adapters, nn
+from jepbt.layers import (
+    HE,
+    LECUN,
+    Dropout,
+    Model,
+    PyTree,
+    check_pixels,
+    check_settings,
+    conv,
+    dense,
+    drop,
+    is_positive_int,
+    make_layer,
+)
+from jepbt.resnet import ResNet
 
-PyTree: TypeAlias = Any
-
-HE = jax.nn.initializers.he_normal()
-LECUN = jax.nn.initializers.lecun_normal()
-
-
-class Model(NamedTuple):
-    """A network as two pure functions of one member, key first.
-
-    Attributes:
-        init: `(key, images, hparams=None) -> (params, variables)`; `images` is
-            `f32[B, ...]` and only its shape matters. `params` are the weights that are
-            trained, `variables` all else that travels with a member, such as batch
-            statistics: pytrees of arrays, perhaps empty.
-        apply: `(key, params, variables, hparams, images, *, train) -> (logits,
-            variables)`; `train` is a Python bool, `hparams` the member's
-            hyperparameters, read by attribute, or None.
-    """
-
-    init: Callable[..., tuple[PyTree, PyTree]]
-    apply: Callable[..., tuple[jax.Array, PyTree]]
+__all__ = ["CNN", "MLP", "Model", "ResNet", "as_model"]
 
 
-Dropout: TypeAlias = float | Callable[[Any], jax.Array | float] | None
-
-
-def CNN(*, num_classes: int = 10, dropout: Dropout = None) -> Model:
+def CNN(
+    *, num_classes: int = 10, dropout: Dropout = None, dtype: Any = jnp.float32
+) -> Model:
     """Builds a small convolutional network: 105,866 weights for 28x28x1 and 10 classes.
 
     Twice a 3x3 convolution (16 and 32 channels), 2x2 max pooling and ReLU, then a dense
@@ -80,6 +73,8 @@ def CNN(*, num_classes: int = 10, dropout: Dropout = None) -> Model:
         num_classes: `C`, the number of logits.
         dropout: a rate in [0, 1), a function of the member's hyperparameters that
             returns one, or None.
+        dtype: what it computes in, `jnp.bfloat16` for example. Weights and logits are
+            `f32` whatever it is.
 
     Returns:
         A `Model` of images `f32[B, H, W, C]` of at least 4x4 pixels.
@@ -97,32 +92,36 @@ def CNN(*, num_classes: int = 10, dropout: Dropout = None) -> Model:
         >>> params["conv1"]["kernel"].shape
         (3, 3, 1, 16)
     """
-    _check_settings("CNN", num_classes, dropout)
+    check_settings("CNN", num_classes, dropout, dtype)
 
     def init(key, images, hparams=None):
-        _check_pixels(images)
+        check_pixels("CNN", images)
         _, height, width, channels = images.shape
         keys = jax.random.split(key, 4)
         return {
-            "conv1": _layer(HE, keys[0], (3, 3, channels, 16)),
-            "conv2": _layer(HE, keys[1], (3, 3, 16, 32)),
-            "dense1": _layer(HE, keys[2], (height // 4 * (width // 4) * 32, 64)),
-            "dense2": _layer(LECUN, keys[3], (64, num_classes)),
+            "conv1": make_layer(HE, keys[0], (3, 3, channels, 16)),
+            "conv2": make_layer(HE, keys[1], (3, 3, 16, 32)),
+            "dense1": make_layer(HE, keys[2], (height // 4 * (width // 4) * 32, 64)),
+            "dense2": make_layer(LECUN, keys[3], (64, num_classes)),
         }, {}
 
     def apply(key, params, variables, hparams, images, *, train):
-        _check_pixels(images)
-        x = _conv_pool_relu(params["conv1"], images)
-        x = _conv_pool_relu(params["conv2"], x)
-        x = jax.nn.relu(_dense(params["dense1"], x.reshape(x.shape[0], -1)))
-        x = _drop(key, x, dropout, hparams, train)
-        return _dense(params["dense2"], x), variables
+        check_pixels("CNN", images)
+        x = _conv_pool_relu(params["conv1"], images, dtype)
+        x = _conv_pool_relu(params["conv2"], x, dtype)
+        x = jax.nn.relu(dense(params["dense1"], x.reshape(x.shape[0], -1), dtype))
+        x = drop(key, x, dropout, hparams, train)
+        return dense(params["dense2"], x, dtype).astype(jnp.float32), variables
 
     return Model(init, apply)
 
 
 def MLP(
-    *, num_classes: int = 10, hidden: Sequence[int] = (256,), dropout: Dropout = None
+    *,
+    num_classes: int = 10,
+    hidden: Sequence[int] = (256,),
+    dropout: Dropout = None,
+    dtype: Any = jnp.float32,
 ) -> Model:
     """Builds a multilayer perceptron; images are flattened.
 
@@ -132,6 +131,8 @@ def MLP(
             makes a softmax regression.
         dropout: a rate in [0, 1), a function of the member's hyperparameters that
             returns one, or None.
+        dtype: what it computes in, `jnp.bfloat16` for example. Weights and logits are
+            `f32` whatever it is.
 
     Returns:
         A `Model` of images `f32[B, ...]`.
@@ -150,8 +151,8 @@ def MLP(
         >>> logits.shape
         (5, 3)
     """
-    _check_settings("MLP", num_classes, dropout)
-    if not all(_is_positive_int(width) for width in hidden):
+    check_settings("MLP", num_classes, dropout, dtype)
+    if not all(is_positive_int(width) for width in hidden):
         raise ValueError(f"MLP: hidden must be positive integers, got {hidden!r}.")
     names = [f"dense{i + 1}" for i in range(len(hidden) + 1)]
 
@@ -164,18 +165,18 @@ def MLP(
         widths = [math.prod(images.shape[1:]), *hidden, num_classes]
         keys = jax.random.split(key, len(names))
         params = {
-            name: _layer(HE, keys[i], (widths[i], widths[i + 1]))
+            name: make_layer(HE, keys[i], (widths[i], widths[i + 1]))
             for i, name in enumerate(names[:-1])
         }
-        params[names[-1]] = _layer(LECUN, keys[-1], (widths[-2], widths[-1]))
+        params[names[-1]] = make_layer(LECUN, keys[-1], (widths[-2], widths[-1]))
         return params, {}
 
     def apply(key, params, variables, hparams, images, *, train):
         x = images.reshape(images.shape[0], -1)
         for i, name in enumerate(names[:-1]):
-            x = jax.nn.relu(_dense(params[name], x))
-            x = _drop(jax.random.fold_in(key, i), x, dropout, hparams, train)
-        return _dense(params[names[-1]], x), variables
+            x = jax.nn.relu(dense(params[name], x, dtype))
+            x = drop(jax.random.fold_in(key, i), x, dropout, hparams, train)
+        return dense(params[names[-1]], x, dtype).astype(jnp.float32), variables
 
     return Model(init, apply)
 
@@ -224,53 +225,8 @@ def as_model(model: Any) -> Model:
     )
 
 
-def _layer(initializer: Callable, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
-    return {"kernel": initializer(key, shape), "bias": jnp.zeros(shape[-1])}
-
-
-def _dense(layer: PyTree, x: jax.Array) -> jax.Array:
-    return x @ layer["kernel"] + layer["bias"].reshape(1, -1)
-
-
-def _conv_pool_relu(layer: PyTree, x: jax.Array) -> jax.Array:
-    convolved = nn.conv_general_dilated(
-        x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def _conv_pool_relu(layer: PyTree, x: jax.Array, dtype: Any) -> jax.Array:
     # The bias moves all of a window alike, so it is as well added to the largest: the
     # same bits from a quarter of the additions.
-    pooled = nn.max_pool(convolved, window=2)
-    return jax.nn.relu(pooled + layer["bias"].reshape(1, 1, 1, -1))
-
-
-def _drop(key, x, dropout, hparams, train):
-    if dropout is None or not train:
-        return x
-    rate = dropout(hparams) if callable(dropout) else dropout
-    return nn.dropout(key, x, rate, train=True)
-
-
-def _is_positive_int(value: Any) -> bool:
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_integer and value >= 1
-
-
-def _check_settings(name: str, num_classes: Any, dropout: Any) -> None:
-    if not _is_positive_int(num_classes):
-        raise ValueError(
-            f"{name}: num_classes must be a positive integer, got {num_classes!r}."
-        )
-    is_rate = isinstance(dropout, numbers.Real) and 0 <= dropout < 1
-    if not (dropout is None or callable(dropout) or is_rate):
-        raise ValueError(
-            f"{name}: dropout must be a number in [0, 1), a function of the "
-            f"hyperparameters such as `lambda h: h.dropout`, or None; got {dropout!r}."
-        )
-
-
-def _check_pixels(images: jax.Array) -> None:
-    shape = images.shape
-    if len(shape) != 4 or min(shape[1:3]) < 4 or shape[3] < 1:
-        raise ValueError(
-            "CNN takes images [B, H, W, C] of at least 4x4 pixels, which its two "
-            f"poolings need, got shape {shape}. For other shapes there is models.MLP."
-        )
+    pooled = nn.max_pool(conv(layer["kernel"], x, dtype), window=2)
+    return jax.nn.relu(pooled + layer["bias"].reshape(1, 1, 1, -1).astype(dtype))

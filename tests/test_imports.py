@@ -7,6 +7,7 @@ import jepbt
 
 ORDER = [
     "nn",
+    "augment",
     "taylorglo",
     "losses",
     "hyperparameters",
@@ -15,6 +16,8 @@ ORDER = [
     "crossover",
     "strategies",
     "adapters",
+    "layers",
+    "resnet",
     "models",
     "splits",
     "array_checks",
@@ -25,7 +28,9 @@ ORDER = [
     "tfds_source",
     "datasets",
     "population",
+    "supervised",
     "task",
+    "regression",
     "config",
     "execution",
     "inheritance",
