@@ -37,7 +37,7 @@ from jepbt.checks import resolve_strategy
 from jepbt.history import Generation
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host_files import Pending, Progress
-from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.hyperparameters import HyperParameters, encode, spaces
 from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key
 from jepbt.strategies import Evaluation, Strategy
 
@@ -229,6 +229,8 @@ def _start(strategy, seed, hparams_type, population, n_generations) -> Progress:
             candidates[slot].hparams = draw
     return Progress(
         candidates=candidates,
+        hparams=encode_population(candidates),
+        fitness=np.full(num_members, np.nan, np.float32),
         pending={slot: Pending(c, slot) for slot, c in enumerate(candidates)},
         strategy_state=jax.device_get(state),
         parents=list(range(num_members)),
@@ -309,6 +311,11 @@ def _receive(run, progress, evaluator, seconds) -> list[Failure]:
             stacklevel=3,
         )
     progress.candidates[slot] = result
+    progress.fitness[slot] = result.fitness
+    columns = jax.tree.leaves(progress.hparams)
+    row = jax.tree.leaves(encode(result.hparams))
+    for column, value in zip(columns, row, strict=True):
+        column[slot] = value
     progress.parents[slot] = pending.parent
     progress.ages[slot] += 1
     if progress.best is None or progress.best < result:
@@ -338,15 +345,14 @@ def _breed(run, progress, evaluator, seconds) -> None:
 
 def _evolve(run, progress, *indices):
     """The strategy's step over all slots, with the key that belongs to `indices`."""
-    fitness = np.array([c.fitness for c in progress.candidates], np.float32)
     with _on_cpu():
         stepped = _compile(run.strategy.step)(
             np.uint32(run.seed),
             tuple(map(np.int32, indices)),
             np.int32(max(progress.generation, 1)),
             progress.strategy_state,
-            encode_population(progress.candidates),
-            fitness,
+            progress.hparams,
+            progress.fitness,
         )
     return jax.device_get(stepped)
 

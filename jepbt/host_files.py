@@ -14,8 +14,11 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jepbt import run_directory
 from jepbt.candidate import Candidate
+from jepbt.hyperparameters import HyperParameters
 
 _CONFIG = "config.json"
 _HISTORY = "history.jsonl"
@@ -43,6 +46,8 @@ class Progress:
 
     Attributes:
         candidates: the last finished one of each of the `P` slots.
+        hparams: theirs, as strategies see them, NumPy leaves `[P, ...]`.
+        fitness: theirs, `f32[P]`.
         pending: by slot, in the order of submission.
         strategy_state: the strategy's own, NumPy leaves.
         parents: the slot whose model each finished candidate went on from.
@@ -52,6 +57,8 @@ class Progress:
     """
 
     candidates: list[Candidate]
+    hparams: HyperParameters
+    fitness: np.ndarray
     pending: dict[int, Pending]
     strategy_state: Any
     parents: list[int]
