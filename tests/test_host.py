@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from host_functions import Counting, Hyper, climb, count, fail_first_slot, population
+from host_functions import Counting, Hyper, count, fail_first_slot, population
 
 import jepbt
 from jepbt import Candidate, strategies
@@ -19,6 +19,15 @@ from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key
 from jepbt.strategies import Evaluation
 
 NAN = float("nan")
+
+
+@dataclasses.dataclass
+class Rate(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+
+
+def rates(num_members):
+    return [Candidate(None, Rate()) for _ in range(num_members)]
 
 
 class Recorder:
@@ -41,36 +50,36 @@ class Recorder:
 
 @pytest.mark.parametrize("name", ["epbt", "pbt", "random_search"])
 def test_every_generation_is_the_strategys_own_step(name):
-    """Slots, parents and hyperparameters are those of `init` and `step` called alone."""
-    fitness = [[0.3, 0.9, NAN, 0.1, 0.5, 0.2], [0.8, 0.2, 0.4, 0.9, 0.1, NAN]]
-    recorder = Recorder(6, lambda n, _: fitness[n // 6][n % 6] if n < 12 else 0.0)
+    """Models and hyperparameters are those of `init` and `step` called alone."""
+    fitness = [[0.3, 0.9, NAN, 0.1], [0.8, 0.2, 0.4, 0.9]]
+    recorder = Recorder(4, lambda n, _: fitness[n // 4][n % 4] if n < 8 else 0.0)
     strategy = getattr(strategies, name)()
-    for _ in jepbt.epbt(3, population(6), recorder, strategy=strategy, seed=5):
+    for _ in jepbt.epbt(3, population(4), recorder, strategy=strategy, seed=5):
         pass
 
     key = jax.random.key(5)
-    state, hparams = strategy.init(derive_key(key, FIRST_HPARAMS), Hyper, 6, 3)
-    models = [None] * 6
+    state, hparams = strategy.init(derive_key(key, FIRST_HPARAMS), Hyper, 4, 3)
+    models = [None] * 4
     for generation in range(3):
         given = recorder.generation(generation)
         assert [c.hparams for c in given] == decode_population(hparams)
         assert [c.model for c in given] == models
         if generation < 2:
             step_key = derive_key(key, STRATEGY, generation + 1)
-            evaluation = Evaluation(jnp.array(fitness[generation]), jnp.zeros(6))
+            evaluation = Evaluation(jnp.array(fitness[generation]), jnp.zeros(4))
             state, plan = jax.jit(strategy.step)(
                 step_key, state, jnp.int32(generation + 1), hparams, evaluation
             )
             hparams = plan.hparams
-            models = [f"model {6 * generation + parent}" for parent in plan.parents]
+            models = [f"model {4 * generation + parent}" for parent in plan.parents]
 
 
 def test_yields_the_best_so_far_after_every_generation():
-    fitness = [[0.1, 0.7, 0.3], [0.2, 0.6, 0.1], [0.5, 0.9, 0.9]]
-    recorder = Recorder(3, lambda n, _: fitness[n // 3][n % 3])
-    bests = list(jepbt.epbt(3, population(3), recorder))
+    fitness = [[0.1, 0.7, 0.3, 0.7], [0.2, 0.6, 0.1, 0.7], [0.5, 0.9, 0.9, 0.0]]
+    recorder = Recorder(4, lambda n, _: fitness[n // 4][n % 4])
+    bests = list(jepbt.epbt(3, population(4), recorder))
     assert [best.fitness for best in bests] == [0.7, 0.7, 0.9]
-    assert [best.model for best in bests] == ["model 1", "model 1", "model 7"]
+    assert [best.model for best in bests] == ["model 1", "model 1", "model 9"]
 
 
 def test_elites_are_trained_again_with_their_model():
@@ -88,8 +97,8 @@ def test_elites_are_trained_again_with_their_model():
 
 
 def test_values_keep_their_python_types_and_bounds():
-    seen = Recorder(8)
-    for _ in jepbt.epbt(12, population(8), seen):
+    seen = Recorder(4)
+    for _ in jepbt.epbt(24, population(4), seen):
         pass
     for candidate in seen.given:
         h = candidate.hparams
@@ -134,10 +143,15 @@ def test_repeated_hyperparameters_are_drawn_from_the_prior():
 
 
 def test_the_users_candidates_are_not_touched():
-    mine = [Candidate("old", Hyper(), 0.5) for _ in range(3)]
+    mine = [Candidate("old", Hyper(), 0.5) for _ in range(4)]
     for _ in jepbt.epbt(2, mine, climb_in_place):
         pass
     assert all(c.hparams == Hyper() and c.fitness == 0.5 for c in mine)
+
+
+def climb(candidate):
+    model = [*(candidate.model or []), candidate.hparams.rate]
+    return Candidate(model, candidate.hparams, sum(model))
 
 
 def climb_in_place(candidate):
@@ -148,7 +162,7 @@ def climb_in_place(candidate):
 
 def test_a_model_trained_in_place_does_not_reach_its_siblings():
     """All descend from one winner; each adds one element to a list of its own."""
-    for generation, best in enumerate(jepbt.epbt(4, population(6), climb_in_place)):
+    for generation, best in enumerate(jepbt.epbt(4, population(4), climb_in_place)):
         assert best.fitness == generation + 1 == len(best.model)
 
 
@@ -280,7 +294,6 @@ def test_one_strategy_row_is_adopted_of_a_state_with_rows():
         info = {"mine": mine, "total": total}
         return (mine + 1, total + 1), strategies.Plan(slots, hparams, info)
 
-    counting = strategies.Strategy(init, step)
     states = []
 
     def spy(key, state, *rest):
@@ -288,7 +301,7 @@ def test_one_strategy_row_is_adopted_of_a_state_with_rows():
         return step(key, state, *rest)
 
     counting = strategies.Strategy(init, spy)
-    for _ in jepbt.epbt(3, population(3), climb, strategy=counting, asynchronous=True):
+    for _ in jepbt.epbt(3, rates(3), climb, strategy=counting, asynchronous=True):
         pass
     jax.effects_barrier()
     np.testing.assert_array_equal(states[-1][0], [2, 2, 1])
@@ -303,15 +316,15 @@ def test_the_best_of_the_toy_problem_improves_on_its_first_generation():
         return Candidate(None, candidate.hparams, -float(error))
 
     for seed in range(3):
-        bests = list(jepbt.epbt(15, population(16), evaluate, seed=seed))
+        bests = list(jepbt.epbt(15, rates(16), evaluate, seed=seed))
         assert bests[-1].fitness > bests[0].fitness
         assert bests[-1].fitness > -1e-3
 
 
 def test_the_same_seed_gives_the_same_run():
-    runs = [Recorder(5) for _ in range(3)]
+    runs = [Recorder(4) for _ in range(3)]
     for recorder, seed in zip(runs, (1, 1, 2), strict=True):
-        for _ in jepbt.epbt(3, population(5), recorder, seed=seed):
+        for _ in jepbt.epbt(3, population(4), recorder, seed=seed):
             pass
     hparams = [[c.hparams for c in recorder.given] for recorder in runs]
     assert hparams[0] == hparams[1]
@@ -334,12 +347,12 @@ def test_the_loops_own_time_is_small():
     """2,000 instant evaluations; the bound is loose, since machines are shared."""
 
     def instant(candidate):
-        return Candidate(None, candidate.hparams, candidate.hparams.dropout)
+        return Candidate(None, candidate.hparams, candidate.hparams.rate)
 
-    for _ in jepbt.epbt(2, population(100), instant):  # compiles
+    for _ in jepbt.epbt(2, rates(100), instant):  # compiles
         pass
     start = time.perf_counter()
-    for _ in jepbt.epbt(20, population(100), instant):
+    for _ in jepbt.epbt(20, rates(100), instant):
         pass
     assert (time.perf_counter() - start) / 2_000 < 1e-3
 
@@ -347,5 +360,5 @@ def test_the_loops_own_time_is_small():
 def test_a_population_of_one_goes_on():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        best = list(jepbt.epbt(3, population(1), climb))[-1]
+        best = list(jepbt.epbt(3, rates(1), climb))[-1]
     assert len(best.model) == 3
