@@ -206,7 +206,9 @@ def in_processes(function: EvaluationFn, num_processes: int) -> Evaluator:
                 return outcome
 
     def close():
-        if not workers:  # closed by `atexit`: when a loop left open ends, modules are gone
+        if (
+            not workers
+        ):  # closed by `atexit`: when a loop left open ends, modules are gone
             return
         atexit.unregister(close)
         for worker in workers:
