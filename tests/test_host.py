@@ -264,7 +264,7 @@ def test_asynchronous_a_slow_slot_does_not_hold_up_the_others():
 
     def evaluate(candidate):
         if candidate.model is None and candidate.hparams == Hyper():
-            assert release.wait(timeout=20)
+            assert release.wait(timeout=120)
         done.append(candidate.model)
         if len(done) == 9:
             release.set()
