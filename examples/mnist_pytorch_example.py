@@ -69,7 +69,8 @@ def load_data(name):
         return images.float() / 127.5 - 1, labels
 
     return {
-        name: tensors(getattr(dataset, name)) for name in ("train", "validation", "test")
+        name: tensors(getattr(dataset, name))
+        for name in ("train", "validation", "test")
     }
 
 
