@@ -68,10 +68,8 @@ def load_data(name):
         labels = torch.from_numpy(split["label"].astype(np.int64))
         return images.float() / 127.5 - 1, labels
 
-    return {
-        name: tensors(getattr(dataset, name))
-        for name in ("train", "validation", "test")
-    }
+    splits = ("train", "validation", "test")
+    return {split: tensors(getattr(dataset, split)) for split in splits}
 
 
 def make_network(images, dropout):

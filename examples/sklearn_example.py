@@ -2,8 +2,8 @@
 
     python examples/sklearn_example.py
 
-Needs scikit-learn. 2 CPU cores, about 20 seconds; expect a test accuracy of 0.81 or more
-on the embedded part of Fashion-MNIST, from about 0.73 (validation) after the first
+Needs scikit-learn. 2 CPU cores, about 20 seconds; expect a test accuracy of 0.81 or
+more on the embedded part of Fashion-MNIST, from about 0.73 (validation) after the first
 generation.
 
 A linear model goes on with `partial_fit`, each generation on another 1,500 images, with
@@ -60,9 +60,8 @@ def train(candidate, num_images):
     )
     trained.classifier.set_params(**jepbt.field_dict(candidate.hparams))
     order = np.random.default_rng(0).permutation(len(labels))
-    rows = order.take(
-        range(trained.num_seen, trained.num_seen + num_images), mode="wrap"
-    )
+    seen = range(trained.num_seen, trained.num_seen + num_images)
+    rows = order.take(seen, mode="wrap")
     trained.classifier.partial_fit(images[rows], labels[rows], classes=np.arange(10))
     trained.num_seen += num_images
     score = trained.classifier.score(*data["validation"])

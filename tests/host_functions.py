@@ -17,7 +17,7 @@ class Hyper(HyperParameters):
     width: int = hparam(3, min=1, max=100)
     nesterov: bool = hparam(True)
     optimizer: str = hparam("sgd", choices=("sgd", "adam", "lion"))
-    layers: tuple = hparam((64,), choices=((64,), (64, 64), (32, 32, 32)))
+    layers: tuple[int, ...] = hparam((64,), choices=((64,), (64, 64), (32, 32, 32)))
     batch_size: int = hparam(32, choices=(16, 32, 64))
 
 

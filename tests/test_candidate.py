@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from host_functions import Hyper, climb, population
+from simple_parsing import ArgumentParser
 
 import jepbt
 from jepbt import Candidate, field_dict, strategies
@@ -239,6 +240,27 @@ def test_a_model_that_cannot_be_copied_is_named():
     given = [Candidate(Unpicklable(), Hyper()) for _ in range(2)]
     with pytest.raises(TypeError, match="its candidate cannot be copied"):
         next(jepbt.epbt(1, given, climb))
+
+
+def test_simple_parsing_reads_a_users_hyperparameters_and_config():
+    @dataclasses.dataclass
+    class Config(jepbt.Config):
+        log_level: str = "info"
+
+    parser = ArgumentParser()
+    parser.add_arguments(Hyper, dest="hparams")
+    parser.add_arguments(WithLoss, dest="evolved")
+    parser.add_arguments(Config, dest="config")
+    flags = "--rate 0.1 --width 7 --nesterov false --optimizer adam --layers 64 64"
+    flags += " --population_size 4 --log_level debug"
+    arguments = parser.parse_args(flags.split())
+    assert arguments.hparams == Hyper(0.1, 0.1, 7, False, "adam", (64, 64), 32)
+    assert arguments.config == Config(population_size=4, log_level="debug")
+    np.testing.assert_array_equal(arguments.evolved.loss, WithLoss().loss)
+    given = [Candidate(None, arguments.hparams) for _ in range(4)]
+    used = []
+    next(jepbt.epbt(1, given, lambda c: used.append(c.hparams) or climb(c)))
+    assert used[0] == arguments.hparams
 
 
 def test_the_builder_is_told_from_the_loop():
