@@ -5,7 +5,7 @@
     python examples/mnist_pytorch_example.py --data mnist.npz --num_generations 20
 
 Needs PyTorch (any CPU build). 2 CPU cores, about 1 minute; expect a test accuracy of
-0.87 or more on the embedded part of Fashion-MNIST. `--data` takes any file of images
+0.86 or more on the embedded part of Fashion-MNIST. `--data` takes any file of images
 `x_train`, `y_train`, `x_test`, `y_test` (MNIST in the form that Keras distributes).
 
 Children inherit weights *and* the optimizer's state, and go on with hyperparameters of

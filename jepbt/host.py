@@ -9,37 +9,33 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import numbers
 import os
 import pathlib
-import pickle
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jepbt import host_evaluators, host_files, run_directory
-from jepbt.candidate import (
-    Candidate,
-    check_hparams,
-    check_population,
-    decode_population,
-    encode_population,
-    field_dict,
-)
+from jepbt import host_breeding, host_evaluators, host_files, run_directory
+from jepbt.candidate import Candidate, field_dict
 from jepbt.checks import resolve_strategy
 from jepbt.history import Generation
+from jepbt.host_checks import (
+    check_function,
+    check_hparams,
+    check_importable,
+    check_picklable,
+    check_population,
+    check_whole,
+)
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
-from jepbt.host_files import Pending, Progress
+from jepbt.host_files import Progress
 from jepbt.hyperparameters import HyperParameters, encode, spaces
-from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key
-from jepbt.strategies import Evaluation, Strategy
+from jepbt.strategies import Strategy
 
 
 class _Run(NamedTuple):
@@ -90,6 +86,10 @@ def epbt(
     draw for its slot instead. So `[Candidate(None, Hyper()) for _ in range(8)]` starts
     with the defaults in slot 0 and draws from the prior in the others, as
     `train_population` does.
+
+    JAX does the strategy's arithmetic on the CPU. On a machine whose GPU another
+    framework needs, set the environment variable `JAX_PLATFORMS=cpu`: JAX reserves most
+    of a GPU's memory once it starts.
 
     Args:
         n_generations: how often everyone is evaluated; there are `n_generations - 1`
@@ -147,14 +147,14 @@ def epbt(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
-    _check_whole("n_generations", n_generations, 1, 10**6)
-    _check_whole("retries", retries, 0, 10**6)
-    _check_whole("seed", seed, 0, 2**32 - 1)
-    _check_function(evaluation_function)
+    check_whole("n_generations", n_generations, 1, 10**6)
+    check_whole("retries", retries, 0, 10**6)
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_function(evaluation_function)
     hparams_type = check_population(initial_population)
     num_members = len(initial_population)
     if n_processes is not None:
-        _check_whole("n_processes", n_processes, 1, 10**4, ", or None")
+        check_whole("n_processes", n_processes, 1, 10**4, ", or None")
         if executor is not None:
             raise ValueError(
                 f"n_processes={n_processes} and executor={executor!r} both say where "
@@ -166,14 +166,14 @@ def epbt(
             "Dask client it is client.get_executor()."
         )
     if n_processes is not None or isinstance(executor, ProcessPoolExecutor):
-        _check_importable(evaluation_function)
-        _check_picklable(initial_population, "another process")
+        check_importable(evaluation_function)
+        check_picklable(initial_population, "another process")
     strategy = resolve_strategy(strategy)
     # Here a strategy refuses a population that it does not fit.
-    progress = _start(strategy, seed, hparams_type, initial_population, n_generations)
+    progress = host_breeding.start(strategy, seed, initial_population, n_generations)
     folder = None
     if run_dir is not None:
-        _check_picklable(initial_population, "run_dir")
+        check_picklable(initial_population, "run_dir")
         settings = {
             "loop": "jepbt.epbt",
             "population_size": num_members,
@@ -211,33 +211,6 @@ def epbt(
     return _generations(run, progress)
 
 
-def _start(strategy, seed, hparams_type, population, n_generations) -> Progress:
-    """The population as given, with draws in place of repeated hyperparameters."""
-    num_members = len(population)
-    with _on_cpu():
-        key = derive_key(jax.random.key(seed), FIRST_HPARAMS)
-        state, drawn = strategy.init(key, hparams_type, num_members, n_generations)
-    given = jax.tree.leaves(encode_population(population))
-    rows = np.concatenate(
-        [leaf.reshape(num_members, -1).astype(np.float64) for leaf in given], axis=1
-    )
-    first = set(np.unique(rows, axis=0, return_index=True)[1].tolist())
-    candidates = [copy.copy(candidate) for candidate in population]
-    for slot, draw in enumerate(decode_population(jax.device_get(drawn))):
-        candidates[slot].fitness = math.nan
-        if slot not in first:
-            candidates[slot].hparams = draw
-    return Progress(
-        candidates=candidates,
-        hparams=encode_population(candidates),
-        fitness=np.full(num_members, np.nan, np.float32),
-        pending={slot: Pending(c, slot) for slot, c in enumerate(candidates)},
-        strategy_state=jax.device_get(state),
-        parents=list(range(num_members)),
-        ages=[0] * num_members,
-    )
-
-
 def _generations(run: _Run, progress: Progress) -> Iterator[Candidate]:
     if progress.generation >= run.n_generations:
         yield progress.best
@@ -272,7 +245,20 @@ def _generations(run: _Run, progress: Progress) -> Iterator[Candidate]:
         evaluator.close()
 
 
-def _receive(run, progress, evaluator, seconds) -> list[Failure]:
+def _breed(
+    run: _Run, progress: Progress, evaluator: Evaluator, seconds: dict[str, float]
+) -> None:
+    begin = time.perf_counter()
+    for slot in host_breeding.breed(
+        run.strategy, run.seed, progress, one_by_one=run.asynchronous
+    ):
+        evaluator.submit(slot, progress.pending[slot].candidate)
+    seconds["evolve"] += time.perf_counter() - begin
+
+
+def _receive(
+    run: _Run, progress: Progress, evaluator: Evaluator, seconds: dict[str, float]
+) -> list[Failure]:
     """Takes in one result; says why if it is a failed one."""
     begin = time.perf_counter()
     while True:
@@ -323,73 +309,6 @@ def _receive(run, progress, evaluator, seconds) -> list[Failure]:
     return failures
 
 
-def _breed(run, progress, evaluator, seconds) -> None:
-    """Fills idle slots with children and submits them."""
-    begin = time.perf_counter()
-    num_members = len(progress.candidates)
-    idle = [slot for slot in range(num_members) if slot not in progress.pending]
-    if idle and run.asynchronous:
-        for slot in idle:
-            state, plan = _evolve(run, progress, progress.ages[slot], slot)
-            _adopt(progress, plan, [slot], evaluator)
-            progress.strategy_state = jax.tree.map(
-                functools.partial(_replace_row, slot, num_members),
-                progress.strategy_state,
-                state,
-            )
-    elif idle:
-        progress.strategy_state, plan = _evolve(run, progress, progress.generation)
-        _adopt(progress, plan, idle, evaluator)
-    seconds["evolve"] += time.perf_counter() - begin
-
-
-def _evolve(run, progress, *indices):
-    """The strategy's step over all slots, with the key that belongs to `indices`."""
-    with _on_cpu():
-        stepped = _compile(run.strategy.step)(
-            np.uint32(run.seed),
-            tuple(map(np.int32, indices)),
-            np.int32(max(progress.generation, 1)),
-            progress.strategy_state,
-            progress.hparams,
-            progress.fitness,
-        )
-    return jax.device_get(stepped)
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(step):
-    @jax.jit
-    def evolve(seed, indices, generation, state, hparams, fitness):
-        key = derive_key(jax.random.key(seed), STRATEGY, *indices)
-        evaluation = Evaluation(fitness, jnp.zeros_like(fitness))
-        return step(key, state, generation, hparams, evaluation)
-
-    return evolve
-
-
-def _adopt(progress, plan, slots, evaluator) -> None:
-    """Lets a plan's rows become the children of some slots."""
-    rows = jax.tree.map(lambda leaf: leaf[slots], plan.hparams)
-    for slot, hparams in zip(slots, decode_population(rows), strict=True):
-        parent = int(plan.parents[slot])
-        child = copy.copy(progress.candidates[parent])
-        child.hparams, child.fitness = hparams, math.nan
-        if plan.fresh is not None and plan.fresh[slot]:
-            child.model = None
-        progress.pending[slot] = Pending(child, parent)
-        evaluator.submit(slot, child)
-
-
-def _replace_row(slot, num_members, old, new):
-    """Of a strategy's state: a slot's own row, or the whole if it has no rows."""
-    if np.shape(old)[:1] != (num_members,):
-        return new
-    old = np.array(old)
-    old[slot] = new[slot]
-    return old
-
-
 def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
     fitness = np.array([c.fitness for c in progress.candidates])
     rows = [field_dict(c.hparams) for c in progress.candidates]
@@ -403,69 +322,3 @@ def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
         info={},
         seconds=seconds,
     )
-
-
-def _on_cpu():
-    """The arrays are tiny: no accelerator is faster, and another may be using it."""
-    return jax.default_device(jax.local_devices(backend="cpu")[0])
-
-
-def _check_whole(name, value, smallest, largest, alternative=""):
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Integral)
-        or not smallest <= value <= largest
-    ):
-        raise ValueError(
-            f"{name}={value!r} must be a whole number from {smallest} to "
-            f"{largest}{alternative}."
-        )
-
-
-def _check_function(function: Any) -> None:
-    if (
-        isinstance(function, Strategy)
-        or getattr(function, "__module__", None) == "jepbt.strategies"
-    ):
-        raise TypeError(
-            "evaluation_function is a strategy, or builds one: pass that as strategy=, "
-            "and here a function that trains a Candidate and returns a new one."
-        )
-    if not callable(function):
-        raise TypeError(
-            "evaluation_function must be a function that trains a Candidate and "
-            f"returns a new one, got {function!r}."
-        )
-
-
-def _check_importable(function: EvaluationFn) -> None:
-    """Another process finds a function by its module and name only."""
-    name = getattr(function, "__qualname__", repr(function))
-    advice = "Define it with def, at the top level of a module."
-    try:
-        pickle.dumps(function)
-    except Exception as error:  # whatever a callable object's own pickling raises
-        raise TypeError(
-            f"evaluation_function={name} cannot be sent to another process: {error}. "
-            f"{advice}"
-        ) from error
-    main = sys.modules["__main__"]
-    has_file = hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
-    if getattr(function, "__module__", None) == "__main__" and not has_file:
-        raise TypeError(
-            f"evaluation_function={name} is defined in a notebook or interactive "
-            f"session, where another process cannot find it. {advice}"
-        )
-
-
-def _check_picklable(population: Sequence[Candidate], purpose: str) -> None:
-    for slot, candidate in enumerate(population):
-        for name, value in field_dict(candidate).items():
-            try:
-                pickle.dumps(value)
-            except Exception as error:  # whatever the value's own pickling raises
-                raise TypeError(
-                    f"initial_population[{slot}].{name} cannot be pickled, which "
-                    f"{purpose} needs: {error}. Define its class at the top level of "
-                    "a module."
-                ) from error

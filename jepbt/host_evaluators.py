@@ -206,11 +206,8 @@ def in_processes(function: EvaluationFn, num_processes: int) -> Evaluator:
                 return outcome
 
     def close():
-        if (
-            not workers
-        ):  # closed by `atexit`: when a loop left open ends, modules are gone
-            return
-        atexit.unregister(close)
+        if not workers:
+            return  # `atexit` closed it, and a loop left open ends without any modules
         for worker in workers:
             _signal_group(worker.process, signal.SIGTERM)
         for worker in workers:
@@ -219,6 +216,7 @@ def in_processes(function: EvaluationFn, num_processes: int) -> Evaluator:
             worker.process.join()
             worker.connection.close()
         workers.clear()
+        atexit.unregister(close)
 
     # Runs before multiprocessing, which registered earlier, would wait for them.
     atexit.register(close)

@@ -85,7 +85,7 @@ def open_directory(
             settings, or of another kind, or cannot be written to or read.
     """
     folder = pathlib.Path(path)
-    if not resume and (folder / _CANDIDATES).exists():
+    if not resume and (folder / _CONFIG).exists():
         raise ValueError(
             f"run_dir={str(path)!r} holds a run already, which stays as it is. "
             "Continue it with resume=True, or name another folder."
