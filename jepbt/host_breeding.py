@@ -107,7 +107,7 @@ def _step(strategy: Strategy, seed: int, progress: Progress, *indices: int):
         stepped = _compile(strategy.step)(
             np.uint32(seed),
             tuple(map(np.int32, indices)),
-            np.int32(max(progress.generation, 1)),
+            np.int32(1 + (sum(progress.ages) - 1) // len(progress.ages)),
             progress.strategy_state,
             progress.hparams,
             progress.fitness,

@@ -89,3 +89,9 @@ def sleep_beside_a_child(candidate):
     with open(candidate.model, "a") as file:
         file.write(f"{os.getpid()} {child.pid}\n")
     threading.Event().wait()
+
+
+def sleep_with_defaults(candidate):
+    if candidate.hparams == Hyper():
+        sleep_beside_a_child(candidate)
+    return Candidate(candidate.model, candidate.hparams, 1.0)

@@ -343,6 +343,22 @@ def test_a_fresh_slot_starts_without_a_model():
     assert [c.model for c in recorder.generation(1)] == ["model 0", None, "model 2"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_strategy_is_told_the_generation_that_it_breeds(asynchronous):
+    """One that writes it into the children's hyperparameters."""
+
+    def step(key, state, generation, hparams, evaluation):
+        rate = jnp.full(2, generation / 100, jnp.float32)
+        return state, strategies.Plan(jnp.arange(2), Rate(rate), {})
+
+    strategy = strategies.Strategy(strategies.random_search().init, step)
+    recorder = Recorder(2)
+    settings = {"strategy": strategy, "asynchronous": asynchronous}
+    for _ in jepbt.epbt(3, rates(2), recorder, **settings):
+        pass
+    assert [c.hparams.rate for c in recorder.given[2:]] == [0.01, 0.01, 0.02, 0.02]
+
+
 def test_the_loops_own_time_is_small():
     """2,000 instant evaluations; the bound is loose, since machines are shared."""
 

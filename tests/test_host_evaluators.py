@@ -11,9 +11,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import host_functions as functions
 import pytest
-from host_functions import Counting, population
+from host_functions import Counting, Hyper, population
 
 import jepbt
+from jepbt import Candidate
 
 
 def run(*arguments, **settings):
@@ -94,11 +95,23 @@ def test_closing_the_loop_ends_its_processes():
     assert not is_alive(worker)
 
 
+def test_closing_the_loop_ends_a_busy_worker_and_what_it_started(tmp_path):
+    """Slot 0 never returns; slot 1 alone makes a generation's two results."""
+    pids = tmp_path / "pids"
+    given = [Candidate(str(pids), Hyper()) for _ in range(2)]
+    loop = jepbt.epbt(3, given, functions.sleep_with_defaults, 2, asynchronous=True)
+    next(loop)
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    loop.close()
+    wait_until(lambda: not any(map(is_alive, map(int, pids.read_text().split()))))
+
+
 SCRIPT = """
-import pathlib, sys
+import pathlib, signal, sys
 import jepbt
 from host_functions import Hyper, {function}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 population = [jepbt.Candidate(sys.argv[1], Hyper()) for _ in range(2)]
 if __name__ == "__main__":
     loop = jepbt.epbt(2, population, {function}, 2)
