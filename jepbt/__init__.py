@@ -7,6 +7,7 @@ Example:
 """
 
 from jepbt import datasets, losses, models, nn, plots, strategies, taylorglo
+from jepbt.benchmark import scaling
 from jepbt.candidate import Candidate, field_dict
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
@@ -47,6 +48,7 @@ __all__ = [
     "models",
     "nn",
     "plots",
+    "scaling",
     "strategies",
     "taylor_hparam",
     "taylorglo",

@@ -110,8 +110,9 @@ def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
         module = make(nnx.Rngs(key))
         if not isinstance(module, nnx.Module):
             raise TypeError(
-                f"model: {factory!r} must return an nnx.Module, and returned "
-                f"{module!r}. A pair of functions is given as (init, apply)."
+                "model: a function of rngs must return an nnx.Module, and this one "
+                f"returned an object of type {type(module).__name__}. A pair of "
+                "functions is given as (init, apply)."
             )
         return module
 

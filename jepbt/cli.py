@@ -1,4 +1,4 @@
-"""The command line: `jepbt train`.
+"""The command line: `jepbt train` and `jepbt benchmark`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -6,42 +6,18 @@ that an error is one line, and which takes a user's `HyperParameters` as well.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-import jax
-import numpy as np
 from simple_parsing import ArgumentParser, DashVariant
 from tqdm.auto import tqdm
 
 import jepbt
-from jepbt import config as configs
-from jepbt import run_directory
-from jepbt.history import Generation
-from jepbt.hyperparameters import TaylorLoss, spaces
-from jepbt.result import Result
-from jepbt.train import Prepared, execute, prepare
-
-
-@dataclasses.dataclass
-class Options:
-    """What to train, with what, on what.
-
-    Attributes:
-        data: the data set: fashion_mnist is embedded.
-        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
-        strategy: what happens between generations.
-        device: cpu, gpu or tpu; what JAX prefers if left out.
-    """
-
-    data: str = "fashion_mnist"
-    model: Literal["cnn", "mlp"] = "cnn"
-    strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
-    device: str | None = None
+from jepbt.cli_benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli_train import TrainOptions, prepare_training, print_interruption
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,45 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"jepbt: warning: {message}", file=sys.stderr
         )
         try:
-            prepared = _prepare(arguments.options, arguments.config)
-        except (ValueError, TypeError) as error:  # something the user gave
-            return _fail(str(error))
-        try:
-            _print_after(execute(prepared, [_announcer(prepared)]), prepared)
+            try:
+                run = arguments.prepare(arguments)
+            except (ValueError, TypeError, OSError) as error:  # something a user gave
+                return _fail(str(error))
+            run()
         except jepbt.Interrupted as stop:
-            _print_interruption(stop)
+            print_interruption(stop)
             return 128 + stop.signal_number
-        except KeyboardInterrupt:  # the second Ctrl-C
+        except KeyboardInterrupt:  # before training, or the second Ctrl-C
             print("jepbt: stopped at once", file=sys.stderr)
             return 128 + signal.SIGINT
         except RuntimeError as error:  # nothing was learned
             print(f"jepbt: {error}", file=sys.stderr)
             return 1
     return 0
-
-
-def _prepare(options: Options, config: jepbt.Config) -> Prepared:
-    """Checks, compiles, and prints what is about to run."""
-    jepbt.use_all_cpu_cores()
-    configs.check(config)
-    dataset = jepbt.datasets.load(options.data)
-    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
-    model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
-    task = jepbt.classification(dataset, model=model)
-    folder = config.run_dir or run_directory.next_numbered("runs")
-    try:
-        prepared = prepare(
-            task,
-            strategy=options.strategy,
-            config=dataclasses.replace(config, run_dir=folder),
-            devices=options.device,
-        )
-    except BaseException:
-        if config.run_dir is None and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
-    _print_before(prepared, dataset, options)
-    return prepared
 
 
 def _parse(argv: Sequence[str] | None):
@@ -103,18 +55,29 @@ def _parse(argv: Sequence[str] | None):
         "--version", action="version", version=f"jepbt {jepbt.__version__}"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_parser(
+    train = commands.add_parser(
         "train",
         help="train a population on the embedded images, or on data of your choice",
         description="Trains a population and evolves it. Without flags: 32 small "
         "convolutional networks on 10,000 embedded Fashion-MNIST images.",
         add_option_string_dash_variants=DashVariant.DASH,
     )
-    command.add_arguments(Options, dest="options")
-    command.add_arguments(jepbt.Config, dest="config")
+    train.add_arguments(TrainOptions, dest="options")
+    train.add_arguments(jepbt.Config, dest="config")
+    train.set_defaults(prepare=prepare_training)
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="measure populations against other ways to train them, on this machine",
+        description="Trains populations of four models in jepbt, in loops over "
+        "members, in plain vmap, and in PyTorch if it is installed: equal work, in "
+        "turns. Then measures what a population costs by its size.",
+        add_option_string_dash_variants=DashVariant.DASH,
+    )
+    benchmark.add_arguments(BenchmarkOptions, dest="options")
+    benchmark.set_defaults(prepare=prepare_benchmark)
     # argparse would print all flags before the one line that says what is wrong.
-    parser.error = _exit_with("jepbt")
-    command.error = _exit_with("jepbt train")
+    for command in (parser, train, benchmark):
+        command.error = _exit_with(command.prog)
     return parser.parse_args(argv)
 
 
@@ -128,126 +91,3 @@ def _exit_with(name: str) -> Callable[[str], NoReturn]:
 def _fail(message: str) -> int:
     print(f"jepbt: error: {message}", file=sys.stderr)
     return 2
-
-
-def _print_before(prepared: Prepared, dataset, options: Options) -> None:
-    config, task = prepared.config, prepared.task
-    devices = prepared.mesh.devices.ravel()
-    kind = (
-        devices[0].device_kind.upper()
-        if devices[0].platform == "cpu"
-        else devices[0].device_kind
-    )
-    batch_size = config.batch_size or task.batch_size
-    sizes = " / ".join(
-        f"{len(rows['label']):,} {name}"
-        for name, rows in task.data._asdict().items()
-        if rows is not None
-    )
-    print(
-        f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
-        f"{_count(devices.size, f'{kind} device')} | {dataset.name} {sizes} "
-        f"({dataset.note})"
-    )
-    state = jax.eval_shape(lambda: prepared.programs.init.out_info)
-    weights = sum(
-        int(np.prod(leaf.shape[1:]))
-        for leaf in jax.tree.leaves(state.population.state.params)
-    )
-    evolving = " ".join(
-        f"{name}[8]" if isinstance(space, TaylorLoss) else name
-        for name, space in spaces(task.hparams).items()
-    )
-    print(
-        f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
-        f"{config.num_generations} generations x {config.steps_per_generation} steps "
-        f"of {batch_size} | evolving {evolving}"
-    )
-    print(
-        f"needs {prepared.memory_bytes / 1e9:.2f} of "
-        f"{prepared.memory_limit / 1e9:.0f} GB | "
-        f"{_count(prepared.chunk_size, 'member')} at a time on each device | "
-        f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"
-    )
-
-
-def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
-    """Says how long it will take, once that has been measured; logs without a bar."""
-    num_generations = prepared.config.num_generations
-    has_bar = prepared.config.progress and sys.stderr.isatty()
-
-    def announce(report: Generation) -> None:
-        if report.number == 0 and num_generations > 1:
-            seconds = num_generations * sum(report.seconds.values())
-            tqdm.write(f"about {_duration(seconds)}, by the first generation")
-        if not has_bar and report.num_failed < report.fitness.size:
-            print(
-                f"generation {report.number + 1}/{num_generations}  "
-                f"best {np.nanmax(report.fitness):.3f}  "
-                f"median {np.nanmedian(report.fitness):.3f}  "
-                f"{report.num_failed} failed  {sum(report.seconds.values()):.1f} s",
-                flush=True,
-            )
-
-    return announce
-
-
-def _print_after(result: Result, prepared: Prepared) -> None:
-    report = result.test()
-    data = prepared.task.data
-    validation, test = len(data.validation["label"]), len(data.test["label"])
-    heading = f"validation ({validation:,})"
-    print(f"\n{'':14}{heading:22}test ({test:,}, read once)")
-    for name, winner, score in (
-        (f"winner #{result.best.slot}", result.best, report.best),
-        ("median", result.median, report.median),
-        ("first gen.", result.first_best, report.first),
-    ):
-        print(f"{name:14}{winner.fitness!s:22}{score}")
-    hparams = "  ".join(
-        f"{name} {getattr(result.best.hparams, name):.3g}"
-        for name, space in spaces(prepared.task.hparams).items()
-        if not isinstance(space, TaylorLoss)
-    )
-    print(f"{'hparams':14}{hparams}")
-    print(f"{'loss':14}{result.describe_loss()}")
-    seconds = dict(result.seconds)
-    compiling = seconds.pop("compile")
-    total = sum(seconds.values())
-    shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
-    samples = (
-        result.history.fitness.size
-        * prepared.config.steps_per_generation
-        * (prepared.config.batch_size or prepared.task.batch_size)
-    )
-    print(
-        f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
-        f"{samples / seconds['train'] / 1000:.1f}k samples/s"
-    )
-    print(
-        f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
-        f"{prepared.config.population_size}; {result.num_failed} failed"
-    )
-    print(
-        "Did evolution help?  One run cannot tell: compare with --strategy "
-        "random_search over several seeds."
-    )
-    print(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
-
-
-def _print_interruption(stop: jepbt.Interrupted) -> None:
-    result = stop.result
-    print(
-        f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
-        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}",
-        file=sys.stderr,
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -26,7 +26,7 @@ class Config:
         batches: "shared" trains all members on the same batches, "per_member" draws
             each member its own.
         chunk_size: members of a device computed together: a divisor of their number,
-            or "auto": 1 on CPU, all elsewhere.
+            or "auto": measured once for a program on a machine, then remembered.
         max_seconds: no further generation starts after that; `None` for no limit.
         target_fitness: stop once a member reaches it; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
@@ -98,8 +98,12 @@ def check(config: Config) -> None:
         ):
             allowed = "a number above 0" if name == "max_seconds" else "a number"
             raise ValueError(f"{name}={value!r} must be {allowed}, or None.")
-    if config.run_dir is not None and not isinstance(config.run_dir, str | os.PathLike):
-        raise ValueError(f"run_dir={config.run_dir!r} must be a path, or None.")
+    folder = config.run_dir
+    # An empty path would be the current folder.
+    if folder is not None and not (
+        isinstance(folder, str | os.PathLike) and str(folder)
+    ):
+        raise ValueError(f"run_dir={folder!r} must be a folder's path, or None.")
 
 
 def _check_whole(name, value, smallest, largest, alternative=""):

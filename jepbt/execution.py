@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -82,8 +82,9 @@ def choose_devices(
         As many of the devices offered as the largest divisor of `P` allows.
 
     Raises:
-        ValueError: for a platform that is not here, an empty list, what is no device,
-            or, with several processes, a `P` that the devices do not divide.
+        ValueError: for a platform that is not here, an empty list, a device given
+            twice, what is no device, or, with several processes, a `P` that the devices
+            do not divide.
 
     Example:
         >>> len(choose_devices("cpu", 1))
@@ -99,12 +100,14 @@ def choose_devices(
                 "these, pass a list of jax.Device, or leave devices out."
             ) from error
     else:
-        offered = list(devices)
+        offered = list(devices) if isinstance(devices, Iterable) else []
         if not offered or not all(isinstance(d, jax.Device) for d in offered):
             raise ValueError(
-                f"devices={devices!r} must be a platform's name such as 'cpu' or at "
-                "least one jax.Device."
+                f"devices={devices!r} must be a platform's name such as 'cpu' or a "
+                "list of at least one jax.Device, as in jax.devices()[:1]."
             )
+        if len(set(offered)) < len(offered):
+            raise ValueError(f"devices={devices!r} must name each device once.")
     count = max(
         n for n in range(1, len(offered) + 1) if n == 1 or population_size % n == 0
     )
@@ -145,34 +148,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def choose_chunk(chunk_size: int | str, num_members: int, platform: str) -> int:
-    """Decides how many of a device's members are computed together.
+def check_chunk(chunk_size: int | str, num_members: int) -> None:
+    """Refuses a given chunk size that would leave a remainder.
 
     Args:
-        chunk_size: as the user gave it; `"auto"` takes one member at a time on CPU,
-            whose caches it keeps warm, and all of them elsewhere.
+        chunk_size: as the user gave it; `"auto"` is always allowed.
         num_members: on one device.
-        platform: of the devices.
-
-    Returns:
-        A divisor of `num_members`.
 
     Raises:
         ValueError: if a given size does not divide `num_members`.
 
     Example:
-        >>> choose_chunk("auto", 16, "cpu"), choose_chunk("auto", 16, "gpu")
-        (1, 16)
+        >>> check_chunk(4, 16)
     """
-    if chunk_size == "auto":
-        return 1 if platform == "cpu" else num_members
-    if num_members % chunk_size:
+    if chunk_size != "auto" and num_members % chunk_size:
         divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
         raise ValueError(
             f"chunk_size={chunk_size} must divide the {num_members} members of a "
             f"device: one of {divisors}, or 'auto'."
         )
-    return chunk_size
+
+
+def compiler_options(platform: str) -> dict[str, Any]:
+    """What XLA is told for one platform, beyond its defaults.
+
+    On CPU, vectors as wide as the processor has: by default XLA uses half of AVX-512,
+    and a population of small CNNs then trains some 5 % slower.
+
+    Example:
+        >>> compiler_options("gpu")
+        {}
+    """
+    return {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
 
 
 def memory_limit(device: jax.Device) -> int:

@@ -13,7 +13,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -137,6 +137,9 @@ def hparam(
     Returns:
         A dataclass field.
 
+    Raises:
+        ValueError: if the default is a list, an array, or another mutable object.
+
     Example:
         >>> from dataclasses import dataclass
         >>> import jepbt
@@ -147,6 +150,11 @@ def hparam(
         >>> Hyper()
         Hyper(width=4, activation='relu')
     """
+    if type(default).__hash__ is None:  # dataclasses would advise a factory instead
+        raise ValueError(
+            f"hparam: a default of {default!r} cannot evolve; use a float, an int, or "
+            "hparam(..., choices=(...)). Declare several fields for several numbers."
+        )
     declared = {"min": min, "max": max, "log": log, "choices": choices}
     return dataclasses.field(default=default, metadata={_METADATA: declared})
 
@@ -548,7 +556,10 @@ def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
 
 def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     where = f"{owner}.{field.name}"
-    declared = dict(field.metadata.get(_METADATA, {}))
+    declared = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in field.metadata.get(_METADATA, {}).items()
+    }
     if "taylor" in declared:
         return _taylor_space(where, declared)
     if field.default is dataclasses.MISSING:
@@ -556,6 +567,8 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
             f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
         )
     default = field.default
+    if isinstance(default, np.generic):
+        default = default.item()
     if declared.get("choices") is not None or isinstance(default, bool):
         return _categorical_space(where, default, declared)
     if not isinstance(default, int | float):
@@ -597,6 +610,11 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
             "Remove them, or remove choices."
         )
     given = declared.get("choices")
+    if given is not None and not _are_hashable(given):
+        raise ValueError(
+            f"{where}: choices={given!r} must be a sequence of numbers, texts or other "
+            "values that do not change, such as ('relu', 'tanh')."
+        )
     choices = (False, True) if given is None else tuple(given)
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise ValueError(
@@ -607,6 +625,12 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
             f"{where}: default={default!r} must be one of choices={choices}."
         )
     return Categorical(default, choices)
+
+
+def _are_hashable(choices: Any) -> bool:
+    return isinstance(choices, Iterable) and all(
+        isinstance(choice, Hashable) for choice in choices
+    )
 
 
 def _numeric_space(where: str, default: float, declared: dict) -> Real | Integer:

@@ -1,4 +1,4 @@
-"""Pictures of a run, one function each, drawn from its history."""
+"""Pictures, one function each, drawn from a run's history or a report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jepbt.benchmark_reports import ScalingReport
 from jepbt.history import History
 from jepbt.lineage import ancestry
 
@@ -109,6 +110,65 @@ def fitness(history: History, axes: Axes | None = None) -> Axes:
     axes.set_xlabel("generation")
     axes.set_ylabel("fitness on validation data")
     axes.legend(frameon=False, loc="lower right")
+    return axes
+
+
+def scaling(report: ScalingReport, axes: Axes | None = None) -> Axes:
+    """Draws a population's throughput by its size, beside the ideal and the ceiling.
+
+    The ideal: every member trains as fast as the smallest population's did alone. The
+    ceiling: the machine's matmul peak. The knee: from there on more members gain less
+    than a tenth.
+
+    Args:
+        report: from `jepbt.scaling`.
+        axes: to draw into; a figure of its own if left out.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> import jepbt
+        >>> task = jepbt.classification("fashion_mnist")
+        >>> report = jepbt.scaling(task, max_population=16)  # doctest: +SKIP
+        >>> jepbt.plots.scaling(report)  # doctest: +SKIP
+    """
+    axes = _new_axes() if axes is None else axes
+    sizes = np.array([row.population_size for row in report.rows])
+    speeds = [row.samples_per_second for row in report.rows]
+    medians = np.array([speed.median for speed in speeds])
+    below = medians - [speed.low for speed in speeds]
+    above = [speed.high for speed in speeds] - medians
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ideal = medians[0] * sizes / sizes[0]
+    axes.plot(
+        sizes, ideal, color=MEMBER, linestyle="--", label="ideal: no member waits"
+    )
+    if np.isfinite(report.ceiling):
+        axes.axhline(
+            medians[0] * report.ceiling,
+            color=MEDIAN,
+            linestyle=":",
+            label=f"ceiling: {report.ceiling:.3g} times one, the matmul peak",
+        )
+    axes.errorbar(
+        sizes,
+        medians,
+        [below, above],
+        color=WINNER,
+        marker="o",
+        capsize=3,
+        label="measured, median and range",
+    )
+    axes.axvline(
+        report.knee, color=WINNER, linewidth=0.8, label=f"knee: P = {report.knee}"
+    )
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("members P")
+    axes.set_ylabel("training samples a second, all members")
+    axes.legend(frameon=False, loc="lower right")  # throughput rises to the right
     return axes
 
 

@@ -6,6 +6,7 @@ hyperparameters and fitness, never weights, devices or files.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ def epbt(
             "initial_population, evaluation_function)."
         )
     if num_elites is not None and (
-        isinstance(num_elites, bool) or not isinstance(num_elites, int)
+        isinstance(num_elites, bool) or not isinstance(num_elites, numbers.Integral)
     ):
         raise TypeError(f"epbt: num_elites={num_elites!r} must be a whole number.")
     mutate = gaussian() if mutate is None else mutate

@@ -1,57 +1,31 @@
-"""`train_population`: the one place with side effects, and where programs compile."""
+"""`train_population`: the one place with side effects."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from jepbt import config as configs
 from jepbt import plots, run_directory
-from jepbt.checks import check_memory, check_task, resolve_strategy
 from jepbt.config import Config
-from jepbt.execution import (
-    choose_chunk,
-    choose_devices,
-    make_mesh,
-    memory_limit,
-    over_members,
-    replicated,
-    use_compilation_cache,
-)
 from jepbt.history import Generation, History, make_generation
-from jepbt.hyperparameters import decode, encode, spaces, to_python
+from jepbt.hyperparameters import decode, encode, to_python
 from jepbt.interruption import Interrupted, listen
 from jepbt.lineage import founders
 from jepbt.population import EVALUATE, Member, Task, derive_key
+from jepbt.preparation import Prepared, prepare
+from jepbt.programs import Programs
 from jepbt.result import Result, Score, Winner
 from jepbt.strategies import Strategy, take
-from jepbt.training import (
-    Best,
-    Inputs,
-    Phases,
-    RunState,
-    make_inputs,
-    make_phases,
-    make_record,
-    score,
-)
+from jepbt.training import Best, RunState, make_record, score
 
 Callback = Callable[[Generation], None]
-
-logger = logging.getLogger("jepbt")
 
 
 def train_population(
@@ -111,104 +85,15 @@ def train_population(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
+    if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks={callbacks!r} must be a list of functions of a Generation, "
+            "such as [print]."
+        )
     prepared = prepare(
         task, strategy=strategy, config=config, devices=devices, **fields
     )
     return execute(prepared, callbacks)
-
-
-class Programs(NamedTuple):
-    """The compiled phases, and the bytes that each reserves on a device."""
-
-    init: Any
-    evolve: Any
-    train: Any
-    evaluate: Any
-    pick: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that has been checked and compiled, and can start.
-
-    Attributes:
-        task: what is trained.
-        config: checked, with all fields.
-        mesh: of the devices that share the population.
-        chunk_size: members computed together on each.
-        inputs: on the devices.
-        programs: compiled.
-        member_bytes: of one member's state and hyperparameters.
-        memory_bytes: that the largest program reserves on the devices of one memory.
-        memory_limit: of that memory.
-        compile_seconds: tracing and compiling.
-        folder: of the run, or `None`.
-    """
-
-    task: Task
-    config: Config
-    mesh: Mesh
-    chunk_size: int
-    inputs: Inputs
-    programs: Programs
-    member_bytes: int
-    memory_bytes: int
-    memory_limit: float
-    compile_seconds: float
-    folder: pathlib.Path | None
-
-
-def prepare(
-    task: Task,
-    *,
-    strategy: str | Strategy = "epbt",
-    config: Config | None = None,
-    devices: str | Sequence[jax.Device] | None = None,
-    **fields: Any,
-) -> Prepared:
-    """Checks everything that a user gave, then compiles: see `train_population`."""
-    config = _merge(config, fields)
-    configs.check(config)
-    resolved = resolve_strategy(strategy)
-    used = choose_devices(devices, config.population_size)
-    mesh = make_mesh(used)
-    platform = used[0].platform
-    chunk_size = choose_chunk(
-        config.chunk_size, config.population_size // len(used), platform
-    )
-    member_bytes = check_task(task, resolved, config)
-    check_memory(member_bytes, task, config, used)
-    folder = None
-    if config.run_dir is not None and jax.process_index() == 0:
-        folder = run_directory.claim(config.run_dir)
-    use_compilation_cache()
-    start = time.perf_counter()
-    inputs = _place_inputs(task, config.seed, mesh)
-    # One device shares with nobody; and jax 0.7 cannot take the gradient of a batched
-    # convolution inside shard_map (jax-ml/jax#32157).
-    shared_mesh = mesh if mesh.size > 1 else None
-    phases = make_phases(
-        task, resolved, config, mesh=shared_mesh, chunk_size=chunk_size
-    )
-    programs = _compile(phases, inputs, mesh)
-    compile_seconds = time.perf_counter() - start
-    sharing = len(mesh.local_devices) if platform == "cpu" else 1
-    prepared = Prepared(
-        task=task,
-        config=config,
-        mesh=mesh,
-        chunk_size=chunk_size,
-        inputs=inputs,
-        programs=programs,
-        member_bytes=member_bytes,
-        memory_bytes=sharing * max(map(_reserved_bytes, programs)),
-        memory_limit=memory_limit(used[0]),
-        compile_seconds=compile_seconds,
-        folder=folder,
-    )
-    if folder is not None:
-        run_directory.write_config(folder, _describe(prepared, strategy))
-    return prepared
 
 
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
@@ -303,79 +188,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now
-
-
-def _place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
-    """Puts a copy of what all members read on every device of every process."""
-    whole = replicated(mesh)
-    # Only host arrays can be put on another process's devices: the key is made there.
-    key = jax.jit(jax.random.key, out_shardings=whole)(np.uint32(seed))
-    read = make_inputs((), task.data, task.shared)
-    placed = jax.device_put(jax.tree.map(np.asarray, read), whole)
-    return placed._replace(key=key)
-
-
-def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
-    if config is None:
-        config = Config()
-    if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in fields:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TypeError(
-                f"train_population has no setting {name!r}.{hint} The settings are "
-                f"{', '.join(names)}."
-            )
-    return dataclasses.replace(config, **fields)
-
-
-def _compile(phases: Phases, inputs: Inputs, mesh: Mesh) -> Programs:
-    """Compiles the phases side by side: XLA leaves Python's lock while it works."""
-    whole = replicated(mesh)
-    population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
-    carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    state = jax.eval_shape(phases.init, inputs)
-    _, metrics = jax.eval_shape(phases.train, inputs, number, state)
-    slots = jax.ShapeDtypeStruct((2,), jnp.int32)
-
-    def lower(function, args, shardings, out, donate=()):
-        jitted = jax.jit(
-            function, in_shardings=shardings, out_shardings=out, donate_argnums=donate
-        )
-        return jitted.lower(*args)
-
-    step = ((inputs, number, state), (whole, whole, carried))
-    lowered = Programs(
-        init=lower(phases.init, (inputs,), (whole,), carried),
-        evolve=lower(phases.evolve, *step, (carried, whole), (2,)),
-        train=lower(phases.train, *step, (carried, whole), (2,)),
-        evaluate=lower(
-            phases.evaluate,
-            (inputs, number, metrics, state),
-            (whole, whole, whole, carried),
-            carried,
-            (3,),
-        ),
-        pick=lower(take, (state.population, slots), (population, whole), whole),
-    )
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        return Programs(*pool.map(lambda program: program.compile(), lowered))
-
-
-def _reserved_bytes(program: Any) -> int:
-    memory = program.memory_analysis()
-    if memory is None:  # a backend that does not tell
-        return 0
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
 
 
 def _check_parents(report: Generation, before: Generation) -> None:
@@ -521,35 +333,3 @@ def _make_test_scorer(prepared: Prepared) -> Callable[[Sequence[Winner]], list[S
         return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
 
     return score_on_test
-
-
-def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
-    """What `config.json` holds: enough to see what ran, and on what."""
-    import jaxlib
-
-    from jepbt import __version__
-
-    task = prepared.task
-    data = task.data and {
-        name: jax.tree.leaves(rows)[0].shape[0]
-        for name, rows in task.data._asdict().items()
-        if rows is not None
-    }
-    return {
-        "config": dataclasses.asdict(prepared.config),
-        "batch_size": prepared.config.batch_size or task.batch_size,
-        "chunk_size": prepared.chunk_size,
-        "strategy": strategy if isinstance(strategy, str) else repr(strategy),
-        "hparams": {
-            name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
-            for name, space in spaces(task.hparams).items()
-        },
-        "examples": data,
-        "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
-        "platform": prepared.mesh.devices.flat[0].platform,
-        "versions": {
-            "jepbt": __version__,
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-        },
-    }

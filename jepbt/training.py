@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jepbt.config import Config, check
-from jepbt.execution import map_members, over_members, replicated
+from jepbt.execution import check_chunk, map_members, over_members, replicated
 from jepbt.hyperparameters import HyperParameters, decode
+from jepbt.inheritance import inherit
 from jepbt.population import (
     BATCHES,
     EVALUATE,
@@ -245,7 +246,7 @@ def make_phases(
         )
         if task.repair is not None:
             plan = plan._replace(hparams=task.repair(plan.hparams))
-        inherited = take(state.population.state, plan.parents)
+        inherited = inherit(state.population.state, plan.parents, mesh)
         if plan.fresh is not None:
             started = mapped(fresh_state)((slots, plan.hparams), (inputs, generation))
             inherited = where(plan.fresh, started, inherited)
@@ -301,6 +302,7 @@ def make_run(
         a history of leaves `[G, P]`.
 
     Raises:
+        TypeError: if the task or the strategy is none.
         ValueError: if a field of the config is not allowed.
 
     Example:
@@ -331,6 +333,13 @@ def make_run(
         ((3, 5, 2), True)
     """
     check(config)
+    for name, value, kind in (("task", task, Task), ("strategy", strategy, Strategy)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"make_run: {name} must be a {kind.__name__}, got {value!r}. Make one "
+                "with jepbt.classification, or with jepbt.strategies.epbt()."
+            )
+    check_chunk(config.chunk_size, config.population_size)
     chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 

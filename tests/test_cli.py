@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+
+from jepbt import cli, cli_train
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
@@ -41,6 +44,15 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     assert winner[2] == f"{member['fitness']:.3f}"
 
 
+def test_trains_on_a_file_without_a_test_split(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
+    np.savez(tmp_path / "toy.npz", x_train=images, y_train=np.arange(600) % 3)
+    done = jepbt("train", "--data", "toy.npz", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "toy 540 train / 60 validation (toy.npz)" in done.stdout
+    assert re.search(r"^ +validation \(60\) +no test split$", done.stdout, re.M)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -48,9 +60,12 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
         (["--population-size", "1e9"], "invalid int value: '1e9'"),
         (["--population-size", "1000000000"], "members fit; choose fewer"),
         (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
+        (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
         (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
         (["--run-dir", "{file}"], "is a file. Name a folder"),
+        (["--run-dir", ""], "run_dir='' must be a folder's path"),
         (["--run-dir", "{run}"], "holds a run already"),
         (["--popultion-size", "3"], "unrecognized arguments: --popultion-size"),
     ],
@@ -66,6 +81,15 @@ def test_a_mistake_is_two_lines_and_exit_code_2(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr and not done.stdout
     assert len(done.stderr.splitlines()) <= 2
     assert not list(tmp_path.glob("runs/*"))  # nothing is left behind
+
+
+def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
+    def press(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_train, "prepare", press)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "jepbt: stopped at once\n"
 
 
 def test_no_command_is_a_mistake_too():

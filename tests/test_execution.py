@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jepbt import execution
-from jepbt.execution import choose_chunk, choose_devices, make_mesh, map_members
+from jepbt.execution import check_chunk, choose_devices, make_mesh, map_members
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
@@ -46,6 +46,8 @@ def test_the_most_devices_that_divide_the_population_are_used(population_size, c
         ("tpuu", r"devices='tpuu' is not on this machine, which has \['cpu'\]"),
         ([], "at least one jax.Device"),
         ([0], "at least one jax.Device"),
+        (4, "devices=4 must be a platform's name"),
+        ([jax.devices()[0]] * 2, "must name each device once"),
     ],
 )
 def test_devices_that_are_not_here_are_named(devices, message):
@@ -54,9 +56,10 @@ def test_devices_that_are_not_here_are_named(devices, message):
 
 
 def test_chunks_must_divide_a_devices_members():
-    assert choose_chunk(4, 16, "cpu") == 4
+    check_chunk(4, 16)
+    check_chunk("auto", 7)
     with pytest.raises(ValueError, match=r"chunk_size=3 .* one of \[1, 2, 4, 8, 16\]"):
-        choose_chunk(3, 16, "cpu")
+        check_chunk(3, 16)
 
 
 def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):

@@ -201,6 +201,8 @@ def declare(field, annotation=None):
         (jepbt.hparam("a", choices=("a",)), "at least two different values"),
         (jepbt.hparam("c", choices=("a", "b")), "default='c' must be one of"),
         (jepbt.hparam(1, choices=(1, 2), min=0), "choices have no order"),
+        (jepbt.hparam(1, choices=3), "choices=3 must be a sequence"),
+        (jepbt.hparam("a", choices=(["a"], ["b"])), "values that do not change"),
         (jepbt.taylor_hparam((1.0, 2.0)), "must be 8 finite numbers"),
         (jepbt.taylor_hparam(noise=-1.0), "noise=-1.0 must be a number from 0 up"),
     ],
@@ -208,6 +210,28 @@ def declare(field, annotation=None):
 def test_a_wrong_declaration_is_named(field, message):
     with pytest.raises(ValueError, match=message):
         spaces(declare(field))
+
+
+@pytest.mark.parametrize("default", [[0.1], {}, np.zeros(3)])
+def test_a_default_that_is_no_number_is_refused_at_once(default):
+    with pytest.raises(ValueError, match=r"hparam: a default of .* cannot evolve"):
+        jepbt.hparam(default)
+
+
+def test_numpy_numbers_are_numbers():
+    real = jepbt.hparam(np.float64(0.5), min=np.float32(0.0), max=np.int64(1))
+    assert spaces(declare(real))["x"] == Real(0.5, 0.0, 1, False)
+    whole = jepbt.hparam(np.int64(2), min=np.int32(1), max=3)
+    assert spaces(declare(whole))["x"] == Integer(2, 1, 3, False)
+
+
+def test_postponed_annotations_are_read_and_bounds_still_hold(key):
+    """This file's annotations are text, as `from __future__` makes them."""
+    assert Hyper.__annotations__["decay"] == "float"
+    with pytest.raises(ValueError, match=r"annotated float, .* default 1 is an int"):
+        spaces(declare(jepbt.hparam(1, min=0, max=2), "float"))
+    low = clip(jnp.full(3, -9.0), spaces(Hyper)["rate"])
+    assert float(low.min()) >= spaces(Hyper)["rate"].min
 
 
 def test_an_annotation_that_disagrees_is_named():

@@ -63,6 +63,14 @@ def test_truncation_moves_the_worst_fifth_onto_the_best_fifth():
     np.testing.assert_array_equal(measured[stay, stay], 1.0)
 
 
+def test_truncation_draws_a_donor_for_each_slot():
+    fitness = jnp.array([0.9, 0.8, 0.1, 0.0])
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    parents = jax.vmap(truncation(0.5), (0, None))(keys, fitness)
+    agreement = float((parents[:, 2] == parents[:, 3]).mean())
+    np.testing.assert_allclose(agreement, 0.5, atol=0.05)
+
+
 def test_truncation_of_two_copies_the_better(key):
     np.testing.assert_array_equal(truncation()(key, jnp.array([0.1, 0.2])), [1, 1])
 

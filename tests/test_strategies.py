@@ -1,5 +1,6 @@
 """Every strategy keeps the same contract; each one does what its paper says."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -125,6 +126,28 @@ def test_elites_keep_slot_and_hyperparameters():
         assert not np.array_equal(new, old)
 
 
+def test_exactly_the_children_are_crossed():
+    def mark(key, hparams, is_child):
+        return dataclasses.replace(hparams, dropout=jnp.where(is_child, 0.5, 0.25))
+
+    _, plan = advance(strategies.epbt(crossover=mark), [0.1, 0.9, 0.3, 0.8, NAN, 0.2])
+    np.testing.assert_array_equal(plan.hparams.dropout[jnp.array([0, 4, 5])], 0.5)
+
+    def count(key, hparams, is_child):
+        return dataclasses.replace(hparams, width=jnp.full(6, is_child.sum()))
+
+    _, plan = advance(strategies.epbt(crossover=count), [0.1, 0.9, 0.3, 0.8, NAN, 0.2])
+    np.testing.assert_array_equal(plan.hparams.width[jnp.array([0, 4, 5])], 3)
+
+
+def test_epbt_crosses_by_default():
+    """Without mutation, some child mixes the values of two parents."""
+    strategy = strategies.epbt(mutate=lambda key, h: h)
+    before, plan = advance(strategy, fitnesses(16)[0])
+    inherited = np.asarray(before.loss)[np.asarray(plan.parents)]
+    assert not np.array_equal(inherited, plan.hparams.loss)
+
+
 def test_with_fewer_live_members_than_elites_all_live_ones_are_elites():
     _, plan = advance(strategies.epbt(num_elites=3), [NAN, 0.2, NAN, 0.1, NAN, NAN])
     np.testing.assert_array_equal(np.flatnonzero(plan.info["elites"]), [1, 3])
@@ -189,6 +212,11 @@ def test_random_search_changes_nothing():
 def test_rejects_elites_that_do_not_fit(num_elites, message):
     with pytest.raises(ValueError, match=message):
         strategies.epbt(num_elites=num_elites).init(jax.random.key(0), Hyper, 8, 3)
+
+
+def test_elites_may_be_a_numpy_count():
+    _, plan = advance(strategies.epbt(num_elites=np.int64(1)), [0.1, 0.3, 0.2])
+    np.testing.assert_array_equal(plan.info["elites"], [0, 1, 0])
 
 
 @pytest.mark.parametrize("num_elites", [2.0, True, "2"])

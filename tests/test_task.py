@@ -75,6 +75,21 @@ def test_uint8_images_are_standardised_by_channel_when_read():
     np.testing.assert_array_equal(scores, expected_scores)
 
 
+def test_dropout_is_off_when_members_are_scored():
+    images = rng.normal(size=(40, 6)).astype(np.float32)
+    labels = np.arange(40, dtype=np.int32) % 3
+    model = jepbt.models.MLP(num_classes=3, hidden=(32,), dropout=0.8)
+    task = make((images, labels), model=model)
+    state = task.init(jax.random.key(0), Hyper())
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    scores = [
+        task.evaluate(jax.random.key(seed), state, Hyper(), batch, ())
+        for seed in range(3)
+    ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
+
+
 def test_floats_are_taken_as_they_are():
     images = rng.normal(5.0, 3.0, (30, 4)).astype(np.float32)
     labels = (np.arange(30) % 2).astype(np.int32)

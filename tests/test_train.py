@@ -15,6 +15,8 @@ import optax
 import pytest
 
 import jepbt
+from jepbt import checks
+from jepbt.interruption import listen
 from jepbt.lineage import ancestry
 
 rng = np.random.default_rng(0)
@@ -96,32 +98,44 @@ def test_results_agree_with_each_other():
         )
     line = ancestry(history.parents, *where)
     assert line[-1] == where[1]
-    assert 1 <= result.num_founders <= 8
+    roots = np.arange(8)
+    for parents in history.parents[1:]:
+        roots = roots[parents]
+    assert result.num_founders == len(set(roots)) < 8
 
 
 def test_the_winner_scores_what_the_run_said():
     """Its weights, on validation data, by a forward pass in NumPy."""
     task = make_task()
     result = train(task)
-    first, last = result.best.params["dense1"], result.best.params["dense2"]
-    rows = task.data.validation
-    hidden = np.maximum(rows["image"] @ first["kernel"] + first["bias"], 0)
-    correct = (hidden @ last["kernel"] + last["bias"]).argmax(-1) == rows["label"]
+    correct = is_correct(result.best, task.data.validation)
     np.testing.assert_allclose(correct.mean(), result.best.fitness.mean, atol=1e-6)
     np.testing.assert_allclose(
         result.best.fitness.standard_error, correct.std() / np.sqrt(200), atol=1e-6
     )
 
 
+def is_correct(winner, rows):
+    """A forward pass in NumPy."""
+    first, last = winner.params["dense1"], winner.params["dense2"]
+    hidden = np.maximum(rows["image"] @ first["kernel"] + first["bias"], 0)
+    return (hidden @ last["kernel"] + last["bias"]).argmax(-1) == rows["label"]
+
+
 def test_the_test_split_is_read_once():
+    """Every third of its labels is wrong, so that no other split scores like it."""
     task = make_task()
+    rows = {**task.data.test, "label": (LABELS[800:] + (np.arange(400) % 3 == 0)) % 4}
+    task = dataclasses.replace(task, data=task.data._replace(test=rows))
     result = train(task)
     report = result.test()
-    first, last = result.best.params["dense1"], result.best.params["dense2"]
-    rows = task.data.test
-    hidden = np.maximum(rows["image"] @ first["kernel"] + first["bias"], 0)
-    correct = (hidden @ last["kernel"] + last["bias"]).argmax(-1) == rows["label"]
-    np.testing.assert_allclose(report.best.mean, correct.mean(), atol=1e-6)
+    winners = result.best, result.median, result.first_best
+    assert len({(winner.generation, winner.slot) for winner in winners}) == 3
+    for winner, got in zip(winners, report, strict=True):
+        correct = is_correct(winner, rows)
+        np.testing.assert_allclose(got.mean, correct.mean(), atol=1e-6)
+        expected = correct.std() / np.sqrt(400)
+        np.testing.assert_allclose(got.standard_error, expected, atol=1e-6)
     result.score_on_test = None  # a second reading would fail
     assert result.test() is report
 
@@ -229,6 +243,8 @@ def test_failed_members_are_null_in_the_history(tmp_path):
     assert failed.any() and not failed.all()
     assert [value is None for value in line["fitness"]] == failed.tolist()
     assert result.num_failed == np.isnan(result.history.fitness).sum()
+    live = np.sort(result.history.fitness[-1][~np.isnan(result.history.fitness[-1])])
+    assert result.median.fitness.mean == live[::-1][live.size // 2]
 
 
 def test_a_full_disk_costs_the_files_and_not_the_run(tmp_path, monkeypatch):
@@ -293,6 +309,95 @@ def test_a_signal_ends_the_generation_and_hands_over_the_result(number):
     assert signal.getsignal(number) is handler
 
 
+def test_a_signal_in_the_last_generation_changes_nothing():
+    def press(generation):
+        if generation.number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    assert len(train(callbacks=[press]).history) == 4
+
+
+@pytest.fixture
+def default_interrupts():
+    """Python's own handler: a process started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_listening_ends_with_the_run_and_a_second_signal_acts_at_once(
+    default_interrupts,
+):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with listen():
+        assert signal.getsignal(signal.SIGINT) is not handlers[0]
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), listen() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert request.signal_number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_numeric_choices_reach_every_function_as_values():
+    @dataclass
+    class Decay(jepbt.HyperParameters):
+        decay: float = jepbt.hparam(0.25, choices=(0.25, 0.5))
+
+    rows = np.zeros(3, np.float32)
+    task = jepbt.Task(
+        hparams=Decay,
+        init=lambda key, h: h.decay,
+        train_step=lambda key, born, h, batch, shared: (
+            born,
+            {"loss": h.decay, "born": born},
+        ),
+        evaluate=lambda key, born, h, batch, shared: batch + h.decay,
+        data=jepbt.Splits(rows, rows, rows),
+    )
+    small = SMALL | {"num_generations": 1}
+    result = jepbt.train_population(task, strategy="random_search", **small)
+    history = result.history
+    decays = history.hparams["decay"]
+    assert set(decays.ravel()) == {0.25, 0.5}
+    for seen in (history.fitness, history.metrics["loss"], history.metrics["born"]):
+        np.testing.assert_array_equal(seen, decays)
+    assert result.best.hparams.decay == result.test().best.mean == 0.5
+
+
+def test_memory_holds_every_member_twice_and_the_data_on_each_device(monkeypatch):
+    """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
+    monkeypatch.setattr(checks, "memory_limit", lambda device: 2_000)
+    devices = jax.devices()[:2]
+
+    def needed(num_members, data=None):
+        task = dataclasses.replace(broken_task(), data=data)
+        config = jepbt.Config(population_size=num_members)
+        return checks.check_memory(100, task, config, devices)
+
+    assert needed(10) == 2_000
+    with pytest.raises(ValueError, match="At most 10 members fit"):
+        needed(12)
+    data = jepbt.Splits(np.zeros(30, np.float32), np.zeros(20, np.float32))
+    assert needed(8, data) == 2_000
+    with pytest.raises(ValueError, match="At most 8 members fit"):
+        needed(10, data)
+
+
+def test_saved_members_keep_every_type_of_array(tmp_path):
+    state = {"half": jnp.array([1.5, -3.0], jnp.bfloat16), "key": jax.random.key(3)}
+    jepbt.run_directory.save_member(tmp_path, state, Hyper(), {"fitness": 0.5})
+    with np.load(tmp_path / "weights.npz", allow_pickle=False) as saved:
+        np.testing.assert_array_equal(saved["half"], np.float32([1.5, -3.0]))
+        np.testing.assert_array_equal(saved["key"], jax.random.key_data(state["key"]))
+
+
+def test_a_score_is_written_with_its_95_percent_interval():
+    assert str(jepbt.result.Score(0.5, 0.1)) == "0.500 ±0.196"
+
+
 def test_a_run_whose_members_all_fail_says_what_did_it():
     task = make_task(optimizer=lambda h: optax.sgd(jnp.float32(1e38)))
     with pytest.raises(RuntimeError, match=r"all members failed .* rate .* learned"):
@@ -354,7 +459,11 @@ def test_strategies_that_copy_the_dead_are_stopped():
         ({"chunk_size": "all"}, ValueError, "chunk_size='all' must .* or 'auto'"),
         ({"max_seconds": 0}, ValueError, "max_seconds=0 must be a number above 0"),
         ({"target_fitness": "0.9"}, ValueError, "target_fitness='0.9' must be"),
-        ({"run_dir": 3}, ValueError, "run_dir=3 must be a path"),
+        ({"run_dir": 3}, ValueError, "run_dir=3 must be a folder's path"),
+        ({"run_dir": ""}, ValueError, "run_dir='' must be a folder's path"),
+        ({"callbacks": print}, TypeError, "must be a list of functions"),
+        ({"callbacks": [3]}, TypeError, r"callbacks=\[3\] must be"),
+        ({"devices": 4}, ValueError, "devices=4 must be"),
         ({"strategy": "ebpt"}, ValueError, "strategy='ebpt' is none of 'epbt', 'pbt'"),
         (
             {"strategy": jepbt.strategies.epbt},
@@ -378,7 +487,7 @@ def test_a_wrong_setting_is_named_before_anything_compiles(
     def compiles(*args):
         raise AssertionError("compiled before it checked")
 
-    monkeypatch.setattr(jepbt.train, "_compile", compiles)
+    monkeypatch.setattr(jepbt.preparation, "lower_tuned", compiles)
     task = make_task()
     start = time.monotonic()
     with pytest.raises(error, match=message):

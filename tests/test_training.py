@@ -161,6 +161,8 @@ def test_children_get_their_parents_weights_and_optimizer_state():
         strict=True,
     ):
         np.testing.assert_array_equal(new, np.asarray(old)[parents])
+    expected = np.asarray(state.evaluation.fitness)[parents]
+    np.testing.assert_array_equal(after.population.fitness, expected)
 
 
 def test_twins_part_as_they_train():
@@ -183,6 +185,67 @@ def test_twins_part_as_they_train():
     state, _ = phases.train(inputs, 1, state)
     kernel = state.population.state.params["dense1"]["kernel"]
     assert not np.allclose(kernel[0], kernel[1])
+
+
+@dataclass
+class Decay(jepbt.HyperParameters):
+    decay: float = jepbt.hparam(0.25, choices=(0.25, 0.5))
+
+
+def draw(key):
+    return jax.random.uniform(key)
+
+
+DIARY = jepbt.Task(  # writes down a draw from every key that it is given
+    hparams=Decay,
+    init=lambda key, h: {"born": draw(key), "draws": jnp.zeros(9), "step": 0},
+    train_step=lambda key, state, h, batch, shared: (
+        {
+            "born": state["born"],
+            "draws": state["draws"].at[state["step"]].set(draw(key)),
+            "step": state["step"] + 1,
+        },
+        {"loss": jnp.zeros(()), "born": state["born"]},
+    ),
+    evaluate=lambda key, state, h, batch, shared: draw(key)[None],
+)
+
+
+def diary(fresh):
+    """Three generations of three steps; slots take their right neighbour's state."""
+
+    def step(key, state, generation, h, evaluation):
+        parents = jnp.roll(jnp.arange(4), -1)
+        return state, Plan(parents, h, {"draw": draw(key)}, fresh)
+
+    strategy = Strategy(jepbt.strategies.random_search().init, step)
+    settings = {"num_generations": 3, "steps_per_generation": 3, "batch_size": None}
+    return run_whole(strategy, task=DIARY, **settings)
+
+
+def test_no_key_is_used_twice():
+    """By slot, step and generation; one evaluation key serves all members."""
+    population, _, history = diary(fresh=None)
+    draws = np.concatenate(
+        [
+            np.ravel(population.state["draws"]),
+            population.state["born"],
+            history.info["draw"][1:],
+            np.unique(history.fitness),
+        ]
+    )
+    assert len(np.unique(draws)) == len(draws) == 4 * 9 + 4 + 2 + 3
+    assert (history.fitness == history.fitness[:, :1]).all()
+    restarts = diary(fresh=jnp.ones(4, bool))[2].metrics["born"]
+    assert len(np.unique(restarts)) == 3 * 4
+
+
+def test_a_run_of_three_generations_evolves_twice():
+    _, _, history = diary(fresh=None)
+    np.testing.assert_array_equal(history.parents[0], np.arange(4))
+    born = np.asarray(history.metrics["born"])
+    for generation in range(3):
+        np.testing.assert_array_equal(born[generation], np.roll(born[0], -generation))
 
 
 def test_slots_that_start_over_are_initialised_anew():
@@ -272,6 +335,15 @@ def test_an_infinite_loss_fails_a_member_whose_scores_are_fine():
     assert np.isnan(history.fitness).all()
 
 
+def test_an_infinite_score_fails_a_member():
+    task = dataclasses.replace(
+        EXPLOSIVE, evaluate=lambda key, x, h, batch, shared: (1 / (0 * x))[None]
+    )
+    search = jepbt.strategies.random_search()
+    _, best, history = run_whole(search, task=task, batch_size=None, num_generations=1)
+    assert np.isnan(history.fitness).all() and best.slot == -1
+
+
 def test_repair_is_the_last_word_on_every_new_hyperparameter():
     task = dataclasses.replace(
         EXPLOSIVE, repair=lambda h: Explosive(jnp.minimum(h.fuse, 0.25))
@@ -311,9 +383,10 @@ def test_the_best_member_ever_is_kept_and_ties_go_to_the_earliest():
         for generation, row in enumerate(rows):
             fitness = jnp.array(row)
             state = 10 * generation + jnp.arange(fitness.size)
-            evaluation = Evaluation(fitness, jnp.zeros(fitness.size))
+            evaluation = Evaluation(fitness, state.astype(jnp.float32))
             population = Member(state, (), fitness)
             best = keep_best(best, population, evaluation, generation)
+        assert best.generation < 0 or best.standard_error == best.member.state
         return int(best.generation), int(best.slot), int(best.member.state)
 
     assert best_after([0.1, 0.7, 0.2], [0.3, 0.4, 0.6]) == (0, 1, 1)
@@ -321,6 +394,32 @@ def test_the_best_member_ever_is_kept_and_ties_go_to_the_earliest():
     assert best_after([0.5, 0.7, 0.7], [0.7, 0.1, 0.1]) == (0, 1, 1)
     assert best_after([NAN, 0.2, NAN], [NAN, NAN, NAN]) == (0, 1, 1)
     assert best_after([NAN, NAN, NAN]) == (-1, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("task", "strategy", "settings", "error", "message"),
+    [
+        ("images", jepbt.strategies.pbt(), {}, TypeError, "task must be a Task"),
+        (EXPLOSIVE, "epbt", {}, TypeError, "strategy must be a Strategy, got 'epbt'"),
+        (
+            EXPLOSIVE,
+            jepbt.strategies.pbt(),
+            {"population_size": -3},
+            ValueError,
+            "population_size=-3 must",
+        ),
+        (
+            EXPLOSIVE,
+            jepbt.strategies.pbt(),
+            {"population_size": 4, "chunk_size": 3},
+            ValueError,
+            "chunk_size=3 must divide the 4",
+        ),
+    ],
+)
+def test_a_run_of_the_wrong_things_is_refused(task, strategy, settings, error, message):
+    with pytest.raises(error, match=message):
+        jepbt.make_run(task, strategy, jepbt.Config(**settings))
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 250, 251, 612])

@@ -114,6 +114,17 @@ def test_reset_draws_from_the_prior_at_its_rate(key):
     assert stats.kstest(draws, prior.cdf).pvalue > 0.01
 
 
+@pytest.mark.parametrize(
+    "mutate", [gaussian(sigma=0.0, reset=0.3), perturb(factors=(1.0,), resample=0.3)]
+)
+def test_what_is_drawn_anew_does_not_depend_on_being_chosen(key, mutate):
+    """One key for both would draw only from a part of the prior."""
+    rate = np.asarray(mutate(key, copies()).rate, np.float64)
+    anew = np.log(rate[rate != np.float32(0.05)])
+    prior = stats.uniform(np.log(1e-4), -np.log(1e-4))
+    assert stats.kstest(anew, prior.cdf).pvalue > 0.01
+
+
 def test_categoricals_are_redrawn_at_their_rate(key):
     """A redraw of 4 choices keeps the old one a quarter of the time."""
     children = gaussian(redraw=0.4)(key, copies())

@@ -1,0 +1,203 @@
+"""`jepbt train`: what it prepares, prints and runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+import jepbt
+from jepbt import config as configs
+from jepbt import run_directory
+from jepbt.history import Generation
+from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.preparation import Prepared, prepare
+from jepbt.result import Result
+from jepbt.train import execute
+
+
+@dataclasses.dataclass
+class TrainOptions:
+    """What to train, with what, on what.
+
+    Attributes:
+        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
+        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
+        strategy: what happens between generations.
+        device: cpu, gpu or tpu; what JAX prefers if left out.
+    """
+
+    data: str = "fashion_mnist"
+    model: Literal["cnn", "mlp"] = "cnn"
+    strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
+    device: str | None = None
+
+
+def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
+    """Checks, compiles, prints what is about to run, and returns what runs it."""
+    prepared = _prepare(arguments.options, arguments.config)
+    return functools.partial(_run, prepared)
+
+
+def _run(prepared: Prepared) -> None:
+    _print_after(execute(prepared, [_announcer(prepared)]), prepared)
+
+
+def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
+    """Checks, compiles, and prints what is about to run."""
+    jepbt.use_all_cpu_cores()
+    configs.check(config)
+    dataset = jepbt.datasets.load(options.data)
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
+    model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
+    task = jepbt.classification(dataset, model=model)
+    folder = config.run_dir or run_directory.next_numbered("runs")
+    try:
+        prepared = prepare(
+            task,
+            strategy=options.strategy,
+            config=dataclasses.replace(config, run_dir=folder),
+            devices=options.device,
+        )
+    except BaseException:
+        if config.run_dir is None and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    _print_before(prepared, dataset, options)
+    return prepared
+
+
+def _print_before(prepared: Prepared, dataset, options: TrainOptions) -> None:
+    config, task = prepared.config, prepared.task
+    devices = prepared.mesh.devices.ravel()
+    kind = (
+        devices[0].device_kind.upper()
+        if devices[0].platform == "cpu"
+        else devices[0].device_kind
+    )
+    batch_size = config.batch_size or task.batch_size
+    sizes = " / ".join(
+        f"{len(rows['label']):,} {name}"
+        for name, rows in task.data._asdict().items()
+        if rows is not None
+    )
+    print(
+        f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
+        f"{_count(devices.size, f'{kind} device')} | {dataset.name} {sizes} "
+        f"({dataset.note})"
+    )
+    state = jax.eval_shape(lambda: prepared.programs.init.out_info)
+    weights = sum(
+        int(np.prod(leaf.shape[1:]))
+        for leaf in jax.tree.leaves(state.population.state.params)
+    )
+    evolving = " ".join(
+        f"{name}[8]" if isinstance(space, TaylorLoss) else name
+        for name, space in spaces(task.hparams).items()
+    )
+    print(
+        f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
+        f"{config.num_generations} generations x {config.steps_per_generation} steps "
+        f"of {batch_size} | evolving {evolving}"
+    )
+    print(
+        f"needs {prepared.memory_bytes / 1e9:.2f} of "
+        f"{prepared.memory_limit / 1e9:.0f} GB | "
+        f"{_count(prepared.chunk.size, 'member')} at a time on each device "
+        f"({prepared.chunk.reason}) | "
+        f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"
+    )
+
+
+def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
+    """Says how long it will take, once that has been measured; logs without a bar."""
+    num_generations = prepared.config.num_generations
+    has_bar = prepared.config.progress and sys.stderr.isatty()
+
+    def announce(report: Generation) -> None:
+        if report.number == 0 and num_generations > 1:
+            seconds = num_generations * sum(report.seconds.values())
+            tqdm.write(f"about {_duration(seconds)}, by the first generation")
+        if not has_bar and report.num_failed < report.fitness.size:
+            print(
+                f"generation {report.number + 1}/{num_generations}  "
+                f"best {np.nanmax(report.fitness):.3f}  "
+                f"median {np.nanmedian(report.fitness):.3f}  "
+                f"{report.num_failed} failed  {sum(report.seconds.values()):.1f} s",
+                flush=True,
+            )
+
+    return announce
+
+
+def _print_after(result: Result, prepared: Prepared) -> None:
+    data = prepared.task.data
+    heading = f"validation ({len(data.validation['label']):,})"
+    test, scores = "no test split", ("", "", "")
+    if data.test is not None:
+        report = result.test()
+        test = f"test ({len(data.test['label']):,}, read once)"
+        scores = report.best, report.median, report.first
+    print(f"\n{'':14}{heading:22}{test}")
+    winners = {
+        f"winner #{result.best.slot}": result.best,
+        "median": result.median,
+        "first gen.": result.first_best,
+    }
+    for (name, winner), score in zip(winners.items(), scores, strict=True):
+        print(f"{name:14}{winner.fitness!s:22}{score}")
+    hparams = "  ".join(
+        f"{name} {getattr(result.best.hparams, name):.3g}"
+        for name, space in spaces(prepared.task.hparams).items()
+        if not isinstance(space, TaylorLoss)
+    )
+    print(f"{'hparams':14}{hparams}")
+    print(f"{'loss':14}{result.describe_loss()}")
+    seconds = dict(result.seconds)
+    compiling = seconds.pop("compile")
+    total = sum(seconds.values())
+    shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
+    samples = (
+        result.history.fitness.size
+        * prepared.config.steps_per_generation
+        * (prepared.config.batch_size or prepared.task.batch_size)
+    )
+    print(
+        f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
+        f"{samples / seconds['train'] / 1000:.1f}k samples/s"
+    )
+    print(
+        f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
+        f"{prepared.config.population_size}; {result.num_failed} failed"
+    )
+    print(
+        "Did evolution help?  One run cannot tell: compare with --strategy "
+        "random_search over several seeds."
+    )
+    print(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
+
+
+def print_interruption(stop: jepbt.Interrupted) -> None:
+    """Says what an interrupted run leaves behind."""
+    result = stop.result
+    print(
+        f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
+        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}",
+        file=sys.stderr,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,162 @@
+"""A run before it starts: everything checked, then everything compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jepbt import config as configs
+from jepbt import run_directory
+from jepbt.checks import check_memory, check_task, resolve_strategy
+from jepbt.config import Config
+from jepbt.execution import (
+    check_chunk,
+    choose_devices,
+    make_mesh,
+    memory_limit,
+    use_compilation_cache,
+)
+from jepbt.hyperparameters import spaces
+from jepbt.population import Task
+from jepbt.programs import (
+    Programs,
+    compile_all,
+    lower_tuned,
+    place_inputs,
+    reserved_bytes,
+)
+from jepbt.strategies import Strategy
+from jepbt.training import Inputs
+from jepbt.tuning import ChunkChoice
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and compiled, and can start.
+
+    Attributes:
+        task: what is trained.
+        config: checked, with all fields.
+        mesh: of the devices that share the population.
+        chunk: how many members are computed together on each, and why.
+        inputs: on the devices.
+        programs: compiled.
+        member_bytes: of one member's state and hyperparameters.
+        memory_bytes: that the largest program reserves on the devices of one memory.
+        memory_limit: of that memory.
+        compile_seconds: tracing and compiling.
+        folder: of the run, or `None`.
+    """
+
+    task: Task
+    config: Config
+    mesh: Mesh
+    chunk: ChunkChoice
+    inputs: Inputs
+    programs: Programs
+    member_bytes: int
+    memory_bytes: int
+    memory_limit: float
+    compile_seconds: float
+    folder: pathlib.Path | None
+
+
+def prepare(
+    task: Task,
+    *,
+    strategy: str | Strategy = "epbt",
+    config: Config | None = None,
+    devices: str | Sequence[jax.Device] | None = None,
+    **fields: Any,
+) -> Prepared:
+    """Checks everything that a user gave, then compiles: see `train_population`."""
+    config = _merge(config, fields)
+    configs.check(config)
+    resolved = resolve_strategy(strategy)
+    used = choose_devices(devices, config.population_size)
+    mesh = make_mesh(used)
+    check_chunk(config.chunk_size, config.population_size // len(used))
+    member_bytes = check_task(task, resolved, config)
+    check_memory(member_bytes, task, config, used)
+    folder = None
+    if config.run_dir is not None and jax.process_index() == 0:
+        folder = run_directory.claim(config.run_dir)
+    use_compilation_cache()
+    start = time.perf_counter()
+    inputs = place_inputs(task, config.seed, mesh)
+    lowered, choice = lower_tuned(task, resolved, config, inputs, mesh)
+    programs = compile_all(lowered, mesh)
+    compile_seconds = time.perf_counter() - start
+    sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
+    prepared = Prepared(
+        task=task,
+        config=config,
+        mesh=mesh,
+        chunk=choice,
+        inputs=inputs,
+        programs=programs,
+        member_bytes=member_bytes,
+        memory_bytes=sharing * max(map(reserved_bytes, programs)),
+        memory_limit=memory_limit(used[0]),
+        compile_seconds=compile_seconds,
+        folder=folder,
+    )
+    if folder is not None:
+        run_directory.write_config(folder, _describe(prepared, strategy))
+    return prepared
+
+
+def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
+    if config is None:
+        config = Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+    names = [field.name for field in dataclasses.fields(config)]
+    for name in fields:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise TypeError(
+                f"train_population has no setting {name!r}.{hint} The settings are "
+                f"{', '.join(names)}."
+            )
+    return dataclasses.replace(config, **fields)
+
+
+def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
+    """What `config.json` holds: enough to see what ran, and on what."""
+    import jaxlib
+
+    from jepbt import __version__
+
+    task = prepared.task
+    data = task.data and {
+        name: jax.tree.leaves(rows)[0].shape[0]
+        for name, rows in task.data._asdict().items()
+        if rows is not None
+    }
+    return {
+        "config": dataclasses.asdict(prepared.config),
+        "batch_size": prepared.config.batch_size or task.batch_size,
+        "chunk_size": prepared.chunk.size,
+        "strategy": strategy if isinstance(strategy, str) else repr(strategy),
+        "hparams": {
+            name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
+            for name, space in spaces(task.hparams).items()
+        },
+        "examples": data,
+        "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
+        "platform": prepared.mesh.devices.flat[0].platform,
+        "versions": {
+            "jepbt": __version__,
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+        },
+    }

@@ -1,0 +1,148 @@
+"""The phases of a run as programs for a mesh of devices: lowered, tuned, compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jepbt.config import Config
+from jepbt.execution import compiler_options, over_members, replicated
+from jepbt.population import Member, Task
+from jepbt.strategies import Strategy, take
+from jepbt.training import Inputs, Phases, RunState, make_inputs, make_phases
+from jepbt.tuning import (
+    ChunkChoice,
+    choose_by_measuring,
+    chunk_candidates,
+    program_key,
+)
+
+
+class Programs(NamedTuple):
+    """The phases of a generation as programs, lowered or compiled."""
+
+    init: Any
+    evolve: Any
+    train: Any
+    evaluate: Any
+    pick: Any
+
+
+def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
+    """Puts a copy of what all members read on every device of every process."""
+    whole = replicated(mesh)
+    # Only host arrays can be put on another process's devices: the key is made there.
+    key = jax.jit(jax.random.key, out_shardings=whole)(np.uint32(seed))
+    read = make_inputs((), task.data, task.shared)
+    placed = jax.device_put(jax.tree.map(np.asarray, read), whole)
+    return placed._replace(key=key)
+
+
+def lower_tuned(
+    task: Task, strategy: Strategy, config: Config, inputs: Inputs, mesh: Mesh
+) -> tuple[Programs, ChunkChoice]:
+    """Lowers the programs with the chunk size given, or with the one measured best."""
+    platform = mesh.devices.flat[0].platform
+    candidates = chunk_candidates(config.population_size // mesh.size, platform)
+
+    def lower_with(chunk_size, settings=config, only=Programs._fields):
+        # One device shares with nobody; and jax 0.7 cannot take the gradient of a
+        # batched convolution inside shard_map (jax-ml/jax#32157).
+        shared_mesh = mesh if mesh.size > 1 else None
+        phases = make_phases(
+            task, strategy, settings, mesh=shared_mesh, chunk_size=chunk_size
+        )
+        return _lower(phases, inputs, mesh, only)
+
+    if config.chunk_size != "auto":
+        return lower_with(config.chunk_size), ChunkChoice(config.chunk_size, "as given")
+    lowered = lower_with(candidates[0])
+    if jax.process_count() > 1:  # each would measure something else
+        reason = "the default; measured only in a single process"
+        return lowered, ChunkChoice(candidates[0], reason)
+    options = compiler_options(platform)
+    start = functools.cache(lambda: lowered.init.compile(options)(inputs))
+
+    def make_call(chunk_size, num_steps):
+        settings = dataclasses.replace(config, steps_per_generation=num_steps)
+        program = lower_with(chunk_size, settings, ("train",)).train.compile(options)
+        state = jax.tree.map(jnp.copy, start())
+
+        def call():
+            nonlocal state
+            state, _ = jax.block_until_ready(program(inputs, np.int32(0), state))
+
+        return call
+
+    key = program_key(lowered.train.as_text(), list(mesh.devices.flat))
+    choice = choose_by_measuring(
+        candidates, make_call, config.steps_per_generation, key
+    )
+    if choice.size != candidates[0]:
+        lowered = lower_with(choice.size)
+    return lowered, choice
+
+
+def compile_all(lowered: Programs, mesh: Mesh) -> Programs:
+    """Compiles programs side by side: XLA leaves Python's lock while it works."""
+    options = compiler_options(mesh.devices.flat[0].platform)
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        return Programs(*pool.map(lambda program: program.compile(options), lowered))
+
+
+def reserved_bytes(program: Any) -> int:
+    """Adds up what a compiled program holds on one device while it runs."""
+    memory = program.memory_analysis()
+    if memory is None:  # a backend that does not tell
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def _lower(
+    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
+) -> Programs:
+    """Traces phases, with the places that their arguments and results have."""
+    whole = replicated(mesh)
+    population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
+    carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(phases.init, inputs)
+    _, metrics = jax.eval_shape(phases.train, inputs, number, state)
+    slots = jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def lower(function, args, shardings, out, donate=()):
+        jitted = jax.jit(
+            function, in_shardings=shardings, out_shardings=out, donate_argnums=donate
+        )
+        return jitted.lower(*args)
+
+    step = ((inputs, number, state), (whole, whole, carried))
+    makers = {
+        "init": lambda: lower(phases.init, (inputs,), (whole,), carried),
+        "evolve": lambda: lower(phases.evolve, *step, (carried, whole), (2,)),
+        "train": lambda: lower(phases.train, *step, (carried, whole), (2,)),
+        "evaluate": lambda: lower(
+            phases.evaluate,
+            (inputs, number, metrics, state),
+            (whole, whole, whole, carried),
+            carried,
+            (3,),
+        ),
+        "pick": lambda: lower(
+            take, (state.population, slots), (population, whole), whole
+        ),
+    }
+    return Programs(**{n: makers[n]() if n in only else None for n in makers})

@@ -1,0 +1,115 @@
+"""What a data set is, and how validation is carved out of its training data."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import TypeAlias
+
+import numpy as np
+
+Split: TypeAlias = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """The splits of one data set; `load` and `from_arrays` make and check them.
+
+    A split is a dictionary of "image", `uint8` or `float32` `[N, H, W, C]` or
+    `[N, D]`, and "label", `int32[N]`.
+
+    Attributes:
+        name: of the data set.
+        train: for gradients.
+        validation: for fitness.
+        test: for one final report, or None.
+        num_classes: `C`; labels are from 0 to `C - 1`.
+        note: where it comes from, and its licence.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split | None
+    num_classes: int
+    note: str = ""
+
+    def __repr__(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = " / ".join(
+            f"{len(split['label']):,} {name}"
+            for name, split in splits.items()
+            if split is not None
+        )
+        image = self.train["image"]
+        shape = "x".join(map(str, image.shape[1:]))
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"<Dataset {self.name}: {counts}, {shape} {image.dtype}, "
+            f"{self.num_classes} classes{note}>"
+        )
+
+
+def stratified_split(
+    labels: np.ndarray, num_validation: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws validation examples from each class in proportion to its size.
+
+    A class of `n` of the `N` examples gives `n * num_validation / N` of them, rounded
+    down or up; those with the largest remainders are rounded up.
+
+    Args:
+        labels: `int[N]`.
+        num_validation: how many of the `N` are for validation.
+        seed: of the draw.
+
+    Returns:
+        `int[N - num_validation]` and `int[num_validation]`, indices in rising order.
+
+    Raises:
+        ValueError: if `num_validation` is not from 1 to `N - 1`.
+
+    Example:
+        >>> labels = np.array([0, 0, 1, 1, 1, 1])
+        >>> train, validation = stratified_split(labels, 3, seed=0)
+        >>> labels[validation].tolist()
+        [0, 1, 1]
+    """
+    labels = np.asarray(labels)
+    if not 1 <= num_validation < len(labels):
+        raise ValueError(
+            f"num_validation={num_validation} of {len(labels)} examples: it must leave "
+            f"some on either side, from 1 to {len(labels) - 1}."
+        )
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    quotas, remainders = np.divmod(sizes * int(num_validation), len(labels))
+    # Equal remainders: the larger class first, which spares the rarest.
+    first = np.lexsort((-sizes, -remainders))[: num_validation - quotas.sum()]
+    quotas[first] += 1
+    shuffled = class_of[order]
+    is_validation = rank_in_class(shuffled) < quotas[shuffled]
+    return np.sort(order[~is_validation]), np.sort(order[is_validation])
+
+
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """Counts, for each example, the earlier ones of its class."""
+    order = np.argsort(labels, kind="stable")
+    sizes = np.unique(labels, return_counts=True)[1]
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    ranks = np.empty(len(labels), np.int64)
+    ranks[order] = np.arange(len(labels)) - starts
+    return ranks
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """Picks examples."""
+    return {name: array[indices] for name, array in split.items()}
+
+
+def check_seed(seed: int) -> None:
+    """Raises a `ValueError` if `seed` is none."""
+    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not is_integer or seed < 0:
+        raise ValueError(f"seed={seed!r}; allowed are integers from 0.")

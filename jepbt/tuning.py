@@ -1,0 +1,187 @@
+"""How many members a device should compute together: measured once, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import platform as machine
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+
+NUM_ROUNDS = 5
+SHORTEST = 0.05
+"""Seconds that a measured call should take at least, or its overhead would count."""
+
+GAIN = 1.1
+"""How much faster than the default another size must be to be taken."""
+
+
+class ChunkChoice(NamedTuple):
+    """The members that a device computes together, and why.
+
+    Attributes:
+        size: a divisor of the members of a device.
+        reason: one line for people.
+    """
+
+    size: int
+    reason: str
+
+
+def chunk_candidates(num_members: int, platform: str) -> list[int]:
+    """Lists the sizes worth measuring, the default first.
+
+    Args:
+        num_members: of one device.
+        platform: of the devices.
+
+    Returns:
+        At most three divisors of `num_members`: on CPU one member at a time first,
+        which a core's caches favour, elsewhere all of them.
+
+    Example:
+        >>> chunk_candidates(32, "cpu"), chunk_candidates(6, "gpu")
+        ([1, 8, 32], [6, 1])
+    """
+    divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
+    few = max(n for n in divisors if n <= 8)
+    many = max(n for n in divisors if n <= 64)
+    if platform == "cpu":
+        return sorted({1, few, many})
+    return sorted({num_members, many, 1}, reverse=True)
+
+
+def choose_by_measuring(
+    candidates: list[int],
+    make_call: Callable[[int, int], Callable[[], None]],
+    max_steps: int,
+    key: str,
+) -> ChunkChoice:
+    """Times each candidate once for all runs of a program on this machine.
+
+    Args:
+        candidates: from `chunk_candidates`, the default first.
+        make_call: `(chunk_size, num_steps) -> call`, compiles a short generation;
+            `call()` runs it to its end.
+        max_steps: of a generation.
+        key: from `program_key`; what was chosen under it before is chosen again, so
+            that the same call gives the same bits.
+
+    Returns:
+        The default, unless another is at least `GAIN` times as fast.
+    """
+    if len(candidates) == 1:
+        return ChunkChoice(candidates[0], "the only way to divide them")
+    known = _recall(key)
+    if known in candidates:
+        return ChunkChoice(known, "measured before")
+    start = time.perf_counter()
+    calls = _warm_calls(candidates, make_call, max_steps)
+    seconds = {size: [] for size in calls}
+    for _ in range(NUM_ROUNDS):  # in turns, so that other work slows all alike
+        for size, call in calls.items():
+            seconds[size].append(_time(call))
+    best = {size: min(times) for size, times in seconds.items()}  # noise only adds
+    default, fastest = candidates[0], min(best, key=best.get)
+    size = fastest if best[default] >= GAIN * best[fastest] else default
+    _remember(key, size)
+    rest = [other for other in calls if other != size]
+    gains = ", ".join(f"{best[other] / best[size]:.1f}x over {other}" for other in rest)
+    spent = time.perf_counter() - start
+    return ChunkChoice(size, f"{gains}; measured in {spent:.0f} s")
+
+
+def program_key(text: str, devices: list[jax.Device]) -> str:
+    """Names a program on a machine.
+
+    Args:
+        text: of the lowered program, which holds its sizes but no data.
+        devices: that it is to run on.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> import jax
+        >>> len(program_key("module {}", jax.devices()))
+        64
+    """
+    where = (
+        [device.device_kind for device in devices],
+        machine.node(),
+        machine.processor(),
+        os.cpu_count(),
+        jaxlib.__version__,
+    )
+    return hashlib.sha256(f"{text}{where}".encode()).hexdigest()
+
+
+def _warm_calls(candidates, make_call, max_steps) -> dict[int, Callable[[], None]]:
+    """Compiles side by side, with as many steps as make a call long enough.
+
+    Where two steps of the default are long already, overhead is not what limits them,
+    and the third candidate is not worth its compilation.
+    """
+
+    def warm(size, num_steps):
+        call = make_call(size, num_steps)
+        call()
+        return call
+
+    num_steps = min(2, max_steps)
+    first = warm(candidates[0], num_steps)
+    seconds = _time(first)
+    if seconds < SHORTEST and num_steps < max_steps:
+        num_steps = min(max_steps, 64, int(num_steps * SHORTEST / seconds) + 1)
+        first = warm(candidates[0], num_steps)
+    elif num_steps < max_steps:
+        candidates = candidates[:2]
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        rest = pool.map(lambda size: warm(size, num_steps), candidates[1:])
+        return dict(zip(candidates, [first, *rest], strict=True))
+
+
+def _time(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+_CHOSEN: dict[str, int] = {}
+
+
+def _file(key: str) -> pathlib.Path | None:
+    folder = jax.config.jax_compilation_cache_dir
+    return folder and pathlib.Path(folder) / "jepbt-chunk-sizes" / f"{key}.json"
+
+
+def _recall(key: str) -> Any:
+    if key in _CHOSEN:
+        return _CHOSEN[key]
+    try:
+        return json.loads(_file(key).read_text())
+    except (OSError, ValueError, AttributeError):  # none yet, damaged, or no folder
+        return None
+
+
+def _remember(key: str, size: int) -> None:
+    _CHOSEN[key] = size
+    path = _file(key)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(size))
+        temporary.replace(path)
+    except (
+        OSError
+    ):  # a cache that cannot be written to costs the next run a measurement
+        return

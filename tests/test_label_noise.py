@@ -1,0 +1,118 @@
+"""Wrong labels come at the rate asked for, evenly, and from the seed alone."""
+
+import numpy as np
+import pytest
+
+from jepbt import datasets
+from jepbt.datasets import from_arrays, with_label_noise
+
+NUM_EXAMPLES, NUM_CLASSES = 20_000, 5
+LABELS = np.arange(NUM_EXAMPLES) % NUM_CLASSES
+
+
+@pytest.fixture(scope="module")
+def clean():
+    images = np.arange(NUM_EXAMPLES, dtype=np.float32)[:, None]
+    return from_arrays((images, LABELS), 0.25, (images[:10], LABELS[:10]))
+
+
+def wrong(noisy, clean, split="train"):
+    return getattr(noisy, split)["label"] != getattr(clean, split)["label"]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 1.0])
+def test_the_rate_is_the_share_of_wrong_labels(rate, clean):
+    noisy = with_label_noise(clean, rate)
+    assert wrong(noisy, clean).sum() == rate * 15_000
+    np.testing.assert_array_equal(noisy.train["image"], clean.train["image"])
+
+
+def test_noise_is_symmetric(clean):
+    """Of 3,000 training labels of a class 40 % go to 4 others, 300 to each."""
+    noisy = with_label_noise(clean, 0.4)
+    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES))
+    np.add.at(confusion, (clean.train["label"], noisy.train["label"]), 1)
+    expected = np.full((NUM_CLASSES, NUM_CLASSES), 300.0)
+    np.fill_diagonal(expected, 1_800)
+    # 5 standard deviations of a binomial of 3,000 at 0.1 and at 0.6
+    assert (abs(confusion - expected) < 5 * np.sqrt(3_000 * 0.24)).all()
+    assert (abs(confusion - expected)[expected == 300] < 5 * np.sqrt(270)).all()
+
+
+def test_only_what_was_asked_for_is_noisy(clean):
+    train_only = with_label_noise(clean, 0.4)
+    validation_only = with_label_noise(clean, 0.0, validation_label_noise=0.2)
+    assert not wrong(train_only, clean, "validation").any()
+    assert not wrong(validation_only, clean).any()
+    assert wrong(validation_only, clean, "validation").sum() == 1_000
+    for noisy in (train_only, validation_only):
+        assert not wrong(noisy, clean, "test").any()
+
+
+def test_noise_depends_on_the_seed_alone(clean):
+    first, same, other = (with_label_noise(clean, 0.4, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.train["label"], same.train["label"])
+    agreement = (wrong(first, clean) & wrong(other, clean)).mean()
+    assert abs(agreement - 0.16) < 0.02  # independent masks
+
+
+def test_train_and_validation_draws_are_independent():
+    pair = np.zeros((4_000, 1), np.float32), np.arange(4_000) % 5
+    clean = from_arrays(pair, pair)
+    noisy = with_label_noise(clean, 0.5, validation_label_noise=0.5)
+    both = wrong(noisy, clean) & wrong(noisy, clean, "validation")
+    assert abs(both.mean() - 0.25) < 0.04
+
+
+def test_noise_is_independent_of_the_carving():
+    """An example's place in the carving's order says nothing about its label."""
+    images = np.zeros((1_000, 1), np.float32)
+    full = from_arrays((images, np.zeros(1_000, int)), 1, num_classes=2, seed=3)
+    noisy = with_label_noise(full, 0.5, seed=3)
+    order = np.random.default_rng(3).permutation(999)
+    assert abs(wrong(noisy, full)[order[:500]].mean() - 0.5) < 0.1
+
+
+def test_more_noise_with_the_same_seed_only_adds(clean):
+    some, more = with_label_noise(clean, 0.2), with_label_noise(clean, 0.4)
+    chosen = wrong(some, clean)
+    np.testing.assert_array_equal(
+        some.train["label"][chosen], more.train["label"][chosen]
+    )
+
+
+def test_the_given_data_set_is_left_alone_and_the_note_tells(clean):
+    before = clean.train["label"].copy()
+    noisy = with_label_noise(clean, 0.4, validation_label_noise=0.25)
+    np.testing.assert_array_equal(clean.train["label"], before)
+    assert noisy.note == "40% of train labels wrong, 25% of validation labels wrong"
+    assert noisy.train["label"].dtype == np.int32
+
+
+def test_load_adds_the_same_noise():
+    noisy = datasets.load(label_noise=0.4, validation_label_noise=0.1, seed=7)
+    clean = datasets.load()
+    expected = with_label_noise(clean, 0.4, validation_label_noise=0.1, seed=7)
+    assert wrong(noisy, clean).sum() == 3_600
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(
+            getattr(noisy, split)["label"], getattr(expected, split)["label"]
+        )
+    assert noisy.note.startswith("embedded, MIT, 40% of train labels wrong")
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, 40, np.nan, "0.4", True, None])
+@pytest.mark.parametrize("field", ["label_noise", "validation_label_noise"])
+def test_unusable_rates_are_refused_by_name(field, rate, clean):
+    with pytest.raises(ValueError, match=rf"^{field}=.*from 0 to 1: 0.4 for 40 %"):
+        datasets.load(**{field: rate})
+    with pytest.raises(ValueError, match=rf"^{field}=.*"):
+        with_label_noise(clean, **{"label_noise": 0.0, field: rate})
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None, True])
+def test_unusable_seeds_are_refused(seed, clean):
+    with pytest.raises(ValueError, match=r"^seed=.*integers from 0"):
+        with_label_noise(clean, 0.4, seed=seed)
+    with pytest.raises(ValueError, match=r"^seed=.*integers from 0"):
+        from_arrays((np.zeros((4, 1), np.float32), [0, 1, 0, 1]), 2, seed=seed)
