@@ -8,8 +8,10 @@ Example:
 
 from jepbt import augment, datasets, losses, models, nn, plots, strategies, taylorglo
 from jepbt.benchmark import scaling
+from jepbt.candidate import Candidate, field_dict
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
+from jepbt.host import epbt
 from jepbt.hyperparameters import (
     HyperParameters,
     Loss,
@@ -28,6 +30,7 @@ from jepbt.training import make_run
 __version__ = "0.1.0"
 
 __all__ = [
+    "Candidate",
     "Config",
     "HyperParameters",
     "Interrupted",
@@ -39,6 +42,8 @@ __all__ = [
     "choose",
     "classification",
     "datasets",
+    "epbt",
+    "field_dict",
     "hparam",
     "losses",
     "make_run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if isinstance(strategy, str) and strategy in _NAMED:
-        return _NAMED[strategy]()
+        return _build(strategy)
     names = ", ".join(map(repr, _NAMED))
     if isinstance(strategy, str):
         raise ValueError(
@@ -50,10 +51,21 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
             "as in strategy=jepbt.strategies.epbt(num_elites=4)."
         )
     hint = " Call it: a builder is no strategy yet." if callable(strategy) else ""
+    if getattr(strategy, "__module__", None) == "jepbt.host":
+        hint = (
+            " jepbt.epbt is the loop over an evaluation function; the strategy of that "
+            "name is strategy='epbt', or jepbt.strategies.epbt() with settings."
+        )
     raise TypeError(
         f"strategy must be one of {names} or a jepbt.strategies.Strategy, got "
         f"{getattr(strategy, '__name__', type(strategy).__name__)}.{hint}"
     )
+
+
+@functools.cache
+def _build(name: str) -> Strategy:
+    """One strategy for a name, so that what is compiled of it serves again."""
+    return _NAMED[name]()
 
 
 def check_task(task: Task, strategy: Strategy, config: Config) -> int:

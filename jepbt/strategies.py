@@ -65,7 +65,7 @@ class Strategy(NamedTuple):
 
 
 def epbt(
-    *,
+    *loop_arguments: Any,
     num_elites: int | None = None,
     select: SelectionFn = binary_tournament,
     mutate: MutationFn | None = None,
@@ -75,10 +75,11 @@ def epbt(
 
     Elites keep slot, weights and hyperparameters. Every other slot becomes the child of
     a tournament's winner: it inherits everything, mutates, and swaps hyperparameters
-    with another child. This is the strategy for `train_population`; the
-    framework-agnostic loop of the same name takes an evaluation function instead.
+    with another child. This builds a strategy, for `train_population` as well as for
+    `jepbt.epbt`: that loop of the same name takes an evaluation function instead.
 
     Args:
+        *loop_arguments: none; what `jepbt.epbt` takes is refused by name.
         num_elites: how many survive unchanged; `None` for half of the population.
         select: `(key, fitness) -> parents`; a tournament of two by default.
         mutate: `(key, hparams) -> hparams`; `mutation.gaussian()` by default.
@@ -89,7 +90,8 @@ def epbt(
         A `Strategy`. Its `init` raises `ValueError` for more elites than members.
 
     Raises:
-        TypeError: if `num_elites` is not a whole number.
+        TypeError: if `num_elites` is not a whole number, or something is passed by
+            position.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -110,6 +112,12 @@ def epbt(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
+    if loop_arguments:
+        raise TypeError(
+            "jepbt.strategies.epbt builds a strategy and takes its settings by name; "
+            "the loop over an evaluation function is jepbt.epbt(n_generations, "
+            "initial_population, evaluation_function)."
+        )
     if num_elites is not None and (
         isinstance(num_elites, bool) or not isinstance(num_elites, numbers.Integral)
     ):

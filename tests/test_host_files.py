@@ -1,0 +1,133 @@
+"""A run of the host loop continues as if it had never stopped."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+from host_functions import Hyper, climb, population
+
+import jepbt
+from jepbt import Candidate
+
+
+def run(folder, n_generations=4, take=None, **settings):
+    loop = jepbt.epbt(n_generations, population(4), climb, run_dir=folder, **settings)
+    bests = list(itertools.islice(loop, take))
+    loop.close()
+    return [(best.model, best.hparams, best.fitness) for best in bests]
+
+
+def history(folder):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    generations = [json.loads(line) for line in lines]
+    for generation in generations:
+        generation.pop("seconds")
+    return generations
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, asynchronous, stop_after):
+    whole = run(tmp_path / "whole", asynchronous=asynchronous)
+    half, rest = tmp_path / "half", {"asynchronous": asynchronous, "resume": True}
+    begun = run(half, take=stop_after, asynchronous=asynchronous)
+    continued = run(half, **rest)
+    assert begun + continued == whole
+    assert history(half) == history(tmp_path / "whole")
+    assert run(half, **rest) == whole[-1:], "a finished run yields its best once"
+
+
+def test_a_run_killed_before_its_save_repeats_that_generation(tmp_path):
+    """The history is written first: a line too many is cut on resuming."""
+    whole = run(tmp_path / "whole")
+    half = tmp_path / "half"
+    run(half, take=2)
+    shutil.copy(half / "candidates.pkl", tmp_path / "older.pkl")
+    run(half, n_generations=3, resume=True)
+    shutil.copy(tmp_path / "older.pkl", half / "candidates.pkl")
+    assert len(history(half)) == 3
+    assert run(half, resume=True) == whole[2:]
+    assert history(half) == history(tmp_path / "whole")
+
+
+def test_a_run_stopped_in_its_first_generation_starts_again(tmp_path):
+    def stop(candidate):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        next(jepbt.epbt(4, population(4), stop, run_dir=folder))
+    assert run(folder, resume=True) == run(tmp_path / "other")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_finished_run_can_be_extended(tmp_path, asynchronous):
+    settings = {"asynchronous": asynchronous}
+    run(tmp_path / "run", n_generations=2, **settings)
+    more = run(tmp_path / "run", resume=True, **settings)
+    assert len(more) == 2 and len(history(tmp_path / "run")) == 4
+    assert more[-1][2] > more[0][2]
+
+
+def test_the_history_holds_what_was_evaluated(tmp_path):
+    given = []
+
+    def evaluate(candidate):
+        given.append(candidate)
+        if len(given) == 3:
+            raise ValueError("no luck")
+        return Candidate(None, candidate.hparams, len(given) / 10)
+
+    with pytest.warns(RuntimeWarning, match="no luck"):
+        list(jepbt.epbt(2, population(4), evaluate, run_dir=tmp_path))
+    first, second = history(tmp_path)
+    assert first["fitness"] == [0.1, 0.2, None, 0.4]
+    assert first["parents"] == [0, 1, 2, 3]
+    assert second["parents"][1] == 1 and second["parents"][3] == 3
+    assert 2 not in second["parents"]
+    for line, candidates in ((first, given[:4]), (second, given[4:])):
+        for name in ("rate", "width", "nesterov", "optimizer"):
+            values = [getattr(c.hparams, name) for c in candidates]
+            assert line["hparams"][name] == values
+
+
+def test_a_folder_with_a_run_is_refused_and_stays_as_it_is(tmp_path):
+    run(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"holds a run already.*resume=True"):
+        run(tmp_path)
+    for changed in ({"seed": 3}, {"strategy": "pbt"}, {"asynchronous": True}):
+        ((name, value),) = changed.items()
+        with pytest.raises(ValueError, match=f"{name} was .*, now {value!r}"):
+            run(tmp_path, resume=True, **changed)
+    with pytest.raises(ValueError, match="population_size was 4, now 3"):
+        jepbt.epbt(4, population(3), climb, run_dir=tmp_path, resume=True)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_run_of_another_kind_is_not_continued(tmp_path):
+    (tmp_path / "config.json").write_text('{"population_size": 4}')
+    with pytest.raises(ValueError, match=r"a run that jepbt\.epbt did not make"):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x05N."])
+def test_a_damaged_file_is_named(tmp_path, content):
+    run(tmp_path)
+    (tmp_path / "candidates.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"candidates\.pkl"):
+        run(tmp_path, resume=True)
+
+
+def test_a_model_that_cannot_be_saved_is_named(tmp_path):
+    def evaluate(candidate):
+        return Candidate(lambda: None, candidate.hparams, 1.0)
+
+    with pytest.raises(TypeError, match="cannot be pickled, which run_dir="):
+        next(jepbt.epbt(1, population(2), evaluate, run_dir=tmp_path))
+
+
+def test_resuming_needs_a_folder():
+    with pytest.raises(ValueError, match="resume=True needs run_dir"):
+        jepbt.epbt(1, [Candidate(None, Hyper())], climb, resume=True)
