@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from simple_parsing import ArgumentParser, DashVariant
 from tqdm.auto import tqdm
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 run = arguments.prepare(arguments)
             except (ValueError, TypeError, OSError) as error:  # something a user gave
+                if _is_debugged(arguments):
+                    raise
                 return _fail(str(error))
             run()
         except jepbt.Interrupted as stop:
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("jepbt: stopped at once", file=sys.stderr)
             return 128 + signal.SIGINT
         except RuntimeError as error:  # nothing was learned
+            if _is_debugged(arguments):
+                raise
             print(f"jepbt: {error}", file=sys.stderr)
             return 1
     return 0
@@ -79,6 +83,10 @@ def _parse(argv: Sequence[str] | None):
     for command in (parser, train, benchmark):
         command.error = _exit_with(command.prog)
     return parser.parse_args(argv)
+
+
+def _is_debugged(arguments: Any) -> bool:
+    return getattr(getattr(arguments, "config", None), "debug", False)
 
 
 def _exit_with(name: str) -> Callable[[str], NoReturn]:

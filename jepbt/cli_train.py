@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory
-from jepbt.history import Generation
+from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.preparation import Prepared, prepare
 from jepbt.result import Result
@@ -125,14 +125,9 @@ def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
         if report.number == 0 and num_generations > 1:
             seconds = num_generations * sum(report.seconds.values())
             tqdm.write(f"about {_duration(seconds)}, by the first generation")
-        if not has_bar and report.num_failed < report.fitness.size:
-            print(
-                f"generation {report.number + 1}/{num_generations}  "
-                f"best {np.nanmax(report.fitness):.3f}  "
-                f"median {np.nanmedian(report.fitness):.3f}  "
-                f"{report.num_failed} failed  {sum(report.seconds.values()):.1f} s",
-                flush=True,
-            )
+        if not has_bar:
+            number = f"{report.number + 1}/{num_generations}"
+            print(f"generation {number}  {describe(report)}", flush=True)
 
     return announce
 

@@ -31,6 +31,10 @@ class Config:
         target_fitness: stop once a member reaches it; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
         progress: whether a terminal or notebook shows a progress bar.
+        log_level: what the logger "jepbt" lets through: "debug", "info" (a line a
+            generation), "warning" or "error".
+        debug: stop at the first member that fails and say which, instead of going on
+            without it; the command line then shows Python's tracebacks.
 
     Example:
         >>> Config(population_size=8).num_generations
@@ -48,7 +52,11 @@ class Config:
     target_fitness: float | None = None
     run_dir: str | os.PathLike | None = None
     progress: bool = True
+    log_level: str = "warning"
+    debug: bool = False
 
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _COUNTS = {
     "population_size": 2**31 - 1,
@@ -98,6 +106,13 @@ def check(config: Config) -> None:
         ):
             allowed = "a number above 0" if name == "max_seconds" else "a number"
             raise ValueError(f"{name}={value!r} must be {allowed}, or None.")
+    if config.log_level not in LOG_LEVELS:
+        allowed = ", ".join(map(repr, LOG_LEVELS))
+        raise ValueError(f"log_level={config.log_level!r} must be one of {allowed}.")
+    for name in ("progress", "debug"):
+        if not isinstance(getattr(config, name), bool):
+            value = getattr(config, name)
+            raise ValueError(f"{name}={value!r} must be True or False.")
     folder = config.run_dir
     # An empty path would be the current folder.
     if folder is not None and not (

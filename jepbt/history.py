@@ -115,6 +115,31 @@ def make_generation(
     )
 
 
+def describe(generation: Generation) -> str:
+    """Says in one line how a generation went.
+
+    Args:
+        generation: to describe.
+
+    Returns:
+        Best and median fitness of the live, failures, seconds.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([0.5, np.nan, 0.7], np.float32)
+        >>> describe(
+        ...     Generation(1, scores, scores, np.arange(3), {}, {}, {}, {"train": 2.0})
+        ... )
+        'best 0.700  median 0.600  1 failed  2.0 s'
+    """
+    live = generation.fitness[~np.isnan(generation.fitness)]
+    best, median = (live.max(), np.median(live)) if live.size else (np.nan, np.nan)
+    return (
+        f"best {best:.3f}  median {median:.3f}  "
+        f"{generation.num_failed} failed  {sum(generation.seconds.values()):.1f} s"
+    )
+
+
 def to_json(generation: Generation) -> str:
     """Writes a generation as one line of JSON; `nan` becomes `null`.
 

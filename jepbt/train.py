@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from jepbt import plots, run_directory
 from jepbt.config import Config
-from jepbt.history import Generation, History, make_generation
+from jepbt.history import Generation, History, describe, make_generation
 from jepbt.hyperparameters import decode, encode, to_python
 from jepbt.interruption import Interrupted, listen
 from jepbt.lineage import founders
@@ -26,6 +27,8 @@ from jepbt.strategies import Strategy, take
 from jepbt.training import Best, RunState, make_record, score
 
 Callback = Callable[[Generation], None]
+
+logger = logging.getLogger("jepbt")
 
 
 def train_population(
@@ -99,6 +102,7 @@ def train_population(
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     """Runs what `prepare` made, generation by generation: see `train_population`."""
     config, programs, inputs = prepared.config, prepared.programs, prepared.inputs
+    logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
     history = History()
     parents, info = np.arange(config.population_size, dtype=np.int32), {}
@@ -143,8 +147,16 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             if prepared.folder is not None:
                 _write(run_directory.append_history, prepared.folder, report)
             _show(bar, prepared, history, best)
+            logger.info(
+                "generation %d/%d  %s",
+                number + 1,
+                config.num_generations,
+                describe(report),
+            )
             for callback in callbacks:
                 callback(report)
+            if config.debug and report.num_failed:
+                _stop_at_failure(report)
             if report.num_failed == config.population_size:
                 _report_extinction(report, best)
                 break
@@ -264,6 +276,16 @@ def _write(write: Callable, folder: pathlib.Path, content: Any) -> None:
 
 def _is_reached(target: float | None, best: Winner | None) -> bool:
     return target is not None and best is not None and best.fitness.mean >= target
+
+
+def _stop_at_failure(report: Generation) -> NoReturn:
+    slot = int(np.flatnonzero(np.isnan(report.fitness))[0])
+    values = ", ".join(f"{name}={v[slot]}" for name, v in report.hparams.items())
+    loss = report.metrics["loss"][slot]
+    raise RuntimeError(
+        f"debug: member {slot} failed in generation {report.number}: its mean training "
+        f"loss is {loss}, its fitness nan. It trained with {values}."
+    )
 
 
 def _report_extinction(report: Generation, best: Winner | None) -> None:

@@ -247,6 +247,35 @@ def test_failed_members_are_null_in_the_history(tmp_path):
     assert result.median.fitness.mean == live[::-1][live.size // 2]
 
 
+def test_debug_stops_at_the_first_member_that_fails_and_names_it():
+    def sometimes_nan(h):
+        return lambda logits, labels: jnp.where(
+            h.rate > 0.05, jnp.nan, jepbt.losses.cross_entropy(logits, labels)
+        )
+
+    task = make_task(loss=sometimes_nan)
+    seen = []
+    with pytest.raises(RuntimeError) as stop:
+        train(task, debug=True, callbacks=[seen.append])
+    first = train(task, num_generations=1).history
+    slot = int(np.isnan(first.fitness[0]).argmax())
+    rate = first.hparams["rate"][0, slot]
+    assert f"member {slot} failed in generation 0" in str(stop.value)
+    assert f"rate={rate}" in str(stop.value) and rate > 0.05
+    assert len(seen) == 1
+
+
+def test_a_run_logs_a_line_a_generation_if_asked(caplog):
+    train(num_generations=2)
+    assert not caplog.records
+    train(num_generations=2, log_level="info")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split("  ")[0] for line in lines] == [
+        "generation 1/2",
+        "generation 2/2",
+    ]
+
+
 def test_a_full_disk_costs_the_files_and_not_the_run(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -456,6 +485,8 @@ def test_strategies_that_copy_the_dead_are_stopped():
         ({"seed": -1}, ValueError, "seed=-1 must be"),
         ({"batches": "mine"}, ValueError, "batches='mine' must be 'shared' or"),
         ({"chunk_size": 3}, ValueError, "chunk_size=3 must divide the 2 members"),
+        ({"log_level": "loud"}, ValueError, "log_level='loud' must be one of 'debug'"),
+        ({"debug": 1}, ValueError, "debug=1 must be True or False"),
         ({"chunk_size": "all"}, ValueError, "chunk_size='all' must .* or 'auto'"),
         ({"max_seconds": 0}, ValueError, "max_seconds=0 must be a number above 0"),
         ({"target_fitness": "0.9"}, ValueError, "target_fitness='0.9' must be"),
