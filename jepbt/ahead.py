@@ -20,6 +20,7 @@ from jepbt.population import Task
 from jepbt.strategies import Strategy
 from jepbt.train import Programs, _lower, _reserved_bytes
 from jepbt.training import make_inputs, make_phases
+from jepbt.tuning import chunk_candidates
 
 NAMES = ("init", "evolve", "train", "evaluate")
 
@@ -56,7 +57,8 @@ def lower_for_tpu(
         task: as `train_population` takes it.
         topology: such as "v5e:1x1", "v5e:2x4" or "v5e:16x16".
         strategy: as `train_population` takes it.
-        chunk_size: members of a device computed together; all of them if left out.
+        chunk_size: members of a device computed together; a run's first choice on TPU
+            if left out.
         only: the programs to lower.
         **fields: of `Config`.
 
@@ -85,7 +87,8 @@ def lower_for_tpu(
             f"population_size={config.population_size} is not divisible by the "
             f"{mesh.size} devices of {topology!r}. Choose a multiple of {mesh.size}."
         )
-    chunk_size = share if chunk_size is None else chunk_size
+    if chunk_size is None:
+        chunk_size = chunk_candidates(share, "tpu")[0]
     check_chunk(chunk_size, share)
     phases = make_phases(
         task,

@@ -24,17 +24,25 @@ ITEMSIZE = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4
 MEMBER_BYTES = 2 * 105_866 * 4  # weights and momentum
 
 
-@pytest.fixture(scope="module", params=TOPOLOGIES)
-def compiled(request):
-    """`(topology, programs by name, jepbt's estimates by name)`."""
+def lower(topology, **settings):
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles, no chip is used
-    ahead = lower_for_tpu(
+    return lower_for_tpu(
         jepbt.classification("fashion_mnist"),
-        request.param,
-        population_size=MEMBERS_EACH * TOPOLOGIES[request.param],
+        topology,
+        population_size=MEMBERS_EACH * TOPOLOGIES[topology],
         num_generations=20,
         steps_per_generation=100,
+        **settings,
     )
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def compiled(request):
+    """`(topology, programs by name, jepbt's estimates by name)`, all members at once.
+
+    Then memory is at its largest, and hardly any of it fits beside the cores.
+    """
+    ahead = lower(request.param, chunk_size=MEMBERS_EACH)
     with ThreadPoolExecutor(2) as pool:
         lowered = [getattr(ahead.programs, name) for name in NAMES]
         programs = list(pool.map(lambda program: program.compile(), lowered))
@@ -107,3 +115,20 @@ def test_a_population_is_stored_in_tiles(compiled):
     expected = 2 * sum(shares) + 2 * sum(best)  # weights and momentum
     given = programs["evolve"].memory_analysis().argument_size_in_bytes
     assert given == pytest.approx(expected, rel=0.02), topology
+
+
+def test_the_default_chunk_is_estimated_faster_than_all_at_once_and_than_one(compiled):
+    """By the compiler's cycles of the training program; and its bytes fit too."""
+    topology, programs, _ = compiled
+    if topology != "v5e:1x1":
+        pytest.skip("chunks are of one device")
+    default, single = (
+        lower(topology, only=("train",), **settings)
+        for settings in ({}, {"chunk_size": 1})
+    )
+    program = default.programs.train.compile()
+    cycles = estimated_cycles(program.as_text())
+    assert 1.5 * cycles < estimated_cycles(programs["train"].as_text())
+    assert 1.2 * cycles < estimated_cycles(single.programs.train.compile().as_text())
+    estimated = default.estimated_bytes["train"]
+    assert estimated == pytest.approx(compiled_bytes(program), rel=0.2)
