@@ -60,7 +60,7 @@ def lower_tuned(
         phases = make_phases(
             task, strategy, settings, mesh=shared_mesh, chunk_size=chunk_size
         )
-        return _lower(phases, inputs, mesh, only)
+        return lower(phases, inputs, mesh, only)
 
     if config.chunk_size != "auto":
         return lower_with(config.chunk_size), ChunkChoice(config.chunk_size, "as given")
@@ -111,7 +111,7 @@ def reserved_bytes(program: Any) -> int:
     )
 
 
-def _lower(
+def lower(
     phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
 ) -> Programs:
     """Traces phases, with the places that their arguments and results have."""
@@ -123,7 +123,7 @@ def _lower(
     _, metrics = jax.eval_shape(phases.train, inputs, number, state)
     slots = jax.ShapeDtypeStruct((2,), jnp.int32)
 
-    def lower(function, args, shardings, out, donate=()):
+    def place(function, args, shardings, out, donate=()):
         jitted = jax.jit(
             function, in_shardings=shardings, out_shardings=out, donate_argnums=donate
         )
@@ -131,17 +131,17 @@ def _lower(
 
     step = ((inputs, number, state), (whole, whole, carried))
     makers = {
-        "init": lambda: lower(phases.init, (inputs,), (whole,), carried),
-        "evolve": lambda: lower(phases.evolve, *step, (carried, whole), (2,)),
-        "train": lambda: lower(phases.train, *step, (carried, whole), (2,)),
-        "evaluate": lambda: lower(
+        "init": lambda: place(phases.init, (inputs,), (whole,), carried),
+        "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
+        "train": lambda: place(phases.train, *step, (carried, whole), (2,)),
+        "evaluate": lambda: place(
             phases.evaluate,
             (inputs, number, metrics, state),
             (whole, whole, whole, carried),
             carried,
             (3,),
         ),
-        "pick": lambda: lower(
+        "pick": lambda: place(
             take, (state.population, slots), (population, whole), whole
         ),
     }

@@ -457,8 +457,11 @@ def keep_best(
     """
     score = jnp.where(jnp.isnan(evaluation.fitness), -jnp.inf, evaluation.fitness)
     slot = jnp.argmax(score)
+    # Indexed by an array, so that over devices only one member moves: XLA answers a
+    # scalar index with a copy of the whole population on each.
+    member = take(take(population, slot[None]), 0)
     candidate = Best(
-        take(population, slot),
+        member,
         evaluation.standard_error[slot],
         jnp.asarray(generation, jnp.int32),
         slot.astype(jnp.int32),

@@ -44,7 +44,8 @@ def chunk_candidates(num_members: int, platform: str) -> list[int]:
 
     Returns:
         At most three divisors of `num_members`: on CPU one member at a time first,
-        which a core's caches favour, elsewhere all of them.
+        which a core's caches favour; on TPU up to eight, whose activations the chip's
+        own memory holds (so its compiler estimates); elsewhere all of them.
 
     Example:
         >>> chunk_candidates(32, "cpu"), chunk_candidates(6, "gpu")
@@ -55,6 +56,8 @@ def chunk_candidates(num_members: int, platform: str) -> list[int]:
     many = max(n for n in divisors if n <= 64)
     if platform == "cpu":
         return sorted({1, few, many})
+    if platform == "tpu":
+        return [few, *sorted({num_members, 1} - {few}, reverse=True)]
     return sorted({num_members, many, 1}, reverse=True)
 
 

@@ -1,0 +1,134 @@
+"""The main job's programs, compiled for TPUs that are not here.
+
+    python -m pytest -m tpu tests/test_tpu.py
+
+in an environment with the extra `tpu-compile`. Every figure is the compiler's.
+"""
+
+import math
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import jepbt
+from jepbt.ahead import NAMES, compiled_bytes, estimated_cycles, lower_for_tpu
+from jepbt.estimate import array_bytes
+
+pytestmark = pytest.mark.tpu
+
+MEMBERS_EACH = 32
+TOPOLOGIES = {"v5e:1x1": 1, "v5e:2x4": 8, "v5e:16x16": 256}
+ITEMSIZE = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
+MEMBER_BYTES = 2 * 105_866 * 4  # weights and momentum
+
+
+def lower(topology, **settings):
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles, no chip is used
+    return lower_for_tpu(
+        jepbt.classification("fashion_mnist"),
+        topology,
+        population_size=MEMBERS_EACH * TOPOLOGIES[topology],
+        num_generations=20,
+        steps_per_generation=100,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def compiled(request):
+    """`(topology, programs by name, jepbt's estimates by name)`, all members at once.
+
+    Then memory is at its largest, and hardly any of it fits beside the cores.
+    """
+    ahead = lower(request.param, chunk_size=MEMBERS_EACH)
+    with ThreadPoolExecutor(2) as pool:
+        lowered = [getattr(ahead.programs, name) for name in NAMES]
+        programs = list(pool.map(lambda program: program.compile(), lowered))
+    programs = dict(zip(NAMES, programs, strict=True))
+    return request.param, programs, ahead.estimated_bytes
+
+
+def moved(text, operation):
+    """The bytes of each result of a collective operation in a compiled program."""
+    found = re.findall(rf"= (.*?) {operation}(?:-start)?\(", text)
+    return [
+        sum(
+            ITEMSIZE[dtype] * math.prod(int(n) for n in shape.split(",") if n)
+            for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
+        )
+        for result in found
+    ]
+
+
+def test_compiles_for_the_chip_named(compiled):
+    topology, programs, _ = compiled
+    for program in programs.values():
+        devices = program.input_shardings[0]
+        assert devices and estimated_cycles(program.as_text()) > 0, topology
+
+
+def largest(program, *operations):
+    text = program.as_text()
+    return max((max(moved(text, op), default=0) for op in operations), default=0)
+
+
+def test_weights_are_inherited_around_a_ring_and_never_gathered(compiled):
+    """All that is gathered is a population's fitness and hyperparameters."""
+    topology, programs, _ = compiled
+    gathered = largest(programs["evolve"], "all-gather", "all-to-all", "all-reduce")
+    assert gathered < MEMBER_BYTES / 2
+    passed = largest(programs["evolve"], "collective-permute")
+    if TOPOLOGIES[topology] == 1:
+        assert passed == gathered == 0
+    else:  # the largest leaf of a device's share
+        assert passed >= MEMBERS_EACH * 1568 * 64 * 4
+
+
+def test_keeping_the_best_moves_one_member(compiled):
+    _, programs, _ = compiled
+    for name in ("init", "evaluate"):
+        gathered = largest(programs[name], "all-gather", "all-to-all", "all-reduce")
+        assert gathered < 1.1 * MEMBER_BYTES, name
+
+
+def test_members_do_not_meet_while_they_train(compiled):
+    _, programs, _ = compiled
+    operations = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+    assert largest(programs["train"], *operations) < MEMBER_BYTES / 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_on_a_device_are_as_estimated(compiled, name):
+    _, programs, estimated = compiled
+    assert estimated[name] == pytest.approx(compiled_bytes(programs[name]), rel=0.2)
+
+
+def test_a_population_is_stored_in_tiles(compiled):
+    """The compiler's bytes of a share's arguments are those of 8 x 128 tiles."""
+    topology, programs, _ = compiled
+    layers = [(3, 3, 1, 16), (16,), (3, 3, 16, 32), (32,)]
+    layers += [(1568, 64), (64,), (64, 10), (10,)]
+    shares = [array_bytes((MEMBERS_EACH, *shape), 4, "tpu") for shape in layers]
+    best = [array_bytes(shape, 4, "tpu") for shape in layers]
+    expected = 2 * sum(shares) + 2 * sum(best)  # weights and momentum
+    given = programs["evolve"].memory_analysis().argument_size_in_bytes
+    assert given == pytest.approx(expected, rel=0.02), topology
+
+
+def test_the_default_chunk_is_estimated_faster_than_all_at_once_and_than_one(compiled):
+    """By the compiler's cycles of the training program; and its bytes fit too."""
+    topology, programs, _ = compiled
+    if topology != "v5e:1x1":
+        pytest.skip("chunks are of one device")
+    default, single = (
+        lower(topology, only=("train",), **settings)
+        for settings in ({}, {"chunk_size": 1})
+    )
+    program = default.programs.train.compile()
+    cycles = estimated_cycles(program.as_text())
+    assert 1.5 * cycles < estimated_cycles(programs["train"].as_text())
+    assert 1.2 * cycles < estimated_cycles(single.programs.train.compile().as_text())
+    estimated = default.estimated_bytes["train"]
+    assert estimated == pytest.approx(compiled_bytes(program), rel=0.2)
