@@ -4,6 +4,7 @@ Needs a network or a local index, and minutes: `pytest -m install`.
 """
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -33,7 +34,9 @@ pytestmark = pytest.mark.install
 
 
 def run(*command, cwd):
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    """Runs it with what the environment itself has, and nothing from elsewhere."""
+    outside = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
