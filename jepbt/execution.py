@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "population"
@@ -58,15 +60,35 @@ def map_members(
 
     if mesh is None:
         return share
-    # A user's step is arbitrary code: custom gradients and constant carries fail the
-    # check of varying axes, and a member has no collectives for it to protect.
-    return jax.shard_map(
-        share,
-        mesh=mesh,
-        in_specs=(PartitionSpec(AXIS), PartitionSpec()),
-        out_specs=PartitionSpec(AXIS),
-        check_vma=False,
-    )
+
+    def over_devices(members, common):
+        # Traced without the mesh: where it is known, jax writes a sharding into a
+        # convolution's gradient and then refuses to batch it (0.7.2 any, 0.10.2 those
+        # with feature groups).
+        share_of = functools.partial(_describe, num_devices=mesh.size)
+        shapes = jax.tree.map(share_of, members), jax.tree.map(_describe, common)
+        traced, result = jax.make_jaxpr(share, return_shape=True)(*shapes)
+        run, structure = jaxpr_as_fun(traced), jax.tree.structure(result)
+        # A user's step is arbitrary code: custom gradients and constant carries fail
+        # the check of varying axes, and a member has no collectives for it to protect.
+        return jax.shard_map(
+            lambda *args: structure.unflatten(run(*jax.tree.leaves(args))),
+            mesh=mesh,
+            in_specs=(PartitionSpec(AXIS), PartitionSpec()),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )(members, common)
+
+    return over_devices
+
+
+def _describe(leaf: Any, num_devices: int | None = None) -> jax.ShapeDtypeStruct:
+    """Keeps of an array its type without sharding; of one device's share, if split."""
+    aval = jax.typeof(leaf)
+    shape = aval.shape
+    if num_devices is not None:
+        shape = (shape[0] // num_devices, *shape[1:])
+    return jax.ShapeDtypeStruct(shape, aval.dtype, weak_type=aval.weak_type)
 
 
 def choose_devices(

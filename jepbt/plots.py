@@ -165,10 +165,11 @@ def scaling(report: ScalingReport, axes: Axes | None = None) -> Axes:
         report.knee, color=WINNER, linewidth=0.8, label=f"knee: P = {report.knee}"
     )
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()  # on the other axis they label a short range
     axes.set_xlabel("members P")
     axes.set_ylabel("training samples a second, all members")
-    axes.legend(frameon=False, loc="lower right")  # throughput rises to the right
+    # Above: inside, some line would run through it, on some device.
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return axes
 
 

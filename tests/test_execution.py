@@ -29,6 +29,31 @@ def test_devices_and_chunks_give_what_each_member_gives_alone(num_devices, chunk
     assert len(results["twice"].sharding.device_set) == num_devices
 
 
+@pytest.mark.parametrize("num_groups", [1, 3])
+def test_gradients_of_convolutions_are_batched_on_several_devices(num_groups):
+    """A kernel of ones, its sum's gradient: each pixel counts where it is seen."""
+    images = np.arange(9, dtype=np.float32).reshape(1, 3, 1, 3)
+
+    def kernel_gradient(kernel, images):
+        def total(kernel):
+            return jax.lax.conv_general_dilated(
+                images,
+                kernel,
+                (1, 1),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=num_groups,
+            ).sum()
+
+        return jax.grad(total)(kernel)
+
+    kernels = np.ones((4, 3, 1, 3 // num_groups, 3), np.float32)
+    run = map_members(kernel_gradient, mesh=make_mesh(jax.devices()[:2]), chunk_size=2)
+    seen = images[0, ..., None] if num_groups == 1 else images[0, :, :, None]
+    expected = np.broadcast_to(seen, kernels.shape)
+    np.testing.assert_array_equal(jax.jit(run)(kernels, images), expected)
+
+
 def test_a_chunk_of_all_members_is_one_vmap():
     text = jax.jit(map_members(member, chunk_size=8)).lower(X, 0.5).as_text()
     one_by_one = jax.jit(map_members(member, chunk_size=1)).lower(X, 0.5).as_text()

@@ -1,0 +1,126 @@
+"""The notebooks: what is committed can be read, and executing them works.
+
+After a change, with the extra `notebook` installed: `jupyter execute --inplace
+notebooks/*.ipynb`.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|usr|opt|mnt|Users|content)/")
+FALLEN = "Warning: this runtime has a "
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    cells = json.loads(path.read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def outputs(path):
+    return [output for cell in code_cells(path) for output in cell["outputs"]]
+
+
+def pictures(path):
+    return [one for one in outputs(path) if "image/png" in one.get("data", {})]
+
+
+def texts(path):
+    """All that the outputs show as text, pictures left out."""
+    for output in outputs(path):
+        yield "".join(output.get("text", []))
+        for kind, content in output.get("data", {}).items():
+            if not kind.startswith("image/"):
+                yield "".join(content)
+
+
+def first_cell(path):
+    return "".join(code_cells(path)[0]["source"])
+
+
+def run_first_cell(tmp_path, **environment):
+    """Runs it outside of a clone, as a script: it must not need IPython."""
+    return subprocess.run(
+        [sys.executable, "-c", first_cell(NOTEBOOKS[0])],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_both_notebooks_are_here():
+    names = [path.name for path in NOTEBOOKS]
+    assert names == ["population_scaling.ipynb", "quickstart.ipynb"]
+
+
+@each_notebook
+def test_outputs_are_kept_in_order_and_without_errors(path):
+    counts = [cell["execution_count"] for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert not [one for one in outputs(path) if one["output_type"] == "error"]
+    assert not [one for one in outputs(path) if one.get("name") == "stderr"]
+    assert len(pictures(path)) == {"quickstart": 3, "population_scaling": 2}[path.stem]
+
+
+@each_notebook
+def test_outputs_name_no_path_of_the_machine_they_were_made_on(path):
+    assert not [text for text in texts(path) if PATH.search(text)]
+
+
+def test_the_pattern_finds_paths():
+    assert PATH.search("saved in /home/me/run")
+    assert not PATH.search("https://arxiv.org/abs/2002.04225, samples/s, 1/u")
+
+
+@each_notebook
+def test_a_notebook_stays_small(path):
+    assert path.stat().st_size < 400_000
+
+
+def test_all_notebooks_install_alike():
+    assert len({first_cell(path) for path in NOTEBOOKS}) == 1
+
+
+def test_first_cell_prints_the_kept_accelerator_alone(tmp_path):
+    done = run_first_cell(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"jepbt \S+, jax \S+, kept:.*cpu.*\n", done.stdout, re.I)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_a_gpu_runtime_that_fell_to_the_cpu_is_named_once(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA L4 (UUID: GPU-0)'\n")
+    tool.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run_first_cell(tmp_path, PATH=path)
+    assert done.stdout.count(FALLEN + "GPU, but jax found only the CPU") == 1
+
+
+def test_a_tpu_runtime_that_fell_to_the_cpu_is_named_once(tmp_path):
+    done = run_first_cell(tmp_path, TPU_ACCELERATOR_TYPE="v5litepod-1")
+    assert done.stdout.count(FALLEN + "TPU, but jax found only the CPU") == 1
+
+
+@pytest.mark.notebook
+@each_notebook
+def test_executes_as_it_is(path, tmp_path):
+    """In a copy, so that the outputs that are kept are not touched."""
+    copy = tmp_path / path.name
+    shutil.copyfile(path, copy)
+    run = [sys.executable, "-c", "import nbclient.cli; nbclient.cli.main()"]
+    command = [*run, "--inplace", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert len(pictures(copy)) == len(pictures(path))
