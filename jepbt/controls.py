@@ -146,22 +146,21 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
                 f"{least} up."
             )
 
+    rungs = [first_rung]
+    while rungs[-1] < 2**31 // factor:
+        rungs.append(rungs[-1] * factor)
+
     def init(key, hparams_type, num_members, num_generations):
         hparams = sample_population(key, hparams_type, num_members)
         born = jnp.zeros(num_members, jnp.int32)
-        rungs, rung = [], first_rung
-        while rung < num_generations:
-            rungs.append(rung)
-            rung *= factor
-        return (born, jnp.array(rungs, jnp.int32)), hparams
+        return born, hparams
 
-    def step(key, state, generation, hparams, evaluation):
-        born, rungs = state
+    def step(key, born, generation, hparams, evaluation):
         fitness = evaluation.fitness
         slots = jnp.arange(fitness.size)
         is_live = ~jnp.isnan(fitness)
         age = generation - born
-        at_rung = (age[:, None] == rungs[None]).any(1)
+        at_rung = (age[:, None] == jnp.array(rungs)[None]).any(1)
         # beats[i, j]: j of i's cohort ranks before i; equals by slot.
         cohort = born[:, None] == born[None]
         fitter = fitness[None] > fitness[:, None]
@@ -178,7 +177,7 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
             {"age": jnp.where(stops, 0, age)},
             stops,
         )
-        return (born, rungs), plan
+        return born, plan
 
     return Strategy(init, step)
 

@@ -102,7 +102,7 @@ def duel(key: jax.Array, fitness: jax.Array) -> jax.Array:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> duel(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3]))[1:].tolist()
+        >>> duel(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3]))[::2].tolist()
         [2, 2]
 
     Reference:
