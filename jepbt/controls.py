@@ -161,7 +161,7 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         is_live = ~jnp.isnan(fitness)
         age = generation - born
         at_rung = (age[:, None] == jnp.array(rungs)[None]).any(1)
-        # beats[i, j]: j of i's cohort ranks before i; equals by slot.
+        # Row i: who of its cohort ranks before i; equals by slot.
         cohort = born[:, None] == born[None]
         fitter = fitness[None] > fitness[:, None]
         before = (fitness[None] == fitness[:, None]) & (slots[None] < slots[:, None])
