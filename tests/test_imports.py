@@ -57,6 +57,7 @@ ORDER = [
     "plots",
     "result",
     "interruption",
+    "warm_start",
     "preparation",
     "train",
     "candidate",
