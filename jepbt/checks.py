@@ -30,7 +30,7 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Finds a strategy by its name, or takes one as it is.
 
     Args:
-        strategy: "epbt", "pbt", "random_search", "successive_halving", or a
+        strategy: the name of a builder in `jepbt.strategies`, such as "epbt", or a
             `Strategy`.
 
     Returns:

@@ -45,7 +45,7 @@ def train_population(
 
     Args:
         task: what to learn, from `classification` or a `Task` of your own.
-        strategy: "epbt", "pbt", "random_search", or one from `jepbt.strategies`.
+        strategy: a name, such as "epbt" or "pbt", or one from `jepbt.strategies`.
         config: the run's settings; the defaults of `Config` if left out.
         initial: weights that every member starts from (a state's `params`), or an
             earlier `Result` whose last population goes on, of another size too; `None`

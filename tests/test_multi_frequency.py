@@ -29,7 +29,8 @@ def evolve(fitness, generation, intervals=(1, 2), seed=0):
     _, plan = strategy.step(
         jax.random.key(seed), state, generation, hparams, evaluation
     )
-    return plan.parents.tolist(), (plan.hparams.rate * 10).round(3).tolist()
+    rates = np.asarray(plan.hparams.rate, np.float64) * 10
+    return plan.parents.tolist(), rates.round(3).tolist()
 
 
 def test_only_groups_whose_interval_divides_the_generation_evolve():

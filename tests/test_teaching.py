@@ -151,7 +151,8 @@ def test_the_teacher_is_who_was_best_where_it_still_stands():
         population_size=4, num_generations=3, steps_per_generation=2, batch_size=8
     )
     phases = make_phases(watched, epbt(), config)
-    inputs = make_inputs(jax.random.key(0), task.data, ())
+    data = jax.tree.map(jnp.asarray, task.data)
+    inputs = make_inputs(jax.random.key(0), data, ())
     state = phases.init(inputs)
     state, metrics = phases.train(inputs, 0, state)
     state = phases.evaluate(inputs, 0, metrics, state)

@@ -118,7 +118,7 @@ def test_a_run_starts_where_the_weights_were(task, earlier):
 
 
 def test_what_does_not_fit_is_named_before_it_compiles(task, earlier):
-    with pytest.raises(ValueError, match=r"params: leaf .*\[6, 4\] where .*\[6, 5\]"):
+    with pytest.raises(ValueError, match=r"params: leaf .*\[4\] where .*\[5\]"):
         prepare(make_task(hidden=(5,)), initial=earlier.best.params, **SETTINGS)
     with pytest.raises(ValueError, match="earlier run evolved Hyper, this task Other"):
         prepare(make_task(Other), initial=earlier, **SETTINGS)
