@@ -24,6 +24,7 @@ from jepbt.population import Splits, Task
 from jepbt.regression import regression
 from jepbt.result import Result
 from jepbt.task import classification
+from jepbt.teaching import distillation
 from jepbt.train import train_population
 from jepbt.training import make_run
 
@@ -42,6 +43,7 @@ __all__ = [
     "choose",
     "classification",
     "datasets",
+    "distillation",
     "epbt",
     "field_dict",
     "hparam",

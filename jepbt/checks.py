@@ -13,13 +13,16 @@ from jepbt import strategies
 from jepbt.config import Config
 from jepbt.execution import memory_limit, tree_bytes
 from jepbt.hyperparameters import decode, sample_population, spaces
-from jepbt.population import Splits, Task
+from jepbt.population import Member, Splits, Task
 from jepbt.strategies import Strategy, take
 
 _NAMED = {
     "epbt": strategies.epbt,
     "pbt": strategies.pbt,
+    "pb2": strategies.pb2,
+    "mf_pbt": strategies.mf_pbt,
     "random_search": strategies.random_search,
+    "successive_halving": strategies.successive_halving,
 }
 
 
@@ -27,7 +30,8 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Finds a strategy by its name, or takes one as it is.
 
     Args:
-        strategy: "epbt", "pbt", "random_search", or a `Strategy`.
+        strategy: the name of a builder in `jepbt.strategies`, such as "epbt", or a
+            `Strategy`.
 
     Returns:
         A strategy.
@@ -107,6 +111,9 @@ def check_task(task: Task, strategy: Strategy, config: Config) -> int:
     )
     state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
     batch, rows = _check_data(task.data, batch_size, config)
+    _check_behaviour(task, strategy)
+    if task.prepare is not None:
+        batch = _check_prepare(task, key, batch, config)
 
     def step(key, state, h, batch):
         return task.train_step(key, state, decode(h), batch, task.shared)
@@ -134,6 +141,55 @@ def check_task(task: Task, strategy: Strategy, config: Config) -> int:
             f"({batch_size},) here, got {getattr(scores, 'shape', type(scores))}."
         )
     return tree_bytes((state, hparams))
+
+
+def _check_behaviour(task: Task, strategy: Strategy) -> None:
+    wanted = strategy.behaviour
+    if wanted is None:
+        return
+    if task.data is None:
+        raise ValueError(
+            "the strategy compares what members do with validation examples, and this "
+            "task has no data. strategies.pulsation(metric='loss') compares losses."
+        )
+    if wanted.metric == "task" and task.behaviour is None:
+        raise ValueError(
+            "the strategy compares Task.behaviour, and this task has none. Give one, "
+            "or use strategies.pulsation(metric='correctness')."
+        )
+
+
+def _check_prepare(task: Task, key: Any, batch: Any, config: Config) -> Any:
+    """Traces `prepare`; returns the shapes of what `train_step` then gets."""
+    if task.data is None or config.batches != "shared":
+        raise ValueError(
+            f"batches={config.batches!r}: the task prepares something for all members "
+            "at once, a teacher's outputs for example, which needs data and "
+            "batches='shared'."
+        )
+
+    def prepare(key, batches):
+        hparams = sample_population(key, task.hparams, config.population_size)
+        keys = jax.random.split(key, config.population_size)
+        state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
+        population = Member(state, hparams, jnp.zeros(config.population_size))
+        return task.prepare(key, population, batches, task.shared)
+
+    num_steps = config.steps_per_generation
+    batches = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype), batch
+    )
+    prepared = jax.eval_shape(prepare, key, batches)
+    for leaf in jax.tree.leaves(prepared):
+        if leaf.shape[:1] != (num_steps,):
+            raise ValueError(
+                "prepare must return arrays with a row for each step of a generation, "
+                f"[{num_steps}, ...] here, got shape {leaf.shape}."
+            )
+    row = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), prepared
+    )
+    return batch, row
 
 
 def check_memory(

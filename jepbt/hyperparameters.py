@@ -63,11 +63,18 @@ class Categorical:
 
 @dataclasses.dataclass(frozen=True)
 class TaylorLoss:
-    """The eight coefficients of a TaylorGLO loss; they mutate additively."""
+    """A TaylorGLO loss: eight coefficients, or a direction; it mutates additively."""
 
     default: tuple[float, ...]
     noise: float
     sigma: float
+    genome: str = "coefficients"
+
+    @property
+    def scale(self) -> float:
+        """The norm of the default's effective numbers, which a direction keeps."""
+        ch, chh, chy, cx, cxx = taylorglo.effective(np.array(self.default))
+        return float(np.linalg.norm([ch, chh, chy, cx + cxx]))
 
 
 Space: TypeAlias = Real | Integer | Categorical | TaylorLoss
@@ -164,8 +171,14 @@ def taylor_hparam(
     *,
     noise: float = 0.0,
     sigma: float = 0.1,
+    genome: str = "coefficients",
 ) -> Any:
     """Declares an evolving TaylorGLO loss: `f32[8]`, read by `jepbt.losses.taylor`.
+
+    Behind a softmax, with one-hot labels, a loss acts through four numbers alone
+    (`taylorglo.effective`), and scaling them is scaling the learning rate.
+    `genome="effective"` evolves just their direction, at the default's scale; the field
+    still holds a genome of eight. Only `taylorglo.repair` may leave that scale.
 
     Every default here is our choice: none of them is published for EPBT.
 
@@ -173,8 +186,9 @@ def taylor_hparam(
         default: the seed of the first population, in the code convention
             `[y, y2, y3, xy, xy2, x2y, x0, y0]`; cross-entropy's third-order expansion.
         noise: standard deviation of the Gaussian noise on the first population's
-            coefficients, slot 0 excepted.
-        sigma: standard deviation of one additive mutation of a coefficient.
+            coefficients, slot 0 excepted; relative to the scale of a direction.
+        sigma: standard deviation of one additive mutation of a coefficient; likewise.
+        genome: "coefficients", all eight as they are, or "effective".
 
     Returns:
         A dataclass field.
@@ -192,6 +206,7 @@ def taylor_hparam(
         Gonzalez & Miikkulainen, 2021, https://arxiv.org/abs/2002.00059
     """
     declared = {"taylor": tuple(default), "noise": noise, "sigma": sigma}
+    declared["genome"] = genome
     return dataclasses.field(
         default_factory=lambda: np.array(default, np.float32),
         metadata={_METADATA: declared},
@@ -275,7 +290,8 @@ def sample(key: jax.Array, space: Space, shape: tuple[int, ...]) -> jax.Array:
             return jax.random.randint(key, shape, 0, len(choices))
         case TaylorLoss(default=default, noise=noise):
             draws = jax.random.normal(key, (*shape, len(default)))
-            return jnp.broadcast_to(jnp.asarray(default), draws.shape) + noise * draws
+            seed = jnp.broadcast_to(jnp.asarray(default), draws.shape)
+            return move_loss(space, seed, noise * draws)
         case Real(min=None) | Real(max=None) | Integer(min=None) | Integer(max=None):
             draws = space.default * jnp.exp(0.5 * jax.random.normal(key, shape))
         case Real():
@@ -306,8 +322,68 @@ def clip(value: jax.Array, space: Space) -> jax.Array:
             return jnp.clip(value, _round_inside(low, +1), _round_inside(high, -1))
         case Integer(min=low, max=high):
             return jnp.clip(jnp.round(value).astype(jnp.int32), low, high)
-        case Categorical() | TaylorLoss():
+        case Categorical(choices=choices):
+            return jnp.clip(value, 0, len(choices) - 1)
+        case TaylorLoss(genome="effective"):
+            seed = np.array(space.default, np.float32)
+            return taylorglo.at_scale(value, space.scale, seed)
+        case TaylorLoss():
             return value
+
+
+def move_loss(space: TaylorLoss, theta: jax.Array, step: jax.Array) -> jax.Array:
+    """Adds a step to losses, in the coordinates in which their space evolves.
+
+    Args:
+        space: of the field.
+        theta: `f32[..., 8]`.
+        step: `f32[..., 8]`; a direction reads the first four of each, in units of its
+            scale.
+
+    Returns:
+        `f32[..., 8]`.
+
+    Example:
+        >>> import numpy as np
+        >>> seed = taylorglo.CROSS_ENTROPY_EXPANSION
+        >>> space = TaylorLoss(tuple(seed.tolist()), 0.0, 0.1)
+        >>> moved = move_loss(space, jnp.asarray(seed), jnp.ones(8))
+        >>> bool((moved == seed + 1).all())
+        True
+    """
+    if space.genome == "coefficients":
+        return theta + step
+    ch, chh, chy, cx, cxx = taylorglo.effective(theta)
+    moved = jnp.stack([ch, chh, chy, cx + cxx], -1) + space.scale * step[..., :4]
+    ch, chh, chy, cx = jnp.moveaxis(moved, -1, 0)
+    return clip(
+        taylorglo.from_effective(
+            taylorglo.Effective(ch, chh, chy, cx, jnp.zeros_like(cx))
+        ),
+        space,
+    )
+
+
+def clip_all(hparams: HyperParameters) -> HyperParameters:
+    """Brings every field back into its space: see `clip`.
+
+    Args:
+        hparams: leaves `[P, ...]`, from operators that may not know the spaces.
+
+    Returns:
+        The same class.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     width: int = jepbt.hparam(4, min=1, max=64)
+        >>> clip_all(Hyper(jnp.array([0, 5, 99]))).width.tolist()
+        [1, 5, 64]
+    """
+    return map_fields(lambda space, leaf: clip(leaf, space), hparams)
 
 
 def sample_population(
@@ -598,7 +674,21 @@ def _taylor_space(where: str, declared: dict[str, Any]) -> TaylorLoss:
             raise ValueError(
                 f"{where}: {name}={declared[name]!r} must be a number from 0 up."
             )
-    return TaylorLoss(tuple(map(float, theta)), declared["noise"], declared["sigma"])
+    genome = declared["genome"]
+    if genome not in ("coefficients", "effective"):
+        raise ValueError(
+            f"{where}: genome={genome!r} must be 'coefficients' or 'effective'."
+        )
+    space = TaylorLoss(
+        tuple(map(float, theta)), declared["noise"], declared["sigma"], genome
+    )
+    if genome == "effective" and space.scale == 0:
+        raise ValueError(
+            f"{where}: default={theta} has no gradient, so genome='effective' has no "
+            "direction to start from. Choose another default, such as cross-entropy's "
+            "expansion."
+        )
+    return space
 
 
 def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:

@@ -20,6 +20,7 @@ from jepbt.hyperparameters import (
     Real,
     TaylorLoss,
     clip,
+    move_loss,
     sample,
     spaces,
 )
@@ -81,7 +82,7 @@ def gaussian(
             case Categorical():
                 moved, probability = value, redraw
             case TaylorLoss(sigma=own_sigma):
-                moved, probability = value + own_sigma * step, reset
+                moved, probability = move_loss(space, value, own_sigma * step), reset
             case Real():
                 moved, probability = _step(space, sigma * step, value), reset
             case Integer():  # rounded at random, in proportion: see `clip`
@@ -143,7 +144,8 @@ def perturb(
             case Categorical():
                 moved = value
             case TaylorLoss(sigma=sigma):
-                moved = value + sigma * jax.random.normal(step_key, value.shape)
+                step = jax.random.normal(step_key, value.shape)
+                moved = move_loss(space, value, sigma * step)
             case Real():
                 moved = value * factor
             case Integer():

@@ -77,6 +77,16 @@ class Task:
             frozen backbone for example.
         repair: `(hparams) -> hparams`, the last word on new hyperparameters, applied
             inside the program before a member spends steps on them; `None` for none.
+        behaviour: `(key, state, hparams, batch, shared) -> f32[...]`, what a member
+            does with examples, for strategies that compare it (`strategies.pulsation`);
+            `None` if there is no such thing.
+        prepare: `(key, population, batches, shared) -> pytree [S, ...]`, computed once
+            a generation for all members, such as a teacher's outputs; `batches` has
+            leaves `[S, B, ...]`, and the population's fitness is `nan` in slots that
+            hold something new. `train_step`'s batch then is `(batch, prepared)`, with
+            the step's own row. Needs data and shared batches.
+        restart: `(key, state, hparams) -> state`, what a slot that starts afresh makes
+            of the state it had; `None` for `init`.
 
     Example:
         A member climbs `-x²` with its own step size, without data:
@@ -106,12 +116,16 @@ class Task:
     batch_size: int = 64
     shared: PyTree = ()
     repair: Callable[[HyperParameters], HyperParameters] | None = None
+    behaviour: Callable[..., jax.Array] | None = None
+    prepare: Callable[..., PyTree] | None = None
+    restart: Callable[..., PyTree] | None = None
 
 
 # Purposes of random draws. A draw is a function of the run's key, its purpose, and the
 # generation and slot it is for: no key is ever stored or inherited, so that chunks,
 # devices and a resumed run draw the same numbers.
 FIRST_HPARAMS, FIRST_STATES, STRATEGY, BATCHES, TRAIN, EVALUATE, FRESH = range(7)
+PREPARE = 7
 
 
 def derive_key(run_key: jax.Array, purpose: int, *indices: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,8 +33,9 @@ from jepbt.programs import (
     reserved_bytes,
 )
 from jepbt.strategies import Strategy
-from jepbt.training import Inputs
+from jepbt.training import Inputs, RunState
 from jepbt.tuning import ChunkChoice
+from jepbt.warm_start import warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Prepared:
         memory_limit: of that memory.
         compile_seconds: tracing and compiling.
         folder: of the run, or `None`.
+        start: what becomes of the state that a run begins with, or `None`.
     """
 
     task: Task
@@ -66,6 +68,7 @@ class Prepared:
     memory_limit: float
     compile_seconds: float
     folder: pathlib.Path | None
+    start: Callable[[RunState], RunState] | None = None
 
 
 def prepare(
@@ -74,6 +77,7 @@ def prepare(
     strategy: str | Strategy = "epbt",
     config: Config | None = None,
     devices: str | Sequence[jax.Device] | None = None,
+    initial: Any = None,
     **fields: Any,
 ) -> Prepared:
     """Checks everything that a user gave, then compiles: see `train_population`."""
@@ -85,6 +89,9 @@ def prepare(
     check_chunk(config.chunk_size, config.population_size // len(used))
     member_bytes = check_task(task, resolved, config)
     check_memory(member_bytes, task, config, used)
+    start_from = None
+    if initial is not None:
+        start_from = warm_start(initial, task, config.population_size)
     folder = None
     if config.run_dir is not None and jax.process_index() == 0:
         folder = run_directory.claim(config.run_dir)
@@ -107,6 +114,7 @@ def prepare(
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,
         folder=folder,
+        start=start_from,
     )
     if folder is not None:
         run_directory.write_config(folder, _describe(prepared, strategy))

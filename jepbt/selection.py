@@ -87,6 +87,61 @@ def binary_tournament(key: jax.Array, fitness: jax.Array) -> jax.Array:
     return jnp.where(num_live > 0, winner, slots)
 
 
+def duel(key: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Lets each slot meet one random live opponent, and be filled by the fitter.
+
+    This is PBT's binary tournament: unlike in `binary_tournament` the slot's own member
+    is one of the two, so the best always stays. Equals stay.
+
+    Args:
+        key: consumed.
+        fitness: `f32[P]`.
+
+    Returns:
+        `i32[P]` the opponent where it is fitter, the slot itself elsewhere.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> duel(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3]))[::2].tolist()
+        [2, 2]
+
+    Reference:
+        Jaderberg et al., "Population Based Training of Neural Networks", 2017, section
+        4.1.2, https://arxiv.org/abs/1711.09846
+    """
+    opponents = draw_opponents(key, fitness)
+    slots = jnp.arange(fitness.size)
+    loses = (fitness[opponents] > fitness) | jnp.isnan(fitness)
+    return jnp.where(loses, opponents, slots)
+
+
+def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Draws for each slot a live member other than itself, uniformly.
+
+    Args:
+        key: consumed.
+        fitness: `f32[P]`; only `nan` or not counts.
+
+    Returns:
+        `i32[P]`; the slot itself where no other member lives.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> fitness = jnp.array([0.1, jnp.nan, 0.3])
+        >>> draw_opponents(jax.random.key(0), fitness)[::2].tolist()
+        [2, 0]
+    """
+    slots = jnp.arange(fitness.size)
+    is_live = ~jnp.isnan(fitness)
+    live = jnp.argsort(~is_live, stable=True)  # live slots first
+    place = jnp.cumsum(is_live) - 1
+    num_others = jnp.sum(is_live) - is_live
+    draw = jax.random.randint(key, slots.shape, 0, jnp.maximum(num_others, 1))
+    # A live slot skips its own place; a dead one has none.
+    draw = draw + (is_live & (draw >= place))
+    return jnp.where(num_others > 0, live[draw % fitness.size], slots)
+
+
 def truncation(fraction: float = 0.2) -> SelectionFn:
     """Builds PBT's truncation: the worst copy a random one of the best.
 

@@ -18,6 +18,7 @@ from jepbt import models
 from jepbt.hyperparameters import HyperParameters, decode, sample_population, spaces
 from jepbt.population import PyTree, Splits, Task
 from jepbt.strategies import take
+from jepbt.teaching import Distillation, make_teacher, mix
 
 _AUGMENT = 0x61756720  # a step's key is the model's; folded with this, augmentation's
 
@@ -67,6 +68,7 @@ def learn_from_examples(
     optimizer: Callable[[HyperParameters], optax.GradientTransformation],
     augment: Callable[[HyperParameters], Callable[..., Any]] | None,
     batch_size: int,
+    distillation: Distillation | None = None,
 ) -> Task:
     """Makes a task of the user's parts, after tracing each of them.
 
@@ -82,6 +84,7 @@ def learn_from_examples(
         optimizer: `h -> optax.GradientTransformation`.
         augment: `h -> (key, inputs, labels) -> (inputs, labels)`, or None.
         batch_size: examples in a training step.
+        distillation: who teaches the members, or None; for outputs that are logits.
 
     Returns:
         A `Task` whose state is a `Learner`.
@@ -94,6 +97,12 @@ def learn_from_examples(
     network = models.as_model(model)
     normalize = _normalizer(data.train[inputs])
     example = jax.ShapeDtypeStruct((1, *data.train[inputs].shape[1:]), jnp.float32)
+    if distillation is not None and not isinstance(distillation, Distillation):
+        raise TypeError(
+            "distillation must be made by jepbt.distillation(...), got "
+            f"{getattr(distillation, '__name__', type(distillation).__name__)}."
+        )
+    has_teacher = distillation is not None and distillation.weight > 0
 
     def init(key, hparams):
         zeros = jnp.zeros(example.shape, example.dtype)
@@ -101,6 +110,7 @@ def learn_from_examples(
         return Learner(params, optimizer(hparams).init(params), variables)
 
     def train_step(key, state, hparams, batch, shared):
+        batch, lesson = batch if has_teacher else (batch, None)
         targets = labels(batch)
         seen = normalize(batch[inputs])
         if augment is not None:
@@ -111,7 +121,10 @@ def learn_from_examples(
             outputs, variables = network.apply(
                 key, params, state.variables, hparams, seen, train=True
             )
-            return jnp.mean(loss(hparams)(outputs, targets)), variables
+            value = jnp.mean(loss(hparams)(outputs, targets))
+            if has_teacher:
+                value = mix(distillation, value, outputs, lesson)
+            return value, variables
 
         (value, variables), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
@@ -122,7 +135,7 @@ def learn_from_examples(
         params = optax.apply_updates(state.params, updates)
         return Learner(params, opt_state, variables), {"loss": value}
 
-    def evaluate(key, state, hparams, batch, shared):
+    def predict(key, state, hparams, batch):
         predicted, _ = network.apply(
             key,
             state.params,
@@ -131,10 +144,22 @@ def learn_from_examples(
             normalize(batch[inputs]),
             train=False,
         )
-        return score(predicted, batch)
+        return predicted
+
+    def evaluate(key, state, hparams, batch, shared):
+        return score(predict(key, state, hparams, batch), batch)
 
     _check_parts(hparams, network, loss, optimizer, augment, example, outputs)
-    return Task(hparams, init, train_step, evaluate, data, batch_size)
+    return Task(
+        hparams,
+        init,
+        train_step,
+        evaluate,
+        data,
+        batch_size,
+        behaviour=lambda key, state, h, batch, shared: predict(key, state, h, batch),
+        prepare=make_teacher(distillation, predict) if has_teacher else None,
+    )
 
 
 def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> None:

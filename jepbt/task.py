@@ -23,6 +23,7 @@ from jepbt.hyperparameters import (
 )
 from jepbt.population import PyTree, Splits, Task
 from jepbt.supervised import Learner, Outputs, learn_from_examples, require_parts
+from jepbt.teaching import Distillation
 
 __all__ = ["Learner", "StandardHyperParameters", "classification"]
 
@@ -47,6 +48,7 @@ def classification(
     optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
     augment: Callable[[HyperParameters], Augmentation] | None = None,
     batch_size: int = 64,
+    distillation: Distillation | None = None,
 ) -> Task:
     """Makes the task of classifying images, or vectors, with the user's network.
 
@@ -69,6 +71,8 @@ def classification(
             `lambda h: jepbt.augment.shift(h.shift)`, of training batches as the network
             sees them; None for none.
         batch_size: examples in a training step.
+        distillation: from `jepbt.distillation`: members also learn from the best of
+            them; None for not.
 
     Returns:
         A `Task` whose state is a `Learner`.
@@ -122,7 +126,14 @@ def classification(
         optimizer=optimizer,
         augment=augment,
         batch_size=batch_size,
+        distillation=distillation,
     )
+
+    def behaviour(*args):
+        return jax.nn.softmax(predict(*args))
+
+    predict = task.behaviour
+    task = dataclasses.replace(task, behaviour=behaviour)
     if not any(isinstance(space, TaylorLoss) for space in fields.values()):
         return task
 

@@ -199,6 +199,61 @@ def effective(theta: jax.Array) -> Effective:
     )
 
 
+def from_effective(coefficients: Effective) -> jax.Array:
+    """Writes effective numbers as genomes with both centres at 0.
+
+    `effective` undoes it. Many genomes have the same numbers; this is the plainest.
+
+    Args:
+        coefficients: five of `f32[...]`.
+
+    Returns:
+        `f32[..., 8]` genomes.
+
+    Example:
+        >>> from_effective(effective(CROSS_ENTROPY_EXPANSION)).round(3).tolist()
+        [0.0, -2.0, 1.333, 4.0, -2.0, 0.0, 0.0, 0.0]
+    """
+    ch, chh, chy, cx, cxx = coefficients
+    zero = ch * 0
+    stack = jnp.stack if isinstance(ch, jax.Array) else np.stack
+    return stack([zero, ch / 2, chh / 3, cx, chy / 2, cxx, zero, zero], -1)
+
+
+def at_scale(theta: jax.Array, scale: float, fallback: np.ndarray) -> jax.Array:
+    """Reduces genomes to a direction: effective numbers of a fixed Euclidean norm.
+
+    `cx` and `cxx`, which one-hot labels do not tell apart, are merged first. What is
+    left of a genome are three numbers, none of which a learning rate could replace.
+
+    Args:
+        theta: `f32[..., 8]` genomes.
+        scale: the norm of `(ch, chh, chy, cx + cxx)`.
+        fallback: `f32[8]` where all four are 0.
+
+    Returns:
+        `f32[..., 8]` genomes, from `from_effective`.
+
+    Raises:
+        ValueError: if `theta` is not floating `[..., 8]`.
+
+    Example:
+        >>> theta = at_scale(5 * CROSS_ENTROPY_EXPANSION[None], 8.0, np.zeros(8))
+        >>> np.round(effective(theta)[0], 3).tolist()
+        [-4.0]
+    """
+    ch, chh, chy, cx, cxx = effective(theta)
+    merged = jnp.stack([ch, chh, chy, cx + cxx], -1)
+    norm = jnp.linalg.norm(merged, axis=-1, keepdims=True)
+    vanishes = norm == 0
+    ch, chh, chy, cx = jnp.moveaxis(
+        merged * scale / jnp.where(vanishes, 1, norm), -1, 0
+    )
+    scaled = from_effective(Effective(ch, chh, chy, cx, jnp.zeros_like(cx)))
+    whole = jnp.broadcast_to(jnp.asarray(fallback, scaled.dtype), scaled.shape)
+    return jnp.where(vanishes, whole, scaled)
+
+
 def attraction(theta: jax.Array) -> jax.Array:
     """Measures how genomes treat a confident, correct output.
 

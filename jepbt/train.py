@@ -36,6 +36,7 @@ def train_population(
     *,
     strategy: str | Strategy = "epbt",
     config: Config | None = None,
+    initial: Any = None,
     devices: str | Sequence[jax.Device] | None = None,
     callbacks: Sequence[Callback] = (),
     **fields: Any,
@@ -44,8 +45,11 @@ def train_population(
 
     Args:
         task: what to learn, from `classification` or a `Task` of your own.
-        strategy: "epbt", "pbt", "random_search", or one from `jepbt.strategies`.
+        strategy: a name, such as "epbt" or "pbt", or one from `jepbt.strategies`.
         config: the run's settings; the defaults of `Config` if left out.
+        initial: weights that every member starts from (a state's `params`), or an
+            earlier `Result` whose last population goes on, of another size too; `None`
+            starts from the task's `init`.
         devices: a platform's name or a list of devices; all that JAX has if left out.
         callbacks: each is called with every `Generation`.
         **fields: of `Config`, over those of `config`: `population_size=32`,
@@ -94,7 +98,12 @@ def train_population(
             "such as [print]."
         )
     prepared = prepare(
-        task, strategy=strategy, config=config, devices=devices, **fields
+        task,
+        strategy=strategy,
+        config=config,
+        devices=devices,
+        initial=initial,
+        **fields,
     )
     return execute(prepared, callbacks)
 
@@ -118,6 +127,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         ) as bar,
     ):
         state = programs.init(inputs)
+        if prepared.start is not None:
+            state = prepared.start(state)
         for number in range(config.num_generations):
             generation = np.int32(number)
             clock = _Clock()

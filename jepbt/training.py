@@ -29,6 +29,7 @@ from jepbt.population import (
     FIRST_HPARAMS,
     FIRST_STATES,
     FRESH,
+    PREPARE,
     STRATEGY,
     TRAIN,
     Member,
@@ -38,7 +39,7 @@ from jepbt.population import (
     Task,
     derive_key,
 )
-from jepbt.strategies import Evaluation, Plan, Strategy, take, where
+from jepbt.strategies import Behaviour, Evaluation, Plan, Strategy, take, where
 
 EVALUATION_BATCH = 250
 """Examples scored at a time: large enough for one matmul, small enough for a cache."""
@@ -184,14 +185,16 @@ def make_phases(
         return task.init(derive_key(inputs.key, FIRST_STATES, slot), decode(hparams))
 
     def fresh_state(member, common):
-        slot, hparams = member
+        slot, state, hparams = member
         inputs, generation = common
         key = derive_key(inputs.key, FRESH, generation, slot)
+        if task.restart is not None:
+            return task.restart(key, state, decode(hparams))
         return task.init(key, decode(hparams))
 
     def train_member(member, common):
         slot, state, hparams = member
-        inputs, generation, indices = common
+        inputs, generation, indices, prepared = common
         member_key = derive_key(inputs.key, TRAIN, generation, slot)
         values = decode(hparams)
         if inputs.train is not None and indices is None:
@@ -199,12 +202,14 @@ def make_phases(
             indices = draw_batches(own_key, generation, inputs.train)
 
         def step(state, counted):
-            number, rows = counted
+            number, rows, extra = counted
             key = jax.random.fold_in(member_key, number)
             batch = take(inputs.train, rows)
+            if task.prepare is not None:
+                batch = (batch, extra)
             return task.train_step(key, state, values, batch, inputs.shared)
 
-        counted = (jnp.arange(config.steps_per_generation), indices)
+        counted = (jnp.arange(config.steps_per_generation), indices, prepared)
         state, metrics = jax.lax.scan(step, state, counted)
         return state, jax.tree.map(jnp.mean, metrics)
 
@@ -212,9 +217,16 @@ def make_phases(
         state, hparams = member
         inputs, generation = common
         key = derive_key(inputs.key, EVALUATE, generation)
-        return score(
-            task, key, state, decode(hparams), inputs.validation, inputs.shared
+        values = decode(hparams)
+        scores = score_examples(
+            task, key, state, values, inputs.validation, inputs.shared
         )
+        behaviour = None
+        if strategy.behaviour is not None:
+            behaviour = behave(
+                strategy.behaviour, task, key, state, values, inputs, scores
+            )
+        return *summarize(scores), behaviour
 
     def init(inputs):
         key = derive_key(inputs.key, FIRST_HPARAMS)
@@ -232,6 +244,11 @@ def make_phases(
             jnp.int32(-1),
         )
         evaluation = Evaluation(unknown, unknown)
+        if strategy.behaviour is not None:
+            member, common = take((state, hparams), 0), (inputs, jnp.int32(0))
+            _, _, shape = jax.eval_shape(score_member, member, common)
+            nothing = jnp.full((num_members, *shape.shape), jnp.nan)
+            evaluation = evaluation._replace(behaviour=nothing)
         return RunState(population, evaluation, nobody, strategy_state)
 
     def evolve(inputs, generation, state):
@@ -247,11 +264,15 @@ def make_phases(
         if task.repair is not None:
             plan = plan._replace(hparams=task.repair(plan.hparams))
         inherited = inherit(state.population.state, plan.parents, mesh)
+        fitness = evaluation.fitness[plan.parents]
         if plan.fresh is not None:
-            started = mapped(fresh_state)((slots, plan.hparams), (inputs, generation))
+            fitness = jnp.where(plan.fresh, jnp.nan, fitness)
+            started = mapped(fresh_state)(
+                (slots, inherited, plan.hparams), (inputs, generation)
+            )
             inherited = where(plan.fresh, started, inherited)
         inherited = constrain(inherited, over_members)
-        population = Member(inherited, plan.hparams, evaluation.fitness[plan.parents])
+        population = Member(inherited, plan.hparams, fitness)
         state = dataclasses.replace(
             state, population=population, strategy=strategy_state
         )
@@ -263,20 +284,34 @@ def make_phases(
             key = derive_key(inputs.key, BATCHES)
             indices = draw_batches(key, generation, inputs.train)
         population = state.population
+        prepared = None
+        if task.prepare is not None:
+            # A slot that still has the fitness measured there holds what was measured.
+            stays = population.fitness == state.evaluation.fitness
+            known = jnp.where(stays, population.fitness, jnp.nan)
+            prepared = task.prepare(
+                derive_key(inputs.key, PREPARE, generation),
+                dataclasses.replace(population, fitness=known),
+                take(inputs.train, indices),
+                inputs.shared,
+            )
         trained, metrics = mapped(train_member)(
-            (slots, population.state, population.hparams), (inputs, generation, indices)
+            (slots, population.state, population.hparams),
+            (inputs, generation, indices, prepared),
         )
         population = dataclasses.replace(population, state=trained)
         return dataclasses.replace(state, population=population), metrics
 
     def evaluate(inputs, generation, metrics, state):
         population = state.population
-        fitness, standard_error = mapped(score_member)(
+        fitness, standard_error, behaviour = mapped(score_member)(
             (population.state, population.hparams), (inputs, generation)
         )
         is_live = jnp.isfinite(fitness) & jnp.isfinite(metrics["loss"])
         fitness = jnp.where(is_live, fitness, jnp.nan)
-        evaluation = Evaluation(fitness, standard_error)
+        if behaviour is not None:
+            behaviour = jnp.where(is_live[:, None], behaviour, jnp.nan)
+        evaluation = Evaluation(fitness, standard_error, behaviour)
         population = dataclasses.replace(population, fitness=fitness)
         best = keep_best(state.best, population, evaluation, generation)
         return RunState(population, evaluation, best, state.strategy)
@@ -404,14 +439,14 @@ def make_record(
     )
 
 
-def score(
+def score_examples(
     task: Task,
     key: jax.Array,
     state: PyTree,
     values: HyperParameters,
     rows: PyTree,
     shared: PyTree,
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     """Scores one member on all examples of a split.
 
     Args:
@@ -423,7 +458,7 @@ def score(
         shared: the task's.
 
     Returns:
-        `f32[]` the mean score and `f32[]` its standard error.
+        `f32[N]` the scores.
     """
     if rows is None:
         scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
@@ -437,8 +472,54 @@ def score(
             lambda batch: task.evaluate(key, state, values, take(rows, batch), shared),
             batches,
         ).ravel()[:num_rows]
-    scores = scores.astype(jnp.float32)
+    return scores.astype(jnp.float32)
+
+
+def score(
+    task: Task,
+    key: jax.Array,
+    state: PyTree,
+    values: HyperParameters,
+    rows: PyTree,
+    shared: PyTree,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes a member's mean score `f32[]` and its standard error on a split."""
+    return summarize(score_examples(task, key, state, values, rows, shared))
+
+
+def summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes the mean of scores `f32[N]`, and its standard error."""
     return scores.mean(), scores.std() / math.sqrt(scores.size)
+
+
+def behave(
+    wanted: Behaviour,
+    task: Task,
+    key: jax.Array,
+    state: PyTree,
+    values: HyperParameters,
+    inputs: Inputs,
+    scores: jax.Array,
+) -> jax.Array:
+    """Measures what one member does, as its strategy asks for.
+
+    Args:
+        wanted: the strategy's `behaviour`.
+        task: whose `behaviour` is called, if the strategy wants that.
+        key: the same for all members.
+        state: one member's.
+        values: its hyperparameters, decoded.
+        inputs: with the validation rows.
+        scores: `f32[N]` on them.
+
+    Returns:
+        `f32[K]`.
+    """
+    if wanted.metric == "scores":
+        return scores[: wanted.num_examples]
+    rows = jax.tree.map(lambda leaf: leaf[: wanted.num_examples], inputs.validation)
+    behaviour = task.behaviour(key, state, values, rows, inputs.shared)
+    return jnp.ravel(behaviour).astype(jnp.float32)
 
 
 def keep_best(

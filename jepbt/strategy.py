@@ -1,0 +1,90 @@
+"""What a strategy is: two pure functions over arrays with a leading axis `P`.
+
+A strategy sees hyperparameters and fitness, never weights, devices or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.hyperparameters import HyperParameters
+
+
+class Evaluation(NamedTuple):
+    """What a strategy learns of the population that has just trained.
+
+    Attributes:
+        fitness: `f32[P]` mean validation score, higher is better, `nan` if it failed.
+        standard_error: `f32[P]` of that mean, over the validation examples.
+        behaviour: `f32[P, K]` what each member does, `nan` if it failed; `None` unless
+            the strategy asks for it.
+    """
+
+    fitness: jax.Array
+    standard_error: jax.Array
+    behaviour: jax.Array | None = None
+
+
+class Behaviour(NamedTuple):
+    """What a strategy wants to know of its members beside their fitness.
+
+    Attributes:
+        metric: "scores": their first validation scores, for a classification which
+            examples they get right; "task": what the task's `behaviour` returns, for a
+            classification the predicted probabilities.
+        num_examples: on how many validation examples, always the first ones; a smaller
+            split gives all it has.
+    """
+
+    metric: str
+    num_examples: int
+
+
+class Plan(NamedTuple):
+    """What becomes of the population before it trains again.
+
+    Attributes:
+        parents: `i32[P]` whose state fills each slot; a slot that stays names itself.
+        hparams: the new hyperparameters, leaves `[P, ...]`.
+        info: arrays for the history, such as `{"elites": bool[P]}`.
+        fresh: `bool[P]` slots that start over with `task.init`; `None` for never.
+    """
+
+    parents: jax.Array
+    hparams: HyperParameters
+    info: dict[str, jax.Array]
+    fresh: jax.Array | None = None
+
+
+class Strategy(NamedTuple):
+    """Two pure functions that evolve a population.
+
+    Attributes:
+        init: `(key, hparams_type, num_members, num_generations) -> (state, hparams)`.
+        step: `(key, state, generation i32[], hparams, Evaluation) -> (state, Plan)`.
+        behaviour: what `Evaluation.behaviour` shall hold; `None` for nothing, which
+            costs nothing.
+    """
+
+    init: Callable[[jax.Array, type, int, int], tuple[Any, HyperParameters]]
+    step: Callable[..., tuple[Any, Plan]]
+    behaviour: Behaviour | None = None
+
+
+def take(tree: Any, parents: jax.Array) -> Any:
+    """Gathers rows `parents` (`i32[P]`) of every leaf `[P, ...]`."""
+    return jax.tree.map(lambda leaf: leaf[parents], tree)
+
+
+def where(mask: jax.Array, chosen: Any, otherwise: Any) -> Any:
+    """Picks each slot's row from one of two trees, by a mask `bool[P]`."""
+
+    def pick(left, right):
+        rows = jnp.reshape(mask, mask.shape + (1,) * (left.ndim - 1))
+        return jnp.where(rows, left, right)
+
+    return jax.tree.map(pick, chosen, otherwise)
