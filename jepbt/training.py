@@ -250,6 +250,7 @@ def make_phases(
         if plan.fresh is not None:
             started = mapped(fresh_state)((slots, plan.hparams), (inputs, generation))
             inherited = where(plan.fresh, started, inherited)
+            plan = plan._replace(info={**plan.info, "fresh": plan.fresh})
         inherited = constrain(inherited, over_members)
         population = Member(inherited, plan.hparams, evaluation.fitness[plan.parents])
         state = dataclasses.replace(
