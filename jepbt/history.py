@@ -230,7 +230,7 @@ def to_json(generation: Generation) -> str:
 
 
 def load_history(run: str | os.PathLike) -> History:
-    """Reads a run's `history.jsonl` again, also while the run is going.
+    r"""Reads a run's `history.jsonl` again, also while the run is going.
 
     Numbers come back as the run had them, `null` as `nan`. Of categoricals whose
     choices are neither numbers nor text, the choice's `repr` comes back.
@@ -249,7 +249,7 @@ def load_history(run: str | os.PathLike) -> History:
         >>> folder = pathlib.Path(tempfile.mkdtemp())
         >>> scores = np.array([0.5, np.nan], np.float32)
         >>> line = to_json(Generation(0, scores, scores, np.arange(2), {}, {}, {}, {}))
-        >>> _ = (folder / "history.jsonl").write_text(line + "\\n")
+        >>> _ = (folder / "history.jsonl").write_text(line + "\n")
         >>> load_history(folder).fitness
         array([[0.5, nan]], dtype=float32)
     """

@@ -7,14 +7,14 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from jepbt import recorded
 from jepbt.config import Config
+from jepbt.evolved_loss import EvolvedLoss
 from jepbt.history import History
-from jepbt.hyperparameters import HyperParameters, TaylorLoss, spaces
-from jepbt.lineage import founders
+from jepbt.hyperparameters import HyperParameters
 from jepbt.population import Population, Task
-from jepbt.taylorglo import describe, describe_attraction
+from jepbt.schedules import Schedules
+from jepbt.taylorglo import describe_attraction
 
 
 class Score(NamedTuple):
@@ -137,7 +137,7 @@ class Result:
     @property
     def num_founders(self) -> int:
         """How many of the first generation still have descendants."""
-        return len(np.unique(founders(self.history.parents)[-1]))
+        return len(self.history.surviving_founders)
 
     @property
     def num_failed(self) -> int:
@@ -146,11 +146,24 @@ class Result:
 
     def describe_loss(self) -> str | None:
         """The winner's evolved loss in one line, or `None` if none evolved."""
-        for name, space in spaces(self.task.hparams).items():
-            if isinstance(space, TaylorLoss):
-                theta = getattr(self.best.hparams, name)
-                return f"{describe(theta)}   {describe_attraction(theta)}"
-        return None
+        if not recorded.read(self).has_loss:
+            return None
+        loss = self.evolved_loss
+        return f"{loss.formula}   {describe_attraction(loss.theta)}"
+
+    @property
+    def evolved_loss(self) -> EvolvedLoss:
+        """The loss that the winner trained with: text, LaTeX, source, a callable.
+
+        Raises:
+            ValueError: if no loss evolved in this run.
+        """
+        return recorded.read(self).evolved_loss
+
+    @property
+    def schedule(self) -> Schedules:
+        """What the winner's ancestors trained with: by name, an optax schedule."""
+        return recorded.read(self).schedule
 
     def __repr__(self) -> str:
         best = self.best

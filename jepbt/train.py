@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
 import time
@@ -13,15 +14,15 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from jepbt import plots, run_directory
+from jepbt import plots, run_directory, takeaway
 from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
-from jepbt.hyperparameters import decode, encode, to_python
+from jepbt.hyperparameters import decode, encode, spaces, to_python
 from jepbt.interruption import Interrupted, listen
-from jepbt.lineage import founders
 from jepbt.population import EVALUATE, Member, Task, derive_key
 from jepbt.preparation import Prepared, prepare
 from jepbt.programs import Programs
+from jepbt.recorded import Recorded
 from jepbt.result import Result, Score, Winner
 from jepbt.strategies import Strategy, take
 from jepbt.training import Best, RunState, make_record, score
@@ -105,6 +106,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
     history = History()
+    take_away = _recorded(prepared, history)
     parents, info = np.arange(config.population_size, dtype=np.int32), {}
     total = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
     best = first_best = None
@@ -146,6 +148,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 first_best = best
             if prepared.folder is not None:
                 _write(run_directory.append_history, prepared.folder, report)
+                _write(takeaway.save, prepared.folder, take_away)
             _show(bar, prepared, history, best)
             logger.info(
                 "generation %d/%d  %s",
@@ -185,6 +188,15 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     if request.signal_number is not None and len(history) < config.num_generations:
         raise Interrupted(result, request.signal_number)
     return result
+
+
+def _recorded(prepared: Prepared, history: History) -> Recorded:
+    """The run as its files will know it; grows with the history."""
+    settings = {
+        "config": dataclasses.asdict(prepared.config),
+        "batch_size": prepared.config.batch_size or prepared.task.batch_size,
+    }
+    return Recorded(history, spaces(prepared.task.hparams), settings, prepared.folder)
 
 
 class _Clock:
@@ -326,7 +338,7 @@ def _show(bar: tqdm, prepared: Prepared, history: History, best: Winner | None) 
         f"{samples / report.seconds['train'] / 1000:.1f}k samples/s  "
         f"best {best.fitness.mean if best else np.nan:.3f}  "
         f"median {np.median(live) if live.size else np.nan:.3f}  "
-        f"{len(np.unique(founders(history.parents)[-1]))} founders left  "
+        f"{len(history.surviving_founders)} founders left  "
         f"{report.num_failed} failed",
         refresh=False,
     )

@@ -46,6 +46,7 @@ ORDER = [
     "benchmark_reports",
     "schedules",
     "recorded",
+    "takeaway",
     "style",
     "loss_plots",
     "plots",
