@@ -80,6 +80,31 @@ def founders(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray
     return np.stack(rows)
 
 
+def survivors(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray:
+    """Says which members have descendants in the last generation.
+
+    Args:
+        parents: `i32[G, P]`.
+        fresh: `bool[G, P]` or `None`.
+
+    Returns:
+        `bool[G, P]`; the last row is true.
+
+    Example:
+        >>> import numpy as np
+        >>> survivors(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))[0].tolist()
+        [False, False, True]
+    """
+    lives = np.zeros(parents.shape, bool)
+    lives[-1] = True
+    for number in range(len(parents) - 1, 0, -1):
+        inherits = lives[number].copy()
+        if fresh is not None:
+            inherits &= ~fresh[number]
+        lives[number - 1, parents[number][inherits]] = True
+    return lives
+
+
 def takeover_generation(
     parents: np.ndarray, fresh: np.ndarray | None = None
 ) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jepbt import recorded
+from jepbt.card import make_card
 from jepbt.config import Config
 from jepbt.evolved_loss import EvolvedLoss
 from jepbt.history import History
@@ -164,6 +165,16 @@ class Result:
     def schedule(self) -> Schedules:
         """What the winner's ancestors trained with: by name, an optax schedule."""
         return recorded.read(self).schedule
+
+    def _repr_html_(self) -> str:
+        """The card that a notebook shows."""
+        scores = {"best on validation data": self.best.fitness}
+        if self._report is not None:
+            scores["the same on test data"] = self._report.best
+        scores["median on validation data"] = self.median.fitness
+        scores["best of the first generation"] = self.first_best.fitness
+        scores = {name: str(score) for name, score in scores.items()}
+        return make_card(recorded.read(self), scores, sum(self.seconds.values()))
 
     def __repr__(self) -> str:
         best = self.best

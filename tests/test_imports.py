@@ -48,6 +48,7 @@ ORDER = [
     "recorded",
     "takeaway",
     "style",
+    "history_plots",
     "loss_plots",
     "plots",
     "mathml",
