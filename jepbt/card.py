@@ -41,7 +41,8 @@ def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -
         f"{sum(g.num_failed for g in history.generations)} failed",
     ]
     cells = "".join(
-        f'<div style="margin-right:28px"><div style="{_QUIET}">{html.escape(name)}</div>'
+        f'<div style="margin-right:28px">'
+        f'<div style="{_QUIET}">{html.escape(name)}</div>'
         f'<b style="font-size:17px">{html.escape(value)}</b></div>'
         for name, value in scores.items()
     )
@@ -91,7 +92,8 @@ def sparkline(values: Sequence[float], *, log: bool = False) -> str:
         '<svg width="120" height="24" role="img" aria-label="schedule">'
         f'<path d="{_path(x, y)}" fill="none" stroke="{style.MEDIAN}" '
         'stroke-width="1.5"/>'
-        f'<circle cx="{x[-1]:.1f}" cy="{y[-1]:.1f}" r="2.5" fill="{style.WINNER}"/></svg>'
+        f'<circle cx="{x[-1]:.1f}" cy="{y[-1]:.1f}" r="2.5" fill="{style.WINNER}"/>'
+        "</svg>"
     )
 
 

@@ -176,7 +176,7 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     axes.set_ylabel(f"{num_members} members, siblings together")
-    axes.set_title(_describe_lineage(history), fontsize=10, loc="left")
+    axes.set_title(describe_lineage(history), fontsize=10, loc="left")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return axes
 
@@ -192,7 +192,8 @@ def _name_founder(name: int, first: np.ndarray) -> str:
     return f"{born}: {100 * share:.0f} % at the end"
 
 
-def _describe_lineage(history: History) -> str:
+def describe_lineage(history: History) -> str:
+    """Says in a line how many founders are left, since when, and how varied it was."""
     left = len(history.surviving_founders)
     sizes = history.effective_size[1:]
     takeover = history.takeover_generation

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import html
 
-
 from jepbt.evolved_loss import EvolvedLoss, terms
 
 
 def typeset(loss: EvolvedLoss) -> str:
-    """Writes a loss as a `<math>` element, its LaTeX beside it for copying.
+    """Writes a loss as a row of `<math>` elements, one for each term, so that it wraps.
 
     Args:
         loss: of a run.
 
     Returns:
-        HTML.
+        HTML; the LaTeX is its title and an annotation, for copying.
 
     Example:
         >>> import numpy as np
@@ -26,22 +25,27 @@ def typeset(loss: EvolvedLoss) -> str:
         True
     """
     centres = loss.theta[6:].tolist()
-    parts = []
-    for sign, size, powers in terms(loss.theta):
-        if parts or sign == "-":
-            parts.append(_operator("−" if sign == "-" else "+"))
+    latex = html.escape(loss.latex())
+    pieces = [
+        "<math><semantics><mrow><mi>L</mi><mo>=</mo><mo>−</mo>"
+        "<munder><mo>∑</mo><mi>i</mi></munder><mo>[</mo></mrow>"
+        f'<annotation encoding="application/x-tex">{latex}</annotation></semantics>'
+        "</math>"
+    ]
+    for number, (sign, size, powers) in enumerate(terms(loss.theta)):
+        parts = [_operator("−" if sign == "-" else "+")] * bool(number or sign == "-")
         if size != "1":
-            parts.append(_number(size))
+            parts.append(_number(size) + '<mspace width="0.2em"></mspace>')
         for name, centre, power in zip("xy", centres, powers, strict=True):
             if power:
                 parts.append(_factor(name, centre, power))
+        pieces.append(f"<math><mrow>{''.join(parts)}</mrow></math>")
+    if len(pieces) == 1:
+        pieces.append("<math><mn>0</mn></math>")
+    pieces.append("<math><mo>]</mo></math>")
     return (
-        '<math display="block"><semantics><mrow>'
-        "<mi>L</mi><mo>=</mo><mo>−</mo>"
-        "<munder><mo>∑</mo><mi>i</mi></munder>"
-        f"<mrow><mo>[</mo>{''.join(parts) or _number('0')}<mo>]</mo></mrow></mrow>"
-        f'<annotation encoding="application/x-tex">{html.escape(loss.latex())}'
-        "</annotation></semantics></math>"
+        f'<span class="jepbt-loss" title="{latex}" style="font-size:1.15em;'
+        f'line-height:2">{" ".join(pieces)}</span>'
     )
 
 
@@ -52,8 +56,9 @@ def _factor(name: str, centre: float, power: int) -> str:
             return f"<msub><mi>{name}</mi><mi>i</mi></msub>"
         return f"<msubsup><mi>{name}</mi><mi>i</mi><mn>{power}</mn></msubsup>"
     inside = (
-        f"<mo>(</mo><msub><mi>{name}</mi><mi>i</mi></msub>"
-        f"{_operator('+' if centre < 0 else '−')}{_number(size)}<mo>)</mo>"
+        f'<mo stretchy="false">(</mo><msub><mi>{name}</mi><mi>i</mi></msub>'
+        f"{_operator('+' if centre < 0 else '−')}{_number(size)}"
+        '<mo stretchy="false">)</mo>'
     )
     if power == 1:
         return f"<mrow>{inside}</mrow>"

@@ -8,7 +8,7 @@ import numpy as np
 
 from jepbt import recorded, style
 from jepbt.benchmark_reports import ScalingReport
-from jepbt.history_plots import hparam_schedules, lineage
+from jepbt.history_plots import describe_lineage, hparam_schedules, lineage
 from jepbt.loss_plots import attraction, evolved_loss
 from jepbt.style import MEDIAN, MEMBER, WINNER
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
 
 __all__ = [
     "attraction",
+    "describe_lineage",
     "evolved_loss",
     "fitness",
     "hparam_schedules",

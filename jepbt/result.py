@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jepbt import recorded
+from jepbt import recorded, run_directory
 from jepbt.card import make_card
 from jepbt.config import Config
 from jepbt.evolved_loss import EvolvedLoss
@@ -133,6 +134,10 @@ class Result:
                 )
             winners = [self.best, self.median, self.first_best]
             self._report = TestReport(*self.score_on_test(winners))
+            if self.run_dir is not None:
+                scores = {k: v._asdict() for k, v in self._report._asdict().items()}
+                text = json.dumps(scores, indent=2)
+                run_directory.replace(self.run_dir / "test.json", text.encode())
         return self._report
 
     @property

@@ -76,6 +76,7 @@ ORDER = [
     "benchmark_speed",
     "cli_train",
     "cli_benchmark",
+    "cli_report",
     "cli",
     "__main__",
 ]
