@@ -189,7 +189,8 @@ def _hparams_table(run: Recorded) -> str:
             f'<td style="text-align:right"><b>{html.escape(format_value(values[-1]))}'
             "</b></td></tr>"
         )
-    return f'<table style="border:0;color:inherit">{"".join(rows)}</table>'
+    look = "border:0;color:inherit;white-space:nowrap"
+    return f'<table style="{look}">{"".join(rows)}</table>'
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

@@ -48,7 +48,7 @@ def hparam_schedules(run: Any) -> np.ndarray:
     born = int(np.argmax(line >= 0))
     numbers = np.arange(born, len(line))
     fit = history.fitness
-    low, high = style.robust_range(fit)
+    low, high = style.robust_range(fit, 0.25)
     order = np.argsort(np.nan_to_num(fit, nan=-np.inf), axis=None)  # the fittest on top
     generations = np.repeat(np.arange(len(history)), fit.shape[1])
     num_rows = -(-len(shown) // 2) if len(shown) > 1 else 1

@@ -140,7 +140,7 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
     first = lineage.founders(parents, fresh)
     names, counts = np.unique(first, return_counts=True)
     ranked = names[np.argsort(-counts, kind="stable")]
-    low, high = style.robust_range(fitness)
+    low, high = style.robust_range(fitness, 0.05)
     margin = 0.1 * (high - low)
     median = [np.nanmedian(f) if np.isfinite(f).any() else np.nan for f in fitness]
     hparams = {k: v for k, v in history.hparams.items() if v.ndim == 2}

@@ -55,15 +55,16 @@ def early_to_late() -> Colormap:
     return ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
 
 
-def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Returns the first quartile and the maximum: early failures do not press the rest.
+def robust_range(values: np.ndarray, quantile: float) -> tuple[float, float]:
+    """Returns a quantile and the maximum: a few failures do not press the rest.
 
     Args:
         values: any; at least one is finite.
+        quantile: of the lower end.
 
     Returns:
         Two different numbers.
     """
     finite = values[np.isfinite(values)]
-    low, high = float(np.quantile(finite, 0.25)), float(finite.max())
+    low, high = float(np.quantile(finite, quantile)), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)

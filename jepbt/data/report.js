@@ -18,7 +18,9 @@
   }
 
   function show(value) {
-    return typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value);
+    if (typeof value !== "number") return String(value);
+    const small = value !== 0 && Math.abs(value) < 1e-3;
+    return small ? value.toExponential(2) : String(Number(value.toPrecision(3)));
   }
 
   function rows(generation, slot) {
@@ -74,7 +76,7 @@
   }
 
   function lines(data, colour, width, opacity, z) {
-    return { type: "line", data, silent: true, symbol: "none", animation: false, z,
+    return { type: "line", data, silent: true, progressive: 0, symbol: "none", animation: false, z,
              lineStyle: { color: colour, width, opacity }, emphasis: { disabled: true },
              tooltip: { show: false } };
   }
@@ -88,7 +90,7 @@
       }
     }
     return { id: "members", type: "scatter", data, symbolSize: size, animation: false, z: 5,
-             itemStyle: { color: MEMBER, opacity: 0.75 }, cursor: "pointer",
+             progressive: 0, itemStyle: { color: MEMBER, opacity: size < 9 ? 0.5 : 0.75 }, cursor: "pointer",
              emphasis: { itemStyle: { color: "#27313b", opacity: 1 } } };
   }
 
@@ -133,7 +135,7 @@
     chosen(places.fitness, []),
   ], { name: "fitness on validation data", nameGap: 44, min: run.range[0],
        max: run.range[1], minInterval: 0,
-       axisLabel: { color: "#27313b", formatter: (v) => String(Number(v.toPrecision(3))) } });
+       axisLabel: { color: "#27313b", showMinLabel: false, showMaxLabel: false, formatter: (v) => String(Number(v.toPrecision(3))) } });
 
   const tree = [];
   const colourOf = new Map(run.ranked.map((name, i) => [name, COLOURS[i]]));
@@ -150,7 +152,7 @@
       }
     }
   }
-  charts.lineage = chart("lineage", [...tree, points(places.lineage, size),
+  charts.lineage = chart("lineage", [...tree, points(places.lineage, size < 9 ? 3 : size),
     chosen(places.lineage, [])], { name: "", show: false, min: -1, max: members });
 
   function select(generation, slot) {
