@@ -54,11 +54,13 @@ class Page:
         self.call("Page.navigate", url=path.as_uri())
         self.wait_for("document.readyState === 'complete' && !!window.jepbtReport")
 
-    def wait_for(self, expression):
-        deadline = time.monotonic() + 60
+    def wait_for(self, expression, act=lambda: None):
+        deadline = time.monotonic() + 30
+        act()
         while not self.evaluate(expression):
             assert time.monotonic() < deadline, expression
-            time.sleep(0.05)
+            time.sleep(0.1)
+            act()
 
     def resize(self, width, height):
         self.call(
