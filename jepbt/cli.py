@@ -84,6 +84,8 @@ def _parse(argv: Sequence[str] | None):
         "report",
         help="write a run as one page, report.html, that opens without a network",
         description="Writes RUN_DIR/report.html, also while the run is going.",
+        # simple-parsing keeps this setting for all parsers at once: the last one's.
+        add_option_string_dash_variants=DashVariant.DASH,
     )
     report.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
     report.set_defaults(prepare=prepare_report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -115,7 +116,10 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         tqdm(
             total=config.num_generations,
             disable=_hides_progress(config),
-            bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed}  {desc}",
+            # A notebook draws the bar itself, in place of a plain {bar}.
+            bar_format="{n_fmt}/{total_fmt} "
+            + ("{bar:20}" if sys.stderr.isatty() else "{bar}")
+            + " {elapsed}  {desc}",
             ascii=" =",
         ) as bar,
     ):
@@ -335,11 +339,11 @@ def _show(bar: tqdm, prepared: Prepared, history: History, best: Winner | None) 
     samples = config.population_size * config.steps_per_generation * batch_size
     live = report.fitness[~np.isnan(report.fitness)]
     bar.set_description_str(
-        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s  "
         f"best {best.fitness.mean if best else np.nan:.3f}  "
         f"median {np.median(live) if live.size else np.nan:.3f}  "
+        f"{report.num_failed} failed  "  # a narrow terminal cuts off the end
         f"{len(history.surviving_founders)} founders left  "
-        f"{report.num_failed} failed",
+        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s",
         refresh=False,
     )
     bar.update()
