@@ -55,6 +55,24 @@ class Splits(NamedTuple):
     test: PyTree | None = None
 
 
+class Blend(NamedTuple):
+    """How trained members of a task may be put together after a run.
+
+    Attributes:
+        predict: `(key, state, hparams, batch) -> f32[B, C]` what may be averaged over
+            members, such as probabilities.
+        score: `(averaged, batch) -> f32[B]`, one score per example.
+        mix: `(states [k]) -> state`, the mean of members' weights.
+        adapt: `(key, state, hparams, batch) -> state`, re-estimates what is no weight,
+            such as batch statistics, from a batch of training examples.
+    """
+
+    predict: Callable[..., jax.Array]
+    score: Callable[..., jax.Array]
+    mix: Callable[[PyTree], PyTree]
+    adapt: Callable[..., PyTree]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a population learns: pure functions of one member, key first.
@@ -77,6 +95,8 @@ class Task:
             frozen backbone for example.
         repair: `(hparams) -> hparams`, the last word on new hyperparameters, applied
             inside the program before a member spends steps on them; `None` for none.
+        blend: for ensembles and averages of trained members; `None` for a task that
+            has no such thing.
 
     Example:
         A member climbs `-x²` with its own step size, without data:
@@ -106,6 +126,7 @@ class Task:
     batch_size: int = 64
     shared: PyTree = ()
     repair: Callable[[HyperParameters], HyperParameters] | None = None
+    blend: Blend | None = None
 
 
 # Purposes of random draws. A draw is a function of the run's key, its purpose, and the

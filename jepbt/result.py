@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jepbt import recorded, run_directory
 from jepbt.card import make_card
 from jepbt.config import Config
+from jepbt.ensembles import Ensemble, average_weights, make_ensemble
 from jepbt.evolved_loss import EvolvedLoss
 from jepbt.history import History
 from jepbt.hyperparameters import HyperParameters
@@ -139,6 +140,48 @@ class Result:
                 text = json.dumps(scores, indent=2)
                 run_directory.replace(self.run_dir / "test.json", text.encode())
         return self._report
+
+    def ensemble(self, k: int = 5) -> Ensemble:
+        """Lets the best members of the last generation predict together.
+
+        Args:
+            k: how many, by validation.
+
+        Returns:
+            The ensemble with its score on the validation split, on which its members
+            were chosen too: it flatters, as every choice by validation does.
+
+        Raises:
+            ValueError: if the task does not say how, or `k` does not fit.
+        """
+        return make_ensemble(
+            self.task, self.population, self.history, self.config.seed, k
+        )
+
+    def average(self, k: int = 5) -> Winner:
+        """Averages the weights of the last generation's best that share a founder.
+
+        Batch statistics are estimated anew on training data.
+
+        Args:
+            k: how many members to look at, by validation.
+
+        Returns:
+            The average if it beats the last generation's best on validation data, and
+            else that best, `final_best`.
+
+        Raises:
+            ValueError: if the task does not say how, or `k` does not fit.
+        """
+        averaged = average_weights(
+            self.task, self.population, self.history, self.config.seed, k
+        )
+        if averaged is None:
+            return self.final_best
+        state, *fitness = averaged
+        return dataclasses.replace(
+            self.final_best, state=state, fitness=Score(*fitness)
+        )
 
     @property
     def num_founders(self) -> int:

@@ -16,7 +16,7 @@ import optax
 
 from jepbt import models
 from jepbt.hyperparameters import HyperParameters, decode, sample_population, spaces
-from jepbt.population import PyTree, Splits, Task
+from jepbt.population import Blend, PyTree, Splits, Task
 from jepbt.strategies import take
 
 _AUGMENT = 0x61756720  # a step's key is the model's; folded with this, augmentation's
@@ -61,6 +61,7 @@ def learn_from_examples(
     labels: Callable[[PyTree], jax.Array],
     outputs: Outputs,
     score: Callable[[jax.Array, PyTree], jax.Array],
+    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs,
     hparams: type[HyperParameters],
     model: Any,
     loss: Callable[[HyperParameters], Callable[..., jax.Array]],
@@ -76,6 +77,8 @@ def learn_from_examples(
         labels: `(batch) -> f32[B, C]`, what the loss compares the outputs with.
         outputs: of the network.
         score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
+        average_of: what of the outputs an ensemble averages, `f32[B, C]`, which `score`
+            takes as well.
         hparams: the class of what evolves.
         model: whatever `models.as_model` takes.
         loss: `h -> (outputs, labels) -> f32[B]`.
@@ -134,7 +137,39 @@ def learn_from_examples(
         return score(predicted, batch)
 
     _check_parts(hparams, network, loss, optimizer, augment, example, outputs)
-    return Task(hparams, init, train_step, evaluate, data, batch_size)
+
+    def predict(key, state, hparams, batch):
+        outputs, _ = network.apply(
+            key,
+            state.params,
+            state.variables,
+            hparams,
+            normalize(batch[inputs]),
+            train=False,
+        )
+        return average_of(outputs)
+
+    def mix(states):
+        def mean(leaf):
+            return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
+
+        first = jax.tree.map(lambda leaf: leaf[0], states)
+        params, variables = jax.tree.map(mean, (states.params, states.variables))
+        return Learner(params, first.opt_state, variables)
+
+    def adapt(key, state, hparams, batch):
+        _, variables = network.apply(
+            key,
+            state.params,
+            state.variables,
+            hparams,
+            normalize(batch[inputs]),
+            train=True,
+        )
+        return dataclasses.replace(state, variables=variables)
+
+    blend = Blend(predict, score, mix, adapt)
+    return Task(hparams, init, train_step, evaluate, data, batch_size, blend=blend)
 
 
 def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> None:

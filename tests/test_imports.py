@@ -53,6 +53,7 @@ ORDER = [
     "plots",
     "mathml",
     "card",
+    "ensembles",
     "result",
     "interruption",
     "preparation",
