@@ -179,7 +179,7 @@ def _hparams_table(run: Recorded) -> str:
             continue
         is_number = values.dtype.kind in "fi"
         picture = (
-            sparkline(values, log=getattr(run.spaces[name], "log", False))
+            sparkline(values, log=getattr(run.spaces.get(name), "log", False))
             if is_number
             else ""
         )

@@ -94,6 +94,8 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
     history = load_history(folder)
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "loop" in settings:
+            return Recorded(history, {}, _host_settings(settings), folder)
         read_spaces = {
             name: _read_space(fields) for name, fields in settings["hparams"].items()
         }
@@ -102,6 +104,13 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
             f"{str(folder / 'config.json')!r} is no configuration of a run ({error})."
         ) from error
     return Recorded(history, read_spaces, settings, folder)
+
+
+def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of the host loop in the engine's form: a generation is one step."""
+    config = {key: value for key, value in settings.items() if key != "hparams"}
+    config |= {"num_generations": None, "steps_per_generation": 1}
+    return {"config": config, "batch_size": None, "hparams": {}}
 
 
 def _read_space(fields: Mapping[str, Any]) -> Space:

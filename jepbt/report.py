@@ -117,7 +117,9 @@ def _status(run: Recorded, seconds: float) -> str:
     done, wanted = len(run.history), run.settings["config"]["num_generations"]
     members = run.history.fitness.shape[1]
     state = (
-        f"all {wanted} generations"
+        f"{done} generations"
+        if wanted is None
+        else f"all {wanted} generations"
         if done >= wanted
         else f"{done} of {wanted} generations so far (this page does not update itself)"
     )
@@ -220,6 +222,11 @@ def _describe_spaces(run: Recorded) -> dict[str, str]:
 def _reproduce(run: Recorded) -> str:
     """The calls that make this run again, and its winner's network alone."""
     config, defaults = run.settings["config"], Config()
+    if "loop" in config:
+        return (
+            "<p>Made by <code>jepbt.epbt</code> with an evaluation function, which is "
+            "not in the run's folder; the seed is above.</p>"
+        )
     changed = {
         field: value
         for field, value in config.items()

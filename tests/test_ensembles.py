@@ -111,7 +111,12 @@ def test_batch_statistics_of_an_average_fit_its_weights():
     result = train(Normalized(), num_generations=2)
     history, task = result.history, result.task
     history.generations[-1].fitness[:] -= 1  # so that any average improves
-    state, mean, _ = ensembles.average_weights(task, result.population, history, 0, 6)
+    state = result.population.state
+    wrong = jax.tree.map(lambda leaf: 0 * leaf + 50, state.variables)
+    population = dataclasses.replace(
+        result.population, state=dataclasses.replace(state, variables=wrong)
+    )
+    state, mean, _ = ensembles.average_weights(task, population, history, 0, 6)
     first = result.history.surviving_founders
     assert len(first) < 6 and mean > 0
     dense = state.params["Dense_0"]

@@ -20,7 +20,12 @@ from jepbt.report import write_report
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("runs") / "<i>0001", 8, 6)
+    parent = tmp_path_factory.mktemp("runs")
+    for seed in range(20):  # until the winner's own choice is the evil one
+        folder = write_run(parent / "<i>0001", 8, 6, seed)
+        history = load_history(folder)
+        if history.hparams["activation"][history.winner] == EVIL:
+            break
     write_report(folder)
     return folder
 
@@ -82,6 +87,14 @@ def test_a_run_without_a_loss_has_a_page_too(tmp_path):
     folder = write_run(tmp_path / "run", 3, 2, has_loss=False)
     page = write_report(folder).read_text()
     assert "<math>" not in page
+
+
+def test_a_run_of_the_host_loop_has_a_page_too(tmp_path):
+    folder = write_run(tmp_path / "run", 3, 2, has_loss=False)
+    settings = {"loop": "jepbt.epbt", "seed": 3, "hparams": {"rate": "Real()"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    page = write_report(folder).read_text()
+    assert "Made by <code>jepbt.epbt</code>" in page and "2 generations" in page
 
 
 def test_the_test_score_is_shown_once_it_was_read(tmp_path):
