@@ -11,6 +11,7 @@ from jepbt.benchmark import scaling
 from jepbt.candidate import Candidate, field_dict
 from jepbt.config import Config
 from jepbt.execution import use_all_cpu_cores
+from jepbt.history import load_history
 from jepbt.host import epbt
 from jepbt.hyperparameters import (
     HyperParameters,
@@ -22,6 +23,7 @@ from jepbt.hyperparameters import (
 from jepbt.interruption import Interrupted
 from jepbt.population import Splits, Task
 from jepbt.regression import regression
+from jepbt.replaying import replay
 from jepbt.result import Result
 from jepbt.task import classification
 from jepbt.teaching import distillation
@@ -47,12 +49,14 @@ __all__ = [
     "epbt",
     "field_dict",
     "hparam",
+    "load_history",
     "losses",
     "make_run",
     "models",
     "nn",
     "plots",
     "regression",
+    "replay",
     "scaling",
     "strategies",
     "taylor_hparam",

@@ -1,4 +1,4 @@
-"""The command line: `jepbt train` and `jepbt benchmark`.
+"""The command line: `jepbt train`, `jepbt benchmark` and `jepbt report`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 import jepbt
 from jepbt.cli_benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli_report import prepare_report
 from jepbt.cli_train import TrainOptions, prepare_training, print_interruption
 
 
@@ -79,8 +80,17 @@ def _parse(argv: Sequence[str] | None):
     )
     benchmark.add_arguments(BenchmarkOptions, dest="options")
     benchmark.set_defaults(prepare=prepare_benchmark)
+    report = commands.add_parser(
+        "report",
+        help="write a run as one page, report.html, that opens without a network",
+        description="Writes RUN_DIR/report.html, also while the run is going.",
+        # simple-parsing keeps this setting for all parsers at once: the last one's.
+        add_option_string_dash_variants=DashVariant.DASH,
+    )
+    report.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
+    report.set_defaults(prepare=prepare_report)
     # argparse would print all flags before the one line that says what is wrong.
-    for command in (parser, train, benchmark):
+    for command in (parser, train, benchmark, report):
         command.error = _exit_with(command.prog)
     return parser.parse_args(argv)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jepbt import lineage
 from jepbt.hyperparameters import Categorical, HyperParameters, spaces
 from jepbt.training import Record
 
@@ -25,7 +28,8 @@ class Generation:
         hparams: `[P, ...]` by name, as values: of categoricals, the choice itself.
         metrics: `f32[P]` by name, means over the steps, `"loss"` among them.
         info: what the strategy reports, such as `"elites"` of `bool[P]`: the slots that
-            were kept as they were when this generation began.
+            were kept as they were when this generation began; `"fresh"` of `bool[P]`:
+            the slots that started over with new weights.
         seconds: by phase: evolve, train, evaluate.
     """
 
@@ -71,6 +75,62 @@ class History:
     def parents(self) -> np.ndarray:
         """`i32[G, P]`; in row 0 every slot is its own."""
         return self._stack("parents")
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """`bool[G, P]`: slots that started over with new weights, after row 0."""
+        rows = [g.info.get("fresh", np.zeros_like(g.parents)) for g in self.generations]
+        fresh = np.stack(rows).astype(bool)
+        fresh[0] = False
+        return fresh
+
+    @property
+    def operations(self) -> np.ndarray:
+        """`str[G, P]`: "fresh", "kept", "varied" or "copied": see `jepbt.lineage`."""
+        return lineage.operations(self.parents, self.hparams, self.fresh)
+
+    @property
+    def winner(self) -> tuple[int, int]:
+        """Generation and slot of the best fitness ever (ties: the earliest).
+
+        Raises:
+            ValueError: if no member ever had a finite fitness.
+        """
+        fitness = self.fitness
+        if np.isnan(fitness).all():
+            raise ValueError("no member ever had a finite fitness: there is no winner.")
+        generation, slot = np.unravel_index(np.nanargmax(fitness), fitness.shape)
+        return int(generation), int(slot)
+
+    @property
+    def surviving_founders(self) -> np.ndarray:
+        """`i64[...]` the founders of the last generation's members."""
+        return np.unique(lineage.founders(self.parents, self.fresh)[-1])
+
+    @property
+    def takeover_generation(self) -> int | None:
+        """From when on all had one founder; `None` if several are left."""
+        return lineage.takeover_generation(self.parents, self.fresh)
+
+    @property
+    def effective_size(self) -> np.ndarray:
+        """`f64[G]` the effective population size: see `jepbt.lineage`."""
+        return lineage.effective_size(self.parents, self.fresh)
+
+    def ancestry(self, generation: int | None = None, slot: int | None = None):
+        """Follows a member back to the first of its line: the winner if none is named.
+
+        Args:
+            generation: of the member.
+            slot: of the member.
+
+        Returns:
+            `i64[generation + 1]` the slot of its ancestor in each generation; -1 before
+            its line started over.
+        """
+        if generation is None or slot is None:
+            generation, slot = self.winner
+        return lineage.ancestry(self.parents, generation, slot, self.fresh)
 
     @property
     def hparams(self) -> dict[str, np.ndarray]:
@@ -169,16 +229,103 @@ def to_json(generation: Generation) -> str:
     return json.dumps(fields, allow_nan=False)
 
 
+def load_history(run: str | os.PathLike) -> History:
+    r"""Reads a run's `history.jsonl` again, also while the run is going.
+
+    Numbers come back as the run had them, `null` as `nan`. Of categoricals whose
+    choices are neither numbers nor text, the choice's `repr` comes back.
+
+    Args:
+        run: the run's folder, or the file.
+
+    Returns:
+        The history; a line that is not yet written to its end is left out.
+
+    Raises:
+        ValueError: if there is no such file, or a line cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> scores = np.array([0.5, np.nan], np.float32)
+        >>> line = to_json(Generation(0, scores, scores, np.arange(2), {}, {}, {}, {}))
+        >>> _ = (folder / "history.jsonl").write_text(line + "\n")
+        >>> load_history(folder).fitness
+        array([[0.5, nan]], dtype=float32)
+    """
+    path = pathlib.Path(run)
+    if path.is_dir():
+        path = path / "history.jsonl"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error.strerror}): name the folder of a "
+            "run that has finished a generation."
+        ) from error
+    history = History()
+    for number, line in enumerate(text.split("\n")[:-1]):
+        try:
+            generation = _from_json(line)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{str(path)!r}: line {number + 1} is no generation of a run ({error})."
+            ) from error
+        if generation.number != number:
+            raise ValueError(
+                f"{str(path)!r}: line {number + 1} is generation {generation.number}, "
+                f"not {number}."
+            )
+        history.generations.append(generation)
+    if not history.generations:
+        raise ValueError(f"{str(path)!r} holds no generation yet: wait for the first.")
+    return history
+
+
+def _from_json(line: str) -> Generation:
+    fields = json.loads(line)
+    by_name = {
+        group: {name: _as_array(value) for name, value in fields[group].items()}
+        for group in ("hparams", "metrics", "info")
+    }
+    return Generation(
+        number=fields["generation"],
+        fitness=np.array(fields["fitness"], np.float32),
+        standard_error=np.array(fields["standard_error"], np.float32),
+        parents=np.array(fields["parents"], np.int32),
+        seconds=fields["seconds"],
+        **by_name,
+    )
+
+
+def _as_array(value: list) -> np.ndarray:
+    """The array that a list of JSON was written from."""
+    array = np.array(value)
+    if array.dtype.kind == "f" or (array == None).any():  # noqa: E711
+        return np.array(value, np.float32)
+    if array.dtype.kind == "i":
+        return array.astype(np.int32)
+    return array if array.dtype.kind == "b" else np.array(value, object)
+
+
 def _readable(hparams: HyperParameters) -> dict[str, np.ndarray]:
     readable = {}
     for name, space in spaces(type(hparams)).items():
         value = np.array(getattr(hparams, name))
         if isinstance(space, Categorical):
-            value = np.array(space.choices, dtype=None if space.is_numeric else object)[
-                value
-            ]
+            value = _choices(space)[value]
         readable[name] = value
     return readable
+
+
+def _choices(space: Categorical) -> np.ndarray:
+    if not space.is_numeric:
+        choices = np.empty(len(space.choices), object)
+        choices[:] = space.choices
+        return choices
+    choices = np.array(space.choices)
+    narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
+    return choices.astype(narrow[choices.dtype.kind])
 
 
 def _jsonable(value: Any) -> Any:

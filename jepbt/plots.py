@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jepbt import recorded, style
 from jepbt.benchmark_reports import ScalingReport
-from jepbt.history import History
-from jepbt.lineage import ancestry
+from jepbt.history_plots import describe_lineage, hparam_schedules, lineage
+from jepbt.loss_plots import attraction, evolved_loss
+from jepbt.style import MEDIAN, MEMBER, WINNER
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.axes import Axes
 
-MEMBER, WINNER, MEDIAN = "#9aa5b1", "#d55e00", "#0072b2"  # told apart by all eyes
+__all__ = [
+    "attraction",
+    "describe_lineage",
+    "evolved_loss",
+    "fitness",
+    "hparam_schedules",
+    "lineage",
+    "scaling",
+]
 
 
-def fitness(history: History, axes: Axes | None = None) -> Axes:
+def fitness(run: Any, axes: Axes | None = None) -> Axes:
     """Draws every member's fitness over the generations, and the winner's ancestors.
 
     Each line follows a slot to the slot that it was continued in; a member that was
     replaced ends as a dot. The winner is the best of all generations.
 
     Args:
-        history: of a result, `result.history`.
+        run: a `Result`, its `history`, or the folder of a run.
         axes: to draw into; a figure of its own if left out.
 
     Returns:
@@ -46,10 +56,10 @@ def fitness(history: History, axes: Axes | None = None) -> Axes:
         >>> jepbt.plots.fitness(history).get_ylabel()
         'fitness on validation data'
     """
+    history = recorded.read(run).history
     values = history.fitness
-    if np.isnan(values).all():
-        raise ValueError("no member ever had a finite fitness: there is no winner.")
-    axes = _new_axes() if axes is None else axes
+    generation, _ = history.winner
+    axes = style.new_axes() if axes is None else axes
     num_generations, num_members = values.shape
     parents = history.parents
     numbers = np.arange(num_generations)
@@ -79,12 +89,11 @@ def fitness(history: History, axes: Axes | None = None) -> Axes:
         label="median",
         zorder=3,
     )
-    # nanargmax takes the first of equals, as the run does.
-    generation, slot = np.unravel_index(np.nanargmax(values), values.shape)
-    line = ancestry(parents, int(generation), int(slot))
-    path = values[np.arange(generation + 1), line]
+    line = history.ancestry()
+    born = int(np.argmax(line >= 0))
+    path = values[np.arange(born, generation + 1), line[born:]]
     axes.plot(
-        numbers[: generation + 1],
+        numbers[born : generation + 1],
         path,
         color=WINNER,
         linewidth=2,
@@ -105,9 +114,7 @@ def fitness(history: History, axes: Axes | None = None) -> Axes:
     span = path[-1] - low
     if span > 0:
         axes.set_ylim(low - 0.1 * span, path[-1] + 0.15 * span)
-    axes.set_xlim(-0.5, num_generations - 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("generation")
+    style.generation_axis(axes, num_generations)
     axes.set_ylabel("fitness on validation data")
     axes.legend(frameon=False, loc="lower right")
     return axes
@@ -133,7 +140,7 @@ def scaling(report: ScalingReport, axes: Axes | None = None) -> Axes:
         >>> report = jepbt.scaling(task, max_population=16)  # doctest: +SKIP
         >>> jepbt.plots.scaling(report)  # doctest: +SKIP
     """
-    axes = _new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     sizes = np.array([row.population_size for row in report.rows])
     speeds = [row.samples_per_second for row in report.rows]
     medians = np.array([speed.median for speed in speeds])
@@ -170,14 +177,4 @@ def scaling(report: ScalingReport, axes: Axes | None = None) -> Axes:
     axes.set_ylabel("training samples a second, all members")
     # Above: inside, some line would run through it, on some device.
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    return axes
-
-
-def _new_axes() -> Axes:
-    from matplotlib.figure import Figure
-
-    # Without pyplot: no global state, no display needed, nothing to close.
-    axes = Figure(figsize=(7, 4.2), layout="constrained", dpi=150).subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.5)
     return axes

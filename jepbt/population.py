@@ -55,6 +55,24 @@ class Splits(NamedTuple):
     test: PyTree | None = None
 
 
+class Blend(NamedTuple):
+    """How trained members of a task may be put together after a run.
+
+    Attributes:
+        predict: `(key, state, hparams, batch) -> f32[B, C]` what may be averaged over
+            members, such as probabilities.
+        score: `(averaged, batch) -> f32[B]`, one score per example.
+        mix: `(states [k]) -> state`, the mean of members' weights.
+        adapt: `(key, state, hparams, batch) -> state`, re-estimates what is no weight,
+            such as batch statistics, from a batch of training examples.
+    """
+
+    predict: Callable[..., jax.Array]
+    score: Callable[..., jax.Array]
+    mix: Callable[[PyTree], PyTree]
+    adapt: Callable[..., PyTree]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a population learns: pure functions of one member, key first.
@@ -87,6 +105,8 @@ class Task:
             the step's own row. Needs data and shared batches.
         restart: `(key, state, hparams) -> state`, what a slot that starts afresh makes
             of the state it had; `None` for `init`.
+        blend: for ensembles and averages of trained members; `None` for a task that
+            has no such thing.
 
     Example:
         A member climbs `-x²` with its own step size, without data:
@@ -119,6 +139,7 @@ class Task:
     behaviour: Callable[..., jax.Array] | None = None
     prepare: Callable[..., PyTree] | None = None
     restart: Callable[..., PyTree] | None = None
+    blend: Blend | None = None
 
 
 # Purposes of random draws. A draw is a function of the run's key, its purpose, and the

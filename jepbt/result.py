@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from jepbt import recorded, run_directory
+from jepbt.card import make_card
 from jepbt.config import Config
+from jepbt.ensembles import Ensemble, average_weights, make_ensemble
+from jepbt.evolved_loss import EvolvedLoss
 from jepbt.history import History
-from jepbt.hyperparameters import HyperParameters, TaylorLoss, spaces
-from jepbt.lineage import founders
+from jepbt.hyperparameters import HyperParameters
 from jepbt.population import Population, Task
-from jepbt.taylorglo import describe, describe_attraction
+from jepbt.schedules import Schedules
+from jepbt.taylorglo import describe_attraction
 
 
 class Score(NamedTuple):
@@ -132,12 +135,58 @@ class Result:
                 )
             winners = [self.best, self.median, self.first_best]
             self._report = TestReport(*self.score_on_test(winners))
+            if self.run_dir is not None:
+                scores = {k: v._asdict() for k, v in self._report._asdict().items()}
+                text = json.dumps(scores, indent=2)
+                run_directory.replace(self.run_dir / "test.json", text.encode())
         return self._report
+
+    def ensemble(self, k: int = 5) -> Ensemble:
+        """Lets the best members of the last generation predict together.
+
+        Args:
+            k: how many, by validation.
+
+        Returns:
+            The ensemble with its score on the validation split, on which its members
+            were chosen too: it flatters, as every choice by validation does.
+
+        Raises:
+            ValueError: if the task does not say how, or `k` does not fit.
+        """
+        return make_ensemble(
+            self.task, self.population, self.history, self.config.seed, k
+        )
+
+    def average(self, k: int = 5) -> Winner:
+        """Averages the weights of the last generation's best that share a founder.
+
+        Batch statistics are estimated anew on training data.
+
+        Args:
+            k: how many members to look at, by validation.
+
+        Returns:
+            The average if it beats the last generation's best on validation data, and
+            else that best, `final_best`.
+
+        Raises:
+            ValueError: if the task does not say how, or `k` does not fit.
+        """
+        averaged = average_weights(
+            self.task, self.population, self.history, self.config.seed, k
+        )
+        if averaged is None:
+            return self.final_best
+        state, *fitness = averaged
+        return dataclasses.replace(
+            self.final_best, state=state, fitness=Score(*fitness)
+        )
 
     @property
     def num_founders(self) -> int:
         """How many of the first generation still have descendants."""
-        return len(np.unique(founders(self.history.parents)[-1]))
+        return len(self.history.surviving_founders)
 
     @property
     def num_failed(self) -> int:
@@ -146,11 +195,34 @@ class Result:
 
     def describe_loss(self) -> str | None:
         """The winner's evolved loss in one line, or `None` if none evolved."""
-        for name, space in spaces(self.task.hparams).items():
-            if isinstance(space, TaylorLoss):
-                theta = getattr(self.best.hparams, name)
-                return f"{describe(theta)}   {describe_attraction(theta)}"
-        return None
+        if not recorded.read(self).has_loss:
+            return None
+        loss = self.evolved_loss
+        return f"{loss.formula}   {describe_attraction(loss.theta)}"
+
+    @property
+    def evolved_loss(self) -> EvolvedLoss:
+        """The loss that the winner trained with: text, LaTeX, source, a callable.
+
+        Raises:
+            ValueError: if no loss evolved in this run.
+        """
+        return recorded.read(self).evolved_loss
+
+    @property
+    def schedule(self) -> Schedules:
+        """What the winner's ancestors trained with: by name, an optax schedule."""
+        return recorded.read(self).schedule
+
+    def _repr_html_(self) -> str:
+        """The card that a notebook shows."""
+        scores = {"best on validation data": self.best.fitness}
+        if self._report is not None:
+            scores["the same on test data"] = self._report.best
+        scores["median on validation data"] = self.median.fitness
+        scores["best of the first generation"] = self.first_best.fitness
+        scores = {name: str(score) for name, score in scores.items()}
+        return make_card(recorded.read(self), scores, sum(self.seconds.values()))
 
     def __repr__(self) -> str:
         best = self.best

@@ -99,7 +99,7 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Writes `config.json`: what was run, with what, on what."""
-    _replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
+    replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
 
 
 def append_history(folder: pathlib.Path, generation: Generation) -> None:
@@ -150,7 +150,7 @@ def save_member(
         for name, value in values.items()
     }
     text = json.dumps({**facts, "hparams": values}, indent=2, default=str)
-    _replace(folder / "member.json", text.encode())
+    replace(folder / "member.json", text.encode())
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:
@@ -160,7 +160,7 @@ def _as_numpy(leaf: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def _replace(path: pathlib.Path, content: bytes) -> None:
+def replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_bytes(content)

@@ -16,7 +16,7 @@ import optax
 
 from jepbt import models
 from jepbt.hyperparameters import HyperParameters, decode, sample_population, spaces
-from jepbt.population import PyTree, Splits, Task
+from jepbt.population import Blend, PyTree, Splits, Task
 from jepbt.strategies import take
 from jepbt.teaching import Distillation, make_teacher, mix
 
@@ -62,6 +62,7 @@ def learn_from_examples(
     labels: Callable[[PyTree], jax.Array],
     outputs: Outputs,
     score: Callable[[jax.Array, PyTree], jax.Array],
+    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs,
     hparams: type[HyperParameters],
     model: Any,
     loss: Callable[[HyperParameters], Callable[..., jax.Array]],
@@ -78,6 +79,8 @@ def learn_from_examples(
         labels: `(batch) -> f32[B, C]`, what the loss compares the outputs with.
         outputs: of the network.
         score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
+        average_of: what of the outputs an ensemble averages, `f32[B, C]`, which `score`
+            takes as well.
         hparams: the class of what evolves.
         model: whatever `models.as_model` takes.
         loss: `h -> (outputs, labels) -> f32[B]`.
@@ -150,6 +153,29 @@ def learn_from_examples(
         return score(predict(key, state, hparams, batch), batch)
 
     _check_parts(hparams, network, loss, optimizer, augment, example, outputs)
+
+    def predict_average(key, state, hparams, batch):
+        return average_of(predict(key, state, hparams, batch))
+
+    def average_states(states):
+        def mean(leaf):
+            return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
+
+        first = jax.tree.map(lambda leaf: leaf[0], states)
+        params, variables = jax.tree.map(mean, (states.params, states.variables))
+        return Learner(params, first.opt_state, variables)
+
+    def adapt(key, state, hparams, batch):
+        _, variables = network.apply(
+            key,
+            state.params,
+            state.variables,
+            hparams,
+            normalize(batch[inputs]),
+            train=True,
+        )
+        return dataclasses.replace(state, variables=variables)
+
     return Task(
         hparams,
         init,
@@ -159,6 +185,7 @@ def learn_from_examples(
         batch_size,
         behaviour=lambda key, state, h, batch, shared: predict(key, state, h, batch),
         prepare=make_teacher(distillation, predict) if has_teacher else None,
+        blend=Blend(predict_average, score, average_states, adapt),
     )
 
 

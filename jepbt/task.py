@@ -120,6 +120,7 @@ def classification(
             f"logits [B, {num_classes}] for the data's {num_classes} classes",
         ),
         score=_score,
+        average_of=jax.nn.softmax,
         hparams=hparams,
         model=model,
         loss=loss,

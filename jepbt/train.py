@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,15 +15,15 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from jepbt import plots, run_directory
+from jepbt import plots, run_directory, takeaway
 from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
-from jepbt.hyperparameters import decode, encode, to_python
+from jepbt.hyperparameters import decode, encode, spaces, to_python
 from jepbt.interruption import Interrupted, listen
-from jepbt.lineage import founders
 from jepbt.population import EVALUATE, Member, Task, derive_key
 from jepbt.preparation import Prepared, prepare
 from jepbt.programs import Programs
+from jepbt.recorded import Recorded
 from jepbt.result import Result, Score, Winner
 from jepbt.strategies import Strategy, take
 from jepbt.training import Best, RunState, make_record, score
@@ -114,6 +116,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
     history = History()
+    take_away = _recorded(prepared, history)
     parents, info = np.arange(config.population_size, dtype=np.int32), {}
     total = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
     best = first_best = None
@@ -122,7 +125,10 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         tqdm(
             total=config.num_generations,
             disable=_hides_progress(config),
-            bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed}  {desc}",
+            # A notebook draws the bar itself, in place of a plain {bar}.
+            bar_format="{n_fmt}/{total_fmt} "
+            + ("{bar:20}" if sys.stderr.isatty() else "{bar}")
+            + " {elapsed}  {desc}",
             ascii=" =",
         ) as bar,
     ):
@@ -157,6 +163,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 first_best = best
             if prepared.folder is not None:
                 _write(run_directory.append_history, prepared.folder, report)
+                _write(takeaway.save, prepared.folder, take_away)
             _show(bar, prepared, history, best)
             logger.info(
                 "generation %d/%d  %s",
@@ -196,6 +203,15 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     if request.signal_number is not None and len(history) < config.num_generations:
         raise Interrupted(result, request.signal_number)
     return result
+
+
+def _recorded(prepared: Prepared, history: History) -> Recorded:
+    """The run as its files will know it; grows with the history."""
+    settings = {
+        "config": dataclasses.asdict(prepared.config),
+        "batch_size": prepared.config.batch_size or prepared.task.batch_size,
+    }
+    return Recorded(history, spaces(prepared.task.hparams), settings, prepared.folder)
 
 
 class _Clock:
@@ -334,11 +350,11 @@ def _show(bar: tqdm, prepared: Prepared, history: History, best: Winner | None) 
     samples = config.population_size * config.steps_per_generation * batch_size
     live = report.fitness[~np.isnan(report.fitness)]
     bar.set_description_str(
-        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s  "
         f"best {best.fitness.mean if best else np.nan:.3f}  "
         f"median {np.median(live) if live.size else np.nan:.3f}  "
-        f"{len(np.unique(founders(history.parents)[-1]))} founders left  "
-        f"{report.num_failed} failed",
+        f"{report.num_failed} failed  "  # a narrow terminal cuts off the end
+        f"{len(history.surviving_founders)} founders left  "
+        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s",
         refresh=False,
     )
     bar.update()

@@ -271,6 +271,7 @@ def make_phases(
                 (slots, inherited, plan.hparams), (inputs, generation)
             )
             inherited = where(plan.fresh, started, inherited)
+            plan = plan._replace(info={**plan.info, "fresh": plan.fresh})
         inherited = constrain(inherited, over_members)
         population = Member(inherited, plan.hparams, fitness)
         state = dataclasses.replace(
