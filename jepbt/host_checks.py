@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jepbt import strategies
 from jepbt.candidate import Candidate, field_dict
 from jepbt.host_evaluators import EvaluationFn
 from jepbt.hyperparameters import (
@@ -113,10 +114,8 @@ def check_whole(
 
 def check_function(function: Any) -> None:
     """Raises `TypeError` for an evaluation function that is none."""
-    if (
-        isinstance(function, Strategy)
-        or getattr(function, "__module__", None) == "jepbt.strategies"
-    ):
+    is_builder = any(function is named for named in vars(strategies).values())
+    if isinstance(function, Strategy) or is_builder:
         raise TypeError(
             "evaluation_function is a strategy, or builds one: pass that as strategy=, "
             "and here a function that trains a Candidate and returns a new one."

@@ -71,14 +71,18 @@ def pbt(
         exploit = Exploit(lambda key, recent, _: select(key, recent[0]), 1)
 
     def init(key, hparams_type, num_members, num_generations):
-        past = jnp.full((num_members, exploit.num_evaluations - 1), jnp.nan)
+        past = ()
+        if exploit.num_evaluations > 1:
+            past = jnp.full((num_members, exploit.num_evaluations - 1), jnp.nan)
         return past, sample_population(key, hparams_type, num_members)
 
     def step(key, past, generation, hparams, evaluation):
         exploit_key, explore_key = jax.random.split(key)
         fitness = evaluation.fitness
         slots = jnp.arange(fitness.size)
-        recent = jnp.concatenate([fitness[None], past.T])
+        recent = fitness[None]
+        if exploit.num_evaluations > 1:
+            recent = jnp.concatenate([recent, past.T])
         parents = exploit.select(exploit_key, recent, evaluation.standard_error)
         if burn_in:
             may_move = (generation > burn_in) | jnp.isnan(fitness)
@@ -86,7 +90,8 @@ def pbt(
         copied = take(hparams, parents) if copy_hparams else hparams
         explored = clip_all(explore(explore_key, copied))
         # A copy takes over what its parent has been evaluated to.
-        past = recent[:-1, parents].T
+        if exploit.num_evaluations > 1:
+            past = recent[:-1, parents].T
         return past, Plan(parents, where(parents == slots, hparams, explored), {})
 
     return Strategy(init, step)

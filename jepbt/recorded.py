@@ -115,7 +115,8 @@ def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read_space(fields: Mapping[str, Any]) -> Space:
     kind = _KINDS[fields["kind"]]
-    values = {field.name: fields[field.name] for field in dataclasses.fields(kind)}
+    known = [field.name for field in dataclasses.fields(kind)]
+    values = {name: fields[name] for name in known if name in fields}
     for name in ("choices", "default"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])

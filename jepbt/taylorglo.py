@@ -211,7 +211,8 @@ def from_effective(coefficients: Effective) -> jax.Array:
         `f32[..., 8]` genomes.
 
     Example:
-        >>> from_effective(effective(CROSS_ENTROPY_EXPANSION)).round(3).tolist()
+        >>> theta = from_effective(effective(CROSS_ENTROPY_EXPANSION))
+        >>> (np.asarray(theta, np.float64).round(3) + 0).tolist()
         [0.0, -2.0, 1.333, 4.0, -2.0, 0.0, 0.0, 0.0]
     """
     ch, chh, chy, cx, cxx = coefficients
@@ -238,9 +239,10 @@ def at_scale(theta: jax.Array, scale: float, fallback: np.ndarray) -> jax.Array:
         ValueError: if `theta` is not floating `[..., 8]`.
 
     Example:
-        >>> theta = at_scale(5 * CROSS_ENTROPY_EXPANSION[None], 8.0, np.zeros(8))
-        >>> np.round(effective(theta)[0], 3).tolist()
-        [-4.0]
+        >>> five_times = CROSS_ENTROPY_EXPANSION * np.float32([5] * 6 + [1, 1])
+        >>> theta = at_scale(five_times, 8.0, np.zeros(8))
+        >>> round(float(effective(theta).ch), 3)
+        -4.0
     """
     ch, chh, chy, cx, cxx = effective(theta)
     merged = jnp.stack([ch, chh, chy, cx + cxx], -1)
