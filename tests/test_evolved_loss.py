@@ -1,6 +1,7 @@
 """The discovered loss in its forms, each against the formula."""
 
 import ast
+import pathlib
 import subprocess
 import sys
 
@@ -76,7 +77,7 @@ def test_its_source_runs_without_jepbt(tmp_path):
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(next(p for p in sys.path if "site-packages" in p))},
+        env={"PYTHONPATH": str(pathlib.Path(np.__file__).parents[1])},
         capture_output=True,
         text=True,
     )
