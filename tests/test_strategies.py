@@ -1,4 +1,4 @@
-"""Every strategy keeps the same contract; each one does what its paper says."""
+"""Each strategy does what its paper says; what all promise is in test_properties."""
 
 import dataclasses
 import functools
@@ -11,7 +11,6 @@ import pytest
 
 import jepbt
 from jepbt import strategies
-from jepbt.hyperparameters import spaces
 from jepbt.strategies import Evaluation
 
 NAN = float("nan")
@@ -24,16 +23,6 @@ class Hyper(jepbt.HyperParameters):
     width: int = jepbt.hparam(3, min=1, max=100)
     activation: str = jepbt.hparam("b", choices=("a", "b", "c"))
     loss: jepbt.Loss = jepbt.taylor_hparam(noise=0.5)
-
-
-STRATEGIES = {
-    "epbt": strategies.epbt(),
-    "epbt, one elite": strategies.epbt(num_elites=1),
-    "pbt": strategies.pbt(),
-    "pbt, own hparams": strategies.pbt(copy_hparams=False),
-    "random_search": strategies.random_search(),
-}
-every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 @functools.cache
@@ -56,49 +45,13 @@ def advance(strategy, fitness, seed=0):
 
 
 def fitnesses(num_members):
-    spread = np.random.default_rng(num_members).permutation(num_members) / 10
-    some_dead = np.where(np.arange(num_members) % 3 == 1, NAN, spread)
-    one_left = np.where(np.arange(num_members) == num_members - 1, spread, NAN)
-    return [spread, np.full(num_members, 0.5), some_dead, one_left]
+    return np.random.default_rng(num_members).permutation(num_members) / 10
 
 
-@every_strategy
-@pytest.mark.parametrize("num_members", [1, 2, 5])
-def test_plans_are_valid(name, num_members):
-    """Shapes, dtypes, bounds, live parents, and slots that stay as they were."""
-    for fitness in fitnesses(num_members):
-        before, plan = advance(STRATEGIES[name], fitness)
-        parents = np.asarray(plan.parents)
-        assert parents.shape == (num_members,)
-        assert ((parents >= 0) & (parents < num_members)).all()
-        moved = parents != np.arange(num_members)
-        assert not np.isnan(np.asarray(fitness)[parents[moved]]).any()
-        for old, new in zip(
-            jax.tree.leaves(before), jax.tree.leaves(plan.hparams), strict=True
-        ):
-            assert (old.shape, old.dtype) == (new.shape, new.dtype)
-        for field, space in spaces(Hyper).items():
-            values = getattr(plan.hparams, field)
-            if getattr(space, "min", None) is not None:
-                assert space.min <= float(values.min())
-                assert float(values.max()) <= space.max
-        assert set(np.unique(plan.hparams.activation)) <= {0, 1, 2}
-
-
-@every_strategy
-def test_steps_are_deterministic_and_depend_on_their_key(name):
-    fitness = fitnesses(8)[0]
-    (_, first), (_, again) = (advance(STRATEGIES[name], fitness) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    _, other = advance(STRATEGIES[name], fitness, seed=1)
-    assert not np.array_equal(first.hparams.rate, other.hparams.rate)
-
-
-@every_strategy
-def test_steps_batch_over_runs(name):
+@pytest.mark.parametrize("strategy", [strategies.epbt(), strategies.pbt()])
+def test_steps_batch_over_runs(strategy):
     """`vmap` over keys equals each run alone."""
-    strategy, fitness = STRATEGIES[name], jnp.asarray(fitnesses(6)[0], jnp.float32)
-    evaluation = Evaluation(fitness, jnp.zeros(6))
+    evaluation = Evaluation(jnp.float32(fitnesses(6)), jnp.zeros(6))
 
     def run(key):
         state, hparams = strategy.init(key, Hyper, 6, 10)
@@ -143,7 +96,7 @@ def test_exactly_the_children_are_crossed():
 def test_epbt_crosses_by_default():
     """Without mutation, some child mixes the values of two parents."""
     strategy = strategies.epbt(mutate=lambda key, h: h)
-    before, plan = advance(strategy, fitnesses(16)[0])
+    before, plan = advance(strategy, fitnesses(16))
     inherited = np.asarray(before.loss)[np.asarray(plan.parents)]
     assert not np.array_equal(inherited, plan.hparams.loss)
 
@@ -159,7 +112,7 @@ def test_children_inherit_before_they_vary():
     strategy = strategies.epbt(
         mutate=lambda key, h: h, crossover=lambda key, h, is_child: h
     )
-    before, plan = advance(strategy, fitnesses(8)[0])
+    before, plan = advance(strategy, fitnesses(8))
     for old, new in zip(
         jax.tree.leaves(before), jax.tree.leaves(plan.hparams), strict=True
     ):

@@ -90,10 +90,12 @@ def test_values_stay_in_bounds(key, mutate):
 
 @pytest.mark.parametrize("mutate", MUTATIONS)
 def test_one_mutation_does_not_pile_up_on_a_bound(key, mutate):
-    """An inverted clamp puts every value on its maximum."""
+    """An inverted clamp puts every value on one of its bounds."""
     children = mutate(key, copies())
-    for leaf, high in ((children.rate, 1.0), (children.width, 100)):
-        assert np.isclose(leaf, high).mean() < 0.05
+    # A width of 3 is so near to 1 that a wide step gets there rightly.
+    for leaf, bounds in ((children.rate, (1e-4, 1.0)), (children.width, (100,))):
+        for bound in bounds:
+            assert np.isclose(leaf, bound, rtol=1e-3).mean() < 0.05
 
 
 @pytest.mark.parametrize("mutate", [gaussian(), perturb(factors=(0.5, 0.8, 1.2, 2))])
