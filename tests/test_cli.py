@@ -60,6 +60,8 @@ def test_trains_on_a_file_without_a_test_split(tmp_path):
         (["--population-size", "1e9"], "invalid int value: '1e9'"),
         (["--population-size", "1000000000"], "members fit; choose fewer"),
         (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--label-noise", "40"], "label_noise=40.0 must be"),
+        (["--validation-label-noise", "-1"], "validation_label_noise=-1.0 must be"),
         (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
         (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
@@ -99,7 +101,14 @@ def test_no_command_is_a_mistake_too():
 
 def test_help_names_every_setting():
     text = jepbt("train", "--help").stdout
-    for flag in ("--data", "--model", "--strategy", "--population-size", "--run-dir"):
+    for flag in (
+        "--data",
+        "--label-noise",
+        "--model",
+        "--strategy",
+        "--population-size",
+        "--run-dir",
+    ):
         assert flag in text
     assert "how many networks train side by side" in text
 
