@@ -18,6 +18,7 @@ from jepbt import config as configs
 from jepbt import run_directory
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.label_noise import with_label_noise
 from jepbt.preparation import Prepared, prepare
 from jepbt.result import Result
 from jepbt.train import execute
@@ -58,9 +59,9 @@ def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
     """Checks, compiles, and prints what is about to run."""
     jepbt.use_all_cpu_cores()
     configs.check(config)
-    dataset = jepbt.datasets.load(
-        options.data,
-        label_noise=options.label_noise,
+    dataset = with_label_noise(
+        jepbt.datasets.load(options.data),
+        options.label_noise,
         validation_label_noise=options.validation_label_noise,
         seed=config.seed,
     )
