@@ -18,6 +18,7 @@ from jepbt import config as configs
 from jepbt import run_directory
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.label_noise import with_label_noise
 from jepbt.preparation import Prepared, prepare
 from jepbt.result import Result
 from jepbt.train import execute
@@ -29,12 +30,16 @@ class TrainOptions:
 
     Attributes:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
+        label_noise: the share of training labels to make wrong, from 0 to 1.
+        validation_label_noise: the share of validation labels to make wrong.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         strategy: what happens between generations.
         device: cpu, gpu or tpu; what JAX prefers if left out.
     """
 
     data: str = "fashion_mnist"
+    label_noise: float = 0.0
+    validation_label_noise: float = 0.0
     model: Literal["cnn", "mlp"] = "cnn"
     strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
     device: str | None = None
@@ -54,7 +59,12 @@ def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
     """Checks, compiles, and prints what is about to run."""
     jepbt.use_all_cpu_cores()
     configs.check(config)
-    dataset = jepbt.datasets.load(options.data)
+    dataset = with_label_noise(
+        jepbt.datasets.load(options.data),
+        options.label_noise,
+        validation_label_noise=options.validation_label_noise,
+        seed=config.seed,
+    )
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)

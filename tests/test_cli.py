@@ -44,12 +44,14 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     assert winner[2] == f"{member['fitness']:.3f}"
 
 
-def test_trains_on_a_file_without_a_test_split(tmp_path):
+def test_trains_on_noisy_labels_of_a_file_without_a_test_split(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
     np.savez(tmp_path / "toy.npz", x_train=images, y_train=np.arange(600) % 3)
-    done = jepbt("train", "--data", "toy.npz", *SMALL, cwd=tmp_path)
+    flags = ["--data", "toy.npz", "--label-noise", "0.4", *SMALL]
+    done = jepbt("train", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "toy 540 train / 60 validation (toy.npz)" in done.stdout
+    sizes = "toy 540 train / 60 validation (toy.npz, 40% of train labels wrong)"
+    assert sizes in done.stdout
     assert re.search(r"^ +validation \(60\) +no test split$", done.stdout, re.M)
 
 
@@ -60,6 +62,8 @@ def test_trains_on_a_file_without_a_test_split(tmp_path):
         (["--population-size", "1e9"], "invalid int value: '1e9'"),
         (["--population-size", "1000000000"], "members fit; choose fewer"),
         (["--data", "fashon_mnist"], "fashion_mnist"),
+        (["--label-noise", "40"], "label_noise=40.0; allowed is"),
+        (["--validation-label-noise", "-1"], "validation_label_noise=-1.0; allowed is"),
         (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
         (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
         (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
@@ -99,7 +103,14 @@ def test_no_command_is_a_mistake_too():
 
 def test_help_names_every_setting():
     text = jepbt("train", "--help").stdout
-    for flag in ("--data", "--model", "--strategy", "--population-size", "--run-dir"):
+    for flag in (
+        "--data",
+        "--label-noise",
+        "--model",
+        "--strategy",
+        "--population-size",
+        "--run-dir",
+    ):
         assert flag in text
     assert "how many networks train side by side" in text
 
