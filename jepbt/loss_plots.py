@@ -36,8 +36,9 @@ def evolved_loss(
         >>> import jepbt
         >>> jepbt.plots.evolved_loss("runs/0001")  # doctest: +SKIP
     """
-    thetas = recorded.read(run).evolved_loss.thetas
-    num_classes = num_classes or _count_classes(run)
+    run = recorded.read(run)
+    thetas = run.evolved_loss.thetas
+    num_classes = num_classes or run.num_classes
     if axes is None:
         axes = tuple(style.new_axes(2, 1, height=6))
         axes[0].sharex(axes[1])
@@ -192,14 +193,6 @@ def curves(
     of_rest = ch * rest + chh * rest**2
     # h_j (f'_j - sum_k h_k f'_k), with all wrong classes alike.
     return whole(p) - whole(np.ones(1)), p * (1 - p) * (of_true - of_rest)
-
-
-def _count_classes(run: Any) -> int:
-    task = getattr(run, "task", None)
-    rows = getattr(getattr(task, "data", None), "train", None)
-    if isinstance(rows, dict) and "label" in rows:
-        return int(np.max(rows["label"])) + 1
-    return 10
 
 
 def _add_colour_bar(axes, colours, last: int) -> None:
