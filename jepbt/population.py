@@ -1,7 +1,5 @@
 """The two types that everything else speaks of: a member and its task."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
