@@ -105,7 +105,7 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
     axes.scatter(
         np.repeat(np.arange(num_generations), num_members),
         values.ravel(),
-        s=9,
+        s=9 if values.size < 2000 else 3,
         linewidths=0,
         alpha=0.7,
         color=style.MEMBER,
@@ -150,8 +150,11 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
             va=va,
             color=style.INK,
             fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )
-    axes.legend(frameon=False, loc="lower left")
+    # Above: points may be anywhere inside.
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+    axes.legend(frameon=False, fontsize=9, ncols=3, **place)
     return axes
 
 
