@@ -213,7 +213,7 @@ def test_hover_and_click_work_in_a_browser(folder, width, tmp_path):
                 )
                 for selector in (f"#{chart} .hover", f"#{chart}")
             )
-            assert 0 <= hover[0] and hover[2] <= width, "it is cut off"
+            assert hover[0] >= 0 and hover[2] <= width, "it is cut off"
             is_high = y < (edges[1] + edges[3]) / 2
             far, got = (edges[3], hover[3]) if is_high else (edges[1], hover[1])
             assert abs(far - got) < 2, "it may hide the member it speaks of"
