@@ -34,7 +34,8 @@ from jepbt.host_checks import (
 )
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host_files import Progress
-from jepbt.hyperparameters import HyperParameters, encode, spaces
+from jepbt.hyperparameters import HyperParameters, encode
+from jepbt.run_directory import describe_spaces
 from jepbt.strategies import Strategy
 
 
@@ -177,7 +178,7 @@ def epbt(
         settings = {
             "loop": "jepbt.epbt",
             "population_size": num_members,
-            "hparams": {name: repr(s) for name, s in spaces(hparams_type).items()},
+            "hparams": describe_spaces(hparams_type),
             "strategy": getattr(strategy.step, "__qualname__", "").partition(".")[0],
             "asynchronous": bool(asynchronous),
             "seed": int(seed),

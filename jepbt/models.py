@@ -225,6 +225,19 @@ def as_model(model: Any) -> Model:
     )
 
 
+def name_of(model: Any) -> str:
+    """Names a model for people: its builder, its class, or its function.
+
+    Example:
+        >>> name_of(MLP(hidden=(8,)))
+        'MLP'
+    """
+    if isinstance(model, tuple):  # whoever defined the first of the two functions
+        model = model[0]
+    name = getattr(model, "__qualname__", type(model).__name__)
+    return name.partition(".<locals>")[0]
+
+
 def _conv_pool_relu(layer: PyTree, x: jax.Array, dtype: Any) -> jax.Array:
     # The bias moves all of a window alike, so it is as well added to the largest: the
     # same bits from a quarter of the additions.

@@ -1,10 +1,8 @@
 """The two types that everything else speaks of: a member and its task."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -107,6 +105,8 @@ class Task:
             of the state it had; `None` for `init`.
         blend: for ensembles and averages of trained members; `None` for a task that
             has no such thing.
+        about: what people should know of it, JSON values by name, for `config.json`
+            and the report; a `"num_classes"` among them is the figures' too.
 
     Example:
         A member climbs `-x²` with its own step size, without data:
@@ -140,6 +140,7 @@ class Task:
     prepare: Callable[..., PyTree] | None = None
     restart: Callable[..., PyTree] | None = None
     blend: Blend | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Purposes of random draws. A draw is a function of the run's key, its purpose, and the

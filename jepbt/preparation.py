@@ -23,7 +23,6 @@ from jepbt.execution import (
     memory_limit,
     use_compilation_cache,
 )
-from jepbt.hyperparameters import spaces
 from jepbt.population import Task
 from jepbt.programs import (
     Programs,
@@ -151,14 +150,12 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         if rows is not None
     }
     return {
+        **task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or task.batch_size,
         "chunk_size": prepared.chunk.size,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),
-        "hparams": {
-            name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
-            for name, space in spaces(task.hparams).items()
-        },
+        "hparams": run_directory.describe_spaces(task.hparams),
         "examples": data,
         "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
         "platform": prepared.mesh.devices.flat[0].platform,

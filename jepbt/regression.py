@@ -89,7 +89,7 @@ def regression(
             lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
         )
     require_parts("regression", hparams, model=model, optimizer=optimizer)
-    return learn_from_examples(
+    task = learn_from_examples(
         splits,
         inputs="input",
         labels=lambda batch: batch["target"],
@@ -102,6 +102,7 @@ def regression(
         augment=augment,
         batch_size=batch_size,
     )
+    return dataclasses.replace(task, about={"model": models.name_of(model)})
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.history import Generation, to_json
-from jepbt.hyperparameters import HyperParameters
+from jepbt.hyperparameters import HyperParameters, spaces
 
 _CONFIG = "config.json"
 _HISTORY = "history.jsonl"
@@ -100,6 +100,15 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Writes `config.json`: what was run, with what, on what."""
     replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
+
+
+def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
+    """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
+    described = {
+        name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
+        for name, space in spaces(hparams_type).items()
+    }
+    return json.loads(json.dumps(described, default=str))
 
 
 def append_history(folder: pathlib.Path, generation: Generation) -> None:

@@ -3,8 +3,6 @@
 A strategy sees hyperparameters and fitness, never weights, devices or files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

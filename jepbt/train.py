@@ -208,6 +208,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
 def _recorded(prepared: Prepared, history: History) -> Recorded:
     """The run as its files will know it; grows with the history."""
     settings = {
+        **prepared.task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or prepared.task.batch_size,
     }

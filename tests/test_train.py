@@ -210,6 +210,7 @@ def test_a_run_directory_holds_everything_and_needs_no_jepbt(tmp_path):
     assert config["config"]["population_size"] == 8
     assert config["chunk_size"] == 1 and config["strategy"] == "epbt"
     assert config["versions"]["jax"] == jax.__version__
+    assert config["data"] == "arrays" and config["model"] == "MLP"
     lines = read_history(folder)
     assert [line["generation"] for line in lines] == [0, 1, 2, 3]
     for name in ("fitness", "parents"):
