@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from typing import Any
 
@@ -50,8 +51,10 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
         return _build(strategy)
     names = ", ".join(map(repr, _NAMED))
     if isinstance(strategy, str):
+        close = difflib.get_close_matches(strategy.lower(), _NAMED, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"strategy={strategy!r} is none of {names}. For settings pass a strategy, "
+            f"strategy={strategy!r} is none of {names}.{hint} For settings pass one, "
             "as in strategy=jepbt.strategies.epbt(num_elites=4)."
         )
     hint = " Call it: a builder is no strategy yet." if callable(strategy) else ""

@@ -83,7 +83,10 @@ def check(config: Config) -> None:
         ValueError: population_size=-3 must be a whole number from 1 to 2147483647.
     """
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+        hint = " Call it: Config()." if config is Config else ""
+        raise TypeError(
+            f"config must be a jepbt.Config, got {type(config).__name__}.{hint}"
+        )
     for name, largest in _COUNTS.items():
         value = getattr(config, name)
         if not (name == "batch_size" and value is None):
@@ -113,12 +116,20 @@ def check(config: Config) -> None:
         if not isinstance(getattr(config, name), bool):
             value = getattr(config, name)
             raise ValueError(f"{name}={value!r} must be True or False.")
-    folder = config.run_dir
+    check_folder("run_dir", config.run_dir)
+
+
+def check_folder(name: str, folder: str | os.PathLike | None) -> None:
+    """Raises a `ValueError` for what cannot be a folder's path, nor `None`."""
+    if folder is None:
+        return
     # An empty path would be the current folder.
-    if folder is not None and not (
-        isinstance(folder, str | os.PathLike) and str(folder)
-    ):
-        raise ValueError(f"run_dir={folder!r} must be a folder's path, or None.")
+    is_path = isinstance(folder, str | os.PathLike) and str(folder)
+    if not is_path or "\0" in str(folder):
+        raise ValueError(
+            f"{name}={folder!r} must be a folder's path, a text without null "
+            "characters, or None."
+        )
 
 
 def _check_whole(name, value, smallest, largest, alternative=""):

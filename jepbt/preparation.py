@@ -125,7 +125,7 @@ def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
     if config is None:
         config = Config()
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+        configs.check(config)
     names = [field.name for field in dataclasses.fields(config)]
     for name in fields:
         if name not in names:

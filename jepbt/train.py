@@ -16,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jepbt import plots, run_directory, takeaway
+from jepbt.adapters import accepts
 from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
 from jepbt.hyperparameters import decode, encode, spaces, to_python
@@ -94,7 +95,10 @@ def train_population(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
-    if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+    callbacks = tuple(callbacks) if isinstance(callbacks, Iterable) else callbacks
+    if not isinstance(callbacks, tuple) or not all(
+        callable(callback) and accepts(callback, None) for callback in callbacks
+    ):
         raise TypeError(
             f"callbacks={callbacks!r} must be a list of functions of a Generation, "
             "such as [print]."
