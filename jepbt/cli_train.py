@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -67,8 +68,10 @@ def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
             devices=options.device,
         )
     except BaseException:
-        if config.run_dir is None and not any(folder.iterdir()):
-            folder.rmdir()
+        if config.run_dir is None:
+            with contextlib.suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+                folder.parent.rmdir()
         raise
     _print_before(prepared, dataset, options)
     return prepared

@@ -380,6 +380,11 @@ def make_run(
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):
+        if data is not None and not isinstance(data, Splits):
+            raise TypeError(
+                "run(key, data): data must be a jepbt.Splits such as task.data, or "
+                f"None, got {type(data).__name__}."
+            )
         inputs = make_inputs(key, data, task.shared)
 
         def stay(generation, state):
