@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jepbt import config as configs
 from jepbt import run_directory
-from jepbt.checks import check_memory, check_task, resolve_strategy
+from jepbt.checks import check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
     check_chunk,
@@ -24,6 +24,7 @@ from jepbt.execution import (
     use_compilation_cache,
 )
 from jepbt.hyperparameters import spaces
+from jepbt.memory import check_memory
 from jepbt.population import Task
 from jepbt.programs import (
     Programs,
@@ -87,8 +88,8 @@ def prepare(
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
     check_chunk(config.chunk_size, config.population_size // len(used))
-    member_bytes = check_task(task, resolved, config)
-    check_memory(member_bytes, task, config, used)
+    member = check_task(task, resolved, config, used[0].platform)
+    need = check_memory(member, task, config, used)
     start_from = None
     if initial is not None:
         start_from = warm_start(initial, task, config.population_size)
@@ -98,7 +99,9 @@ def prepare(
     use_compilation_cache()
     start = time.perf_counter()
     inputs = place_inputs(task, config.seed, mesh)
-    lowered, choice = lower_tuned(task, resolved, config, inputs, mesh)
+    lowered, choice = lower_tuned(
+        task, resolved, config, inputs, mesh, need.most_at_once
+    )
     programs = compile_all(lowered, mesh)
     compile_seconds = time.perf_counter() - start
     sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
@@ -109,7 +112,7 @@ def prepare(
         chunk=choice,
         inputs=inputs,
         programs=programs,
-        member_bytes=member_bytes,
+        member_bytes=member.state,
         memory_bytes=sharing * max(map(reserved_bytes, programs)),
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,

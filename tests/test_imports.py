@@ -52,6 +52,7 @@ ORDER = [
     "flops",
     "tuning",
     "programs",
+    "memory",
     "checks",
     "lineage",
     "history",

@@ -15,9 +15,10 @@ import optax
 import pytest
 
 import jepbt
-from jepbt import checks
+from jepbt import memory
 from jepbt.interruption import listen
 from jepbt.lineage import ancestry
+from jepbt.memory import MemberBytes
 
 rng = np.random.default_rng(0)
 CENTRES = rng.normal(size=(4, 12))
@@ -398,13 +399,13 @@ def test_numeric_choices_reach_every_function_as_values():
 
 def test_memory_holds_every_member_twice_and_the_data_on_each_device(monkeypatch):
     """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
-    monkeypatch.setattr(checks, "memory_limit", lambda device: 2_000)
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 2_000)
     devices = jax.devices()[:2]
 
     def needed(num_members, data=None):
         task = dataclasses.replace(broken_task(), data=data)
         config = jepbt.Config(population_size=num_members)
-        return checks.check_memory(100, task, config, devices)
+        return memory.check_memory(MemberBytes(100), task, config, devices).num_bytes
 
     assert needed(10) == 2_000
     with pytest.raises(ValueError, match="At most 10 members fit"):
