@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory
+from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.preparation import Prepared, prepare
@@ -110,9 +111,12 @@ def _print_before(prepared: Prepared, dataset, options: TrainOptions) -> None:
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
         f"of {batch_size} | evolving {evolving}"
     )
+    steps = config.population_size * config.num_generations
+    steps *= config.steps_per_generation
+    flops = steps * count_step_flops(task, batch_size)
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
-        f"{prepared.memory_limit / 1e9:.0f} GB | "
+        f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
         f"{_count(prepared.chunk.size, 'member')} at a time on each device "
         f"({prepared.chunk.reason}) | "
         f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"

@@ -24,7 +24,7 @@ from jepbt.execution import (
     use_compilation_cache,
 )
 from jepbt.hyperparameters import spaces
-from jepbt.memory import check_memory
+from jepbt.memory import check_memory, readable
 from jepbt.population import Task
 from jepbt.programs import (
     Programs,
@@ -119,6 +119,13 @@ def prepare(
         folder=folder,
         start=start_from,
     )
+    if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
+        raise ValueError(
+            f"population_size={config.population_size}, chunk_size={choice.size}, "
+            f"batch_size={config.batch_size or task.batch_size}: the compiled programs "
+            f"need {readable(prepared.memory_bytes)} of "
+            f"{readable(prepared.memory_limit)}. Choose less of one of them."
+        )
     if folder is not None:
         run_directory.write_config(folder, _describe(prepared, strategy))
     return prepared

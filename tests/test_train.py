@@ -15,10 +15,8 @@ import optax
 import pytest
 
 import jepbt
-from jepbt import memory
 from jepbt.interruption import listen
 from jepbt.lineage import ancestry
-from jepbt.memory import MemberBytes
 
 rng = np.random.default_rng(0)
 CENTRES = rng.normal(size=(4, 12))
@@ -395,25 +393,6 @@ def test_numeric_choices_reach_every_function_as_values():
     for seen in (history.fitness, history.metrics["loss"], history.metrics["born"]):
         np.testing.assert_array_equal(seen, decays)
     assert result.best.hparams.decay == result.test().best.mean == 0.5
-
-
-def test_memory_holds_every_member_twice_and_the_data_on_each_device(monkeypatch):
-    """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
-    monkeypatch.setattr(memory, "memory_limit", lambda device: 2_000)
-    devices = jax.devices()[:2]
-
-    def needed(num_members, data=None):
-        task = dataclasses.replace(broken_task(), data=data)
-        config = jepbt.Config(population_size=num_members)
-        return memory.check_memory(MemberBytes(100), task, config, devices).num_bytes
-
-    assert needed(10) == 2_000
-    with pytest.raises(ValueError, match="At most 10 members fit"):
-        needed(12)
-    data = jepbt.Splits(np.zeros(30, np.float32), np.zeros(20, np.float32))
-    assert needed(8, data) == 2_000
-    with pytest.raises(ValueError, match="At most 8 members fit"):
-        needed(10, data)
 
 
 def test_saved_members_keep_every_type_of_array(tmp_path):
