@@ -15,6 +15,20 @@ class Config:
     Inherit from it to keep an experiment's own settings beside them. Values are checked
     by `check` when a run is made of them, not here, so that a subclass may compute.
 
+    The same settings and seed give the same bits, run after run and process after
+    process, as long as program, chunk size, number of devices, kind of device and
+    versions of jax and jaxlib are the same. What may differ otherwise:
+
+    - Chunk size and number of devices change how XLA sums, so fitness may differ in
+      its last digits, and once a rank flips so does everything that descends from it.
+      Draws never change: which examples, initial weights, noise and parents' lots a
+      slot gets follows from seed, generation and slot alone.
+    - `chunk_size="auto"` measures, so on another machine it may choose another size,
+      and on the same one until the choice is remembered. It is written to
+      `config.json`: give that number to repeat a run elsewhere.
+    - Another processor, jaxlib or compiler flag is another program.
+    - `max_seconds` ends a run where the clock says.
+
     Attributes:
         population_size: `P`, how many networks train side by side.
         num_generations: `G`, how often they train and are evaluated; there are `G - 1`

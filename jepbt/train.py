@@ -46,6 +46,11 @@ def train_population(
 ) -> Result:
     """Trains a population of networks and evolves it while it trains.
 
+    A member whose loss, fitness or weights (`params` of its state) are nan or inf has
+    failed: it is counted in the history with the hyperparameters that it trained with,
+    and is never copied. What a run needs of memory is estimated before it compiles.
+    `Config` says when two runs give the same bits.
+
     Args:
         task: what to learn, from `classification` or a `Task` of your own.
         strategy: a name, such as "epbt" or "pbt", or one from `jepbt.strategies`.
