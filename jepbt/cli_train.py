@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory
+from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.label_noise import with_label_noise
@@ -77,8 +79,10 @@ def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
             devices=options.device,
         )
     except BaseException:
-        if config.run_dir is None and not any(folder.iterdir()):
-            folder.rmdir()
+        if config.run_dir is None:
+            with contextlib.suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+                folder.parent.rmdir()
         raise
     _print_before(prepared, dataset, options)
     return prepared
@@ -117,9 +121,12 @@ def _print_before(prepared: Prepared, dataset, options: TrainOptions) -> None:
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
         f"of {batch_size} | evolving {evolving}"
     )
+    steps = config.population_size * config.num_generations
+    steps *= config.steps_per_generation
+    flops = steps * count_step_flops(task, batch_size)
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
-        f"{prepared.memory_limit / 1e9:.0f} GB | "
+        f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
         f"{_count(prepared.chunk.size, 'member')} at a time on each device "
         f"({prepared.chunk.reason}) | "
         f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"

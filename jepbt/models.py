@@ -152,8 +152,12 @@ def MLP(
         (5, 3)
     """
     check_settings("MLP", num_classes, dropout, dtype)
-    if not all(is_positive_int(width) for width in hidden):
-        raise ValueError(f"MLP: hidden must be positive integers, got {hidden!r}.")
+    is_sequence = isinstance(hidden, Sequence) and not isinstance(hidden, str)
+    if not is_sequence or not all(is_positive_int(width) for width in hidden):
+        raise ValueError(
+            "MLP: hidden must be positive integers, one for each hidden layer as in "
+            f"hidden=(256,), got {hidden!r}."
+        )
     names = [f"dense{i + 1}" for i in range(len(hidden) + 1)]
 
     def init(key, images, hparams=None):

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jepbt import config as configs
 from jepbt import run_directory
-from jepbt.checks import check_memory, check_task, resolve_strategy
+from jepbt.checks import check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
     check_chunk,
@@ -23,6 +23,7 @@ from jepbt.execution import (
     memory_limit,
     use_compilation_cache,
 )
+from jepbt.memory import check_memory, readable
 from jepbt.population import Task
 from jepbt.programs import (
     Programs,
@@ -86,8 +87,8 @@ def prepare(
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
     check_chunk(config.chunk_size, config.population_size // len(used))
-    member_bytes = check_task(task, resolved, config)
-    check_memory(member_bytes, task, config, used)
+    member = check_task(task, resolved, config, used[0].platform)
+    need = check_memory(member, task, config, used)
     start_from = None
     if initial is not None:
         start_from = warm_start(initial, task, config.population_size)
@@ -97,7 +98,9 @@ def prepare(
     use_compilation_cache()
     start = time.perf_counter()
     inputs = place_inputs(task, config.seed, mesh)
-    lowered, choice = lower_tuned(task, resolved, config, inputs, mesh)
+    lowered, choice = lower_tuned(
+        task, resolved, config, inputs, mesh, need.most_at_once
+    )
     programs = compile_all(lowered, mesh)
     compile_seconds = time.perf_counter() - start
     sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
@@ -108,13 +111,20 @@ def prepare(
         chunk=choice,
         inputs=inputs,
         programs=programs,
-        member_bytes=member_bytes,
+        member_bytes=member.state,
         memory_bytes=sharing * max(map(reserved_bytes, programs)),
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,
         folder=folder,
         start=start_from,
     )
+    if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
+        raise ValueError(
+            f"population_size={config.population_size}, chunk_size={choice.size}, "
+            f"batch_size={config.batch_size or task.batch_size}: the compiled programs "
+            f"need {readable(prepared.memory_bytes)} of "
+            f"{readable(prepared.memory_limit)}. Choose less of one of them."
+        )
     if folder is not None:
         run_directory.write_config(folder, _describe(prepared, strategy))
     return prepared
@@ -124,7 +134,7 @@ def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
     if config is None:
         config = Config()
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+        configs.check(config)
     names = [field.name for field in dataclasses.fields(config)]
     for name in fields:
         if name not in names:

@@ -14,6 +14,7 @@ import optax
 from jepbt import models
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.population import Splits, Task
+from jepbt.splits import check_seed
 from jepbt.supervised import Outputs, learn_from_examples, require_parts
 
 
@@ -77,6 +78,7 @@ def regression(
         >>> task.data.train["target"].shape, task.data.validation["target"].shape
         ((36, 1), (4, 1))
     """
+    check_seed(seed)
     splits = _as_splits(data, seed)
     size = splits.train["target"].shape[1]
     loss = loss or (lambda h: squared_error)

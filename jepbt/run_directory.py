@@ -39,9 +39,9 @@ def claim(path: str | os.PathLike) -> pathlib.Path:
         True
     """
     folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
-    if any((folder / name).exists() for name in (_CONFIG, _HISTORY)):
+    if any(os.path.exists(folder / name) for name in (_CONFIG, _HISTORY)):
         raise ValueError(
             f"run_dir={str(path)!r} holds a run already, which stays as it is. Name "
             "another folder."

@@ -73,6 +73,16 @@ class Strategy(NamedTuple):
     behaviour: Behaviour | None = None
 
 
+def check_strategy(where: str, strategy: Any) -> None:
+    """Raises a `TypeError` for what is no strategy, when a builder wraps one."""
+    if not isinstance(strategy, Strategy):
+        given = getattr(strategy, "__name__", repr(strategy))
+        raise TypeError(
+            f"{where}: strategy={given} must be a Strategy, such as "
+            "jepbt.strategies.pbt(): called, and no name."
+        )
+
+
 def take(tree: Any, parents: jax.Array) -> Any:
     """Gathers rows `parents` (`i32[P]`) of every leaf `[P, ...]`."""
     return jax.tree.map(lambda leaf: leaf[parents], tree)

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from host_functions import Hyper, climb, population
+from host_functions import climb, population
 
 import jepbt
 from jepbt import Candidate
@@ -126,11 +126,6 @@ def test_a_model_that_cannot_be_saved_is_named(tmp_path):
 
     with pytest.raises(TypeError, match="cannot be pickled, which run_dir="):
         next(jepbt.epbt(1, population(2), evaluate, run_dir=tmp_path))
-
-
-def test_resuming_needs_a_folder():
-    with pytest.raises(ValueError, match="resume=True needs run_dir"):
-        jepbt.epbt(1, [Candidate(None, Hyper())], climb, resume=True)
 
 
 def test_figures_of_a_run_know_its_spaces(tmp_path):

@@ -396,32 +396,6 @@ def test_the_best_member_ever_is_kept_and_ties_go_to_the_earliest():
     assert best_after([NAN, NAN, NAN]) == (-1, -1, -1)
 
 
-@pytest.mark.parametrize(
-    ("task", "strategy", "settings", "error", "message"),
-    [
-        ("images", jepbt.strategies.pbt(), {}, TypeError, "task must be a Task"),
-        (EXPLOSIVE, "epbt", {}, TypeError, "strategy must be a Strategy, got 'epbt'"),
-        (
-            EXPLOSIVE,
-            jepbt.strategies.pbt(),
-            {"population_size": -3},
-            ValueError,
-            "population_size=-3 must",
-        ),
-        (
-            EXPLOSIVE,
-            jepbt.strategies.pbt(),
-            {"population_size": 4, "chunk_size": 3},
-            ValueError,
-            "chunk_size=3 must divide the 4",
-        ),
-    ],
-)
-def test_a_run_of_the_wrong_things_is_refused(task, strategy, settings, error, message):
-    with pytest.raises(error, match=message):
-        jepbt.make_run(task, strategy, jepbt.Config(**settings))
-
-
 @pytest.mark.parametrize("num_rows", [1, 3, 250, 251, 612])
 def test_padding_of_the_last_batch_does_not_count(num_rows):
     rows = np.random.default_rng(1).normal(size=num_rows).astype(np.float32)
