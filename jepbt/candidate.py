@@ -112,8 +112,8 @@ def decode_population(hparams: HyperParameters) -> list[HyperParameters]:
     """Turns arrays back into each candidate's Python values.
 
     Whole numbers become `int`, reals `float` with the fewest digits that give the same
-    float32 back (on a bound, the bound), categoricals the choice itself, losses
-    `np.ndarray` of `f32[8]`.
+    float32 back (on a bound, the bound), vectors a tuple of those, categoricals the
+    choice itself, losses `np.ndarray` of `f32[8]`.
 
     Args:
         hparams: with leaves `[P, ...]`.
@@ -152,6 +152,7 @@ def _python_column(space: Space, column: np.ndarray) -> list[Any]:
             if high is not None:
                 below = np.nextafter(np.float32(high), np.float32(-np.inf))
                 shortest[column >= below] = high
-            return shortest.tolist()
+            numbers = shortest.tolist()
+            return [tuple(row) for row in numbers] if space.shape else numbers
         case Integer():
             return column.tolist()

@@ -34,7 +34,7 @@ from jepbt.host_checks import (
 )
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host_files import Progress
-from jepbt.hyperparameters import HyperParameters, encode, spaces
+from jepbt.hyperparameters import HyperParameters, Real, encode, spaces
 from jepbt.strategies import Strategy
 
 
@@ -312,12 +312,16 @@ def _receive(
 def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
     fitness = np.array([c.fitness for c in progress.candidates])
     rows = [field_dict(c.hparams) for c in progress.candidates]
+    hparams = {name: [row[name] for row in rows] for name in rows[0]}
+    for name, space in spaces(type(progress.hparams)).items():
+        if isinstance(space, Real) and space.shape:  # a tuple would be a choice
+            hparams[name] = np.array(hparams[name], np.float32)
     return Generation(
         number=progress.generation - 1,
         fitness=fitness,
         standard_error=np.full_like(fitness, np.nan),
         parents=np.array(progress.parents),
-        hparams={name: [row[name] for row in rows] for name in rows[0]},
+        hparams=hparams,
         metrics={},
         info={},
         seconds=seconds,

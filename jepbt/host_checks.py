@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import pickle
@@ -175,6 +176,15 @@ def _check_value(where: str, space: Space, value: Any) -> None:
                 f"{where}={value!r} must be 8 finite numbers, in the order y, y2, y3, "
                 "xy, xy2, x2y, x0, y0."
             )
+        return
+    if getattr(space, "shape", ()):
+        if np.ndim(value) != 1 or np.shape(value) != space.shape:
+            raise ValueError(
+                f"{where}={value!r} must be {space.shape[0]} numbers, as its default is."
+            )
+        entry = dataclasses.replace(space, default=space.default[0])
+        for place, number in enumerate(value):
+            _check_value(f"{where}[{place}]", entry, number)
         return
     kind = numbers.Integral if isinstance(space, Integer) else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):

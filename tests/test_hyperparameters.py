@@ -200,7 +200,15 @@ def declare(field, annotation=None):
         (jepbt.hparam("adam"), "'adam' cannot evolve in the compiled program"),
         (jepbt.hparam("a", choices=("a",)), "at least two different values"),
         (jepbt.hparam("c", choices=("a", "b")), "default='c' must be one of"),
-        (jepbt.hparam(1, choices=(1, 2), min=0), "choices have no order"),
+        (jepbt.hparam(1, choices=(1, 2), min=0), "do not apply to choices"),
+        (jepbt.hparam(1, choices=(1, 2), ordered="yes"), "ordered='yes' must be True"),
+        (jepbt.hparam(0.1, min=0.0, max=1.0, ordered=True), "ordered=True needs choic"),
+        (jepbt.hparam(True, ordered=True), "two values of a bool have no order"),
+        (jepbt.hparam((1, 2)), r"default=\(1, 2\) must be a tuple of floats"),
+        (jepbt.hparam(()), r"default=\(\) must be a tuple of floats"),
+        (jepbt.hparam((0.1, "a")), "must be a tuple of floats"),
+        (jepbt.hparam((0.1, 2.0), min=0.0, max=1.0), r"Bad\.x\[1\]: default=2.0 lies"),
+        (jepbt.hparam((0.1, 0.0)), r"Bad\.x\[1\]: a default of 0 without bounds"),
         (jepbt.hparam(1, choices=3), "choices=3 must be a sequence"),
         (jepbt.hparam("a", choices=(["a"], ["b"])), "values that do not change"),
         (jepbt.taylor_hparam((1.0, 2.0)), "must be 8 finite numbers"),
@@ -223,6 +231,8 @@ def test_numpy_numbers_are_numbers():
     assert spaces(declare(real))["x"] == Real(0.5, 0.0, 1, False)
     whole = jepbt.hparam(np.int64(2), min=np.int32(1), max=3)
     assert spaces(declare(whole))["x"] == Integer(2, 1, 3, False)
+    vector = jepbt.hparam((np.float32(0.5), 1), min=np.float32(0.0), max=np.int64(1))
+    assert spaces(declare(vector))["x"] == Real((0.5, 1.0), 0.0, 1, False)
 
 
 def test_postponed_annotations_are_read_and_bounds_still_hold(key):
@@ -237,6 +247,8 @@ def test_postponed_annotations_are_read_and_bounds_still_hold(key):
 def test_an_annotation_that_disagrees_is_named():
     with pytest.raises(ValueError, match=r"annotated float, .* default 1 is an int"):
         spaces(declare(jepbt.hparam(1, min=0, max=2), float))
+    with pytest.raises(ValueError, match=r"annotated float, .* is a vector"):
+        spaces(declare(jepbt.hparam((0.1, 0.2)), float))
 
 
 def test_bounds_hold_under_postponed_annotations():

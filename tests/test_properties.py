@@ -38,6 +38,8 @@ class Hyper(jepbt.HyperParameters):
     dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
     width: int = jepbt.hparam(3, min=1, max=100)
     activation: str = jepbt.hparam("b", choices=("a", "b", "c"))
+    size: str = jepbt.hparam("s", choices=("s", "m", "l"), ordered=True)
+    layers: tuple[float, ...] = jepbt.hparam((0.1, 0.02), min=1e-3, max=0.5, log=True)
     direction: jepbt.Loss = jepbt.taylor_hparam(noise=0.1, genome="effective")
 
 
@@ -156,6 +158,8 @@ def check_bounds(hparams):
         if hasattr(space, "choices"):
             assert set(np.unique(values)) <= set(range(len(space.choices)))
             assert values.dtype == np.int32
+        if getattr(space, "shape", ()):
+            assert values.shape[-1:] == space.shape, field
         if getattr(space, "genome", None) == "effective":
             numbers = jepbt.taylorglo.effective(values)
             size = np.linalg.norm(np.stack(numbers), axis=0)
