@@ -36,6 +36,8 @@ class Candidate:
             until the first evaluation.
         hparams: the user's `HyperParameters`, with Python values.
         fitness: a number, higher is better.
+        standard_error: of the fitness, over validation examples; by name only. Only
+            `strategies.significant` needs it, the history keeps it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -50,6 +52,9 @@ class Candidate:
     model: Any
     hparams: HyperParameters
     fitness: float | None = math.nan
+    standard_error: float | None = dataclasses.field(
+        default=math.nan, kw_only=True, repr=False
+    )
 
     def __lt__(self, other: Candidate) -> bool:
         if not isinstance(other, Candidate):

@@ -11,11 +11,13 @@ from typing import Literal
 
 import jax
 import numpy as np
+from simple_parsing import choice
 from tqdm.auto import tqdm
 
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory
+from jepbt.checks import STRATEGY_NAMES
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.preparation import Prepared, prepare
@@ -36,7 +38,7 @@ class TrainOptions:
 
     data: str = "fashion_mnist"
     model: Literal["cnn", "mlp"] = "cnn"
-    strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
+    strategy: str = choice(*STRATEGY_NAMES, default="epbt")
     device: str | None = None
 
 

@@ -30,6 +30,7 @@ from jepbt.host_checks import (
     check_importable,
     check_picklable,
     check_population,
+    check_strategy,
     check_whole,
 )
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
@@ -75,7 +76,8 @@ def epbt(
 
     The evaluation function gets a `Candidate` of its own: a copy, so that its model,
     `None` at first, may be trained in place. It trains with `candidate.hparams`,
-    measures fitness on validation data, and returns a *new* `Candidate`. If it raises,
+    measures fitness on validation data, and returns a *new* `Candidate`, perhaps with
+    the fitness's `standard_error`, which `strategies.significant` needs. If it raises,
     or its process dies, or its fitness is not finite, that one evaluation has failed:
     a warning names slot, hyperparameters and error, its fitness is `nan`, and its slot
     goes to another's child. When all of a generation fail, the loop ends with a
@@ -169,6 +171,7 @@ def epbt(
         check_importable(evaluation_function)
         check_picklable(initial_population, "another process")
     strategy = resolve_strategy(strategy)
+    check_strategy(strategy)
     # Here a strategy refuses a population that it does not fit.
     progress = host_breeding.start(strategy, seed, initial_population, n_generations)
     folder = None
@@ -278,6 +281,15 @@ def _receive(
             run.hparams_type,
         )
         result, failures = outcome, []
+        if run.strategy.needs_standard_error and not (
+            math.isnan(result.fitness) or result.standard_error >= 0
+        ):
+            raise TypeError(
+                f"slot {slot} in generation {progress.generation}: the strategy "
+                "compares standard errors of the fitness, and evaluation_function "
+                "returned none. Return Candidate(model, candidate.hparams, fitness, "
+                "standard_error=...), or use another strategy."
+            )
         if math.isnan(result.fitness):
             failures = [Failure(f"slot {slot} returned a fitness that is not finite")]
     elif outcome.is_mistake:
@@ -288,7 +300,7 @@ def _receive(
     else:
         # The model it was given: what the failed evaluation made of it is lost.
         result, failures = copy.copy(given), [outcome]
-        result.fitness = math.nan
+        result.fitness = result.standard_error = math.nan
         warnings.warn(
             f"the evaluation of slot {slot} in generation {progress.generation} "
             f"failed: {outcome.reason}. Hyperparameters: {given.hparams}. Its fitness "
@@ -298,6 +310,7 @@ def _receive(
         )
     progress.candidates[slot] = result
     progress.fitness[slot] = result.fitness
+    progress.standard_error[slot] = result.standard_error
     columns = jax.tree.leaves(progress.hparams)
     row = jax.tree.leaves(encode(result.hparams))
     for column, value in zip(columns, row, strict=True):
@@ -319,7 +332,7 @@ def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
     return Generation(
         number=progress.generation - 1,
         fitness=fitness,
-        standard_error=np.full_like(fitness, np.nan),
+        standard_error=np.array([c.standard_error for c in progress.candidates]),
         parents=np.array(progress.parents),
         hparams=hparams,
         metrics={},

@@ -677,8 +677,8 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
         return _categorical_space(where, default, declared)
     if declared.get("ordered"):
         raise ValueError(
-            f"{where}: ordered=True needs choices, in their order. Numbers with min and "
-            "max have one anyway."
+            f"{where}: ordered=True needs choices, in their order. Numbers with min "
+            "and max have one anyway."
         )
     if isinstance(default, tuple):
         return _vector_space(where, default, declared, annotation)
@@ -731,8 +731,8 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
         "log"
     ):
         raise ValueError(
-            f"{where}: min, max and log do not apply to choices. Remove them, or remove "
-            "choices; ordered=True says that choices stand in an order."
+            f"{where}: min, max and log do not apply to choices. Remove them, or "
+            "remove choices; ordered=True says that choices stand in an order."
         )
     ordered = declared.get("ordered", False)
     if not isinstance(ordered, bool):

@@ -68,8 +68,8 @@ def pb2(
     already chosen count for the deviation, follow the paper. Our choice is the rest:
     candidates are drawn by `propose` around the inherited values instead of climbing
     the bound; kernel settings are the likeliest of twelve; categoricals enter as
-    indicators, ordered ones as places from 0 to 1, vectors entry by entry, and losses as
-    coordinates in units of ten mutations; the oldest observations are forgotten.
+    indicators, ordered ones as places from 0 to 1, vectors entry by entry, and losses
+    as coordinates in units of ten mutations; the oldest observations are forgotten.
 
     Args:
         exploit: `(key, fitness) -> parents`; `selection.truncation(0.2)` by default.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jepbt import cli, cli_train
+from jepbt.checks import STRATEGY_NAMES
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
@@ -62,7 +63,7 @@ def test_trains_on_a_file_without_a_test_split(tmp_path):
         (["--data", "fashon_mnist"], "fashion_mnist"),
         (["--data", "nowhere.npz"], "nowhere.npz: there is no such file"),
         (["--data", "tfds:mnist[5"], "'tfds:NAME[FROM:TO]'"),
-        (["--strategy", "ebpt"], "invalid choice: 'ebpt'"),
+        (["--strategy", "ebpt"], "choose from 'epbt', 'pbt', 'pb2', 'mf_pbt', 'r"),
         (["--device", "tpuu"], "devices='tpuu' is not on this machine"),
         (["--run-dir", "{file}"], "is a file. Name a folder"),
         (["--run-dir", ""], "run_dir='' must be a folder's path"),
@@ -81,6 +82,23 @@ def test_a_mistake_is_two_lines_and_exit_code_2(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr and not done.stdout
     assert len(done.stderr.splitlines()) <= 2
     assert not list(tmp_path.glob("runs/*"))  # nothing is left behind
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
+    given = []
+    monkeypatch.setattr(cli_train, "_prepare", lambda options, _: given.append(options))
+    monkeypatch.setattr(cli_train, "_run", lambda prepared: None)
+    assert cli.main(["train", "--strategy", name]) == 0
+    assert given[0].strategy == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pb2", "mf_pbt", "successive_halving"])
+def test_the_command_runs_strategies_beyond_the_first_three(name, tmp_path):
+    done = jepbt("train", *SMALL, "--strategy", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "winner #" in done.stdout
 
 
 def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
