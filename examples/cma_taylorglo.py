@@ -3,12 +3,13 @@
     pip install 'jepbt[examples]'
     python examples/cma_taylorglo.py
 
-2 CPU cores, about 20 seconds. Each generation of CMA-ES asks for 20 losses; 20 networks,
-one with each, train side by side from new weights, and their validation accuracies are
-told back. Start at zeros and a sigma of 1.2 are the paper's. The short trainings, and
-that a loss which could not train is repaired first (`jepbt.taylorglo.repair`), are not.
-Expect the best accuracy of a generation to rise from 0.81 to about 0.84, and then no
-difference between what was found and cross-entropy's expansion: 0.843 and 0.844.
+2 CPU cores, about 20 seconds. Each generation of CMA-ES asks for 20 losses; 20
+networks, one with each, train side by side from new weights, and their validation
+accuracies are told back. Start at zeros and a sigma of 1.2 are the paper's. The short
+trainings, and that a loss which could not train is repaired first
+(`jepbt.taylorglo.repair`), are not. Expect the best accuracy of a generation to rise
+from 0.81 to about 0.84, and then no difference between what was found and
+cross-entropy's expansion: 0.843 and 0.844.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ class Hyper(jepbt.HyperParameters):
 
 
 def make_trainer(task, population_size, num_steps):
-    """A function of key, data and losses `[P, 8]` to accuracies `[P]`, compiled once."""
+    """A function of key, data and losses `[P, 8]` to accuracies `[P]`."""
     config = jepbt.Config(
         population_size=population_size,
         num_generations=1,

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt import taylorglo
-from jepbt.gaussian_process import Kernel, Points, log_likelihood, upper_bound
+from jepbt.gaussian_process import (
+    Kernel,
+    Points,
+    log_likelihood,
+    observe,
+    upper_bound,
+)
 from jepbt.hyperparameters import (
     Categorical,
     HyperParameters,
@@ -253,6 +259,7 @@ def _explore(
     inputs = past.inputs.reshape(num_members * window, -1)
     observed = place(inputs, context[:, 1], context[:, 0], is_real)
     kernel = best_kernel(observed, values)
+    seen = observe(kernel, observed, values)
     kappa = jnp.sqrt(0.2 * jnp.maximum(jnp.log(0.4 * jnp.maximum(number, 1)), 0.0))
     now = jnp.float32(generation) + 1
     nobody = jnp.zeros(num_members, bool)
@@ -274,7 +281,7 @@ def _explore(
         reward = jnp.broadcast_to(fitness[slot], every.shape)
         times = jnp.broadcast_to(now, every.shape)
         points = place(coordinates(candidates), reward, times, every)
-        bounds = upper_bound(kernel, observed, values, pending, points, kappa)
+        bounds = upper_bound(kernel, seen, pending, points, kappa)
         best = jnp.argmax(jnp.where(jnp.isnan(bounds), -jnp.inf, bounds))
         pending = Points(
             pending.inputs.at[slot].set(points.inputs[best]),

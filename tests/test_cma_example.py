@@ -24,11 +24,11 @@ def load():
 def test_it_searches_and_compares(capsys):
     pytest.importorskip("cma", reason="pip install jepbt[examples]")
     scores = load().main(
-        num_generations=3, population_size=6, num_steps=30, num_seeds=1
+        num_generations=2, population_size=4, num_steps=30, num_seeds=1
     )
     assert list(scores) == ["evolved", "cross-entropy's expansion"]
     assert min(scores.values()) > 0.3  # guessing: 0.1
-    assert "generation   3" in capsys.readouterr().out
+    assert "generation   2" in capsys.readouterr().out
 
 
 def test_members_train_with_the_losses_they_are_given(monkeypatch):

@@ -212,7 +212,17 @@ def test_plans_are_valid_for_any_fitness(name):
 
 
 @every_strategy
-@pytest.mark.parametrize("num_members", [1, 2])
+def test_plans_are_valid_where_all_are_equal_or_all_but_one_failed(name):
+    fitness = np.full((NUM_RUNS, NUM_STEPS, 5), 0.5)
+    fitness[1] = np.nan
+    fitness[1, :, 3] = 0.5
+    fitness[2, 2:, :4] = np.nan
+    fitness[3, 1:3] = np.nan
+    check_runs(name, fitness, 5)
+
+
+@every_strategy
+@pytest.mark.parametrize("num_members", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_plans_are_valid_for_very_few_members(name, num_members):
     if (name, num_members) in TOO_SMALL:
         with pytest.raises(ValueError, match=TOO_SMALL[name, num_members]):

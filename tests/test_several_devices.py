@@ -55,7 +55,9 @@ def final_state(task, strategy, mesh):
     return run(inputs)
 
 
-@pytest.mark.parametrize("metric", ["correctness", "probabilities"])
+@pytest.mark.parametrize(
+    "metric", ["correctness", pytest.param("probabilities", marks=pytest.mark.slow)]
+)
 def test_novelty_and_a_teacher_do_not_depend_on_the_devices(metric):
     task = make_task(jepbt.distillation(teacher="elites", weight=0.5))
     novelty = strategies.pulsation(period=1, metric=metric, num_examples=5)
