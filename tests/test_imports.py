@@ -48,6 +48,7 @@ ORDER = [
     "inheritance",
     "training",
     "estimate",
+    "flops",
     "tuning",
     "programs",
     "checks",

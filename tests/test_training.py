@@ -267,7 +267,7 @@ def test_slots_that_start_over_are_initialised_anew():
     assert all(np.abs(leaf[1]).max() == 0 for leaf in momenta)
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_sharded_equals_unsharded(num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
     strategy = jepbt.strategies.epbt()
