@@ -70,6 +70,12 @@ TOO_SMALL = {
     ("mf_pbt", 1): "2 intervals need at least as many members",
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+# Each is a program to compile: what only wraps another strategy is for the slow run.
+WRAPPED = {"pbt, significant", "restarts", "frozen", "random_search", "scheduled"}
+FEW_MEMBERS = [
+    pytest.param(name, size, marks=[pytest.mark.slow] * (size == 1 or name in WRAPPED))
+    for name, size in itertools.product(STRATEGIES, (1, 2))
+]
 
 SELECTIONS = {
     "binary_tournament": binary_tournament,
@@ -221,8 +227,7 @@ def test_plans_are_valid_where_all_are_equal_or_all_but_one_failed(name):
     check_runs(name, fitness, 5)
 
 
-@every_strategy
-@pytest.mark.parametrize("num_members", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(("name", "num_members"), FEW_MEMBERS)
 def test_plans_are_valid_for_very_few_members(name, num_members):
     if (name, num_members) in TOO_SMALL:
         with pytest.raises(ValueError, match=TOO_SMALL[name, num_members]):
