@@ -87,10 +87,12 @@ def test_weights_are_inherited_around_a_ring_and_never_gathered(compiled):
 
 
 def test_keeping_the_best_moves_one_member(compiled):
-    _, programs, _ = compiled
+    """With it travels a handful of numbers of each member: fitness, errors, loss."""
+    topology, programs, _ = compiled
+    handful = 32 * MEMBERS_EACH * TOPOLOGIES[topology]
     for name in ("init", "evaluate"):
         gathered = largest(programs[name], "all-gather", "all-to-all", "all-reduce")
-        assert gathered < 1.1 * MEMBER_BYTES, name
+        assert gathered < 1.1 * MEMBER_BYTES + handful, name
 
 
 def test_members_do_not_meet_while_they_train(compiled):
