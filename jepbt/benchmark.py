@@ -15,14 +15,10 @@ from jepbt import config as configs
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.checks import resolve_strategy
 from jepbt.execution import choose_devices, memory_limit
+from jepbt.flops import count_step_flops
 from jepbt.population import BATCHES, STRATEGY, Task, derive_key
 from jepbt.preparation import Prepared, prepare
-from jepbt.stopwatch import (
-    best_rate,
-    count_step_flops,
-    matmul_peak,
-    measure_in_turns,
-)
+from jepbt.stopwatch import best_rate, matmul_peak, measure_in_turns
 from jepbt.strategies import Strategy
 from jepbt.training import batch_indices
 

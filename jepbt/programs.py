@@ -20,10 +20,12 @@ from jepbt.execution import (
     over_members,
     replicated,
 )
+from jepbt.flops import count_step_flops
 from jepbt.population import Member, Task
 from jepbt.strategies import Strategy, take
 from jepbt.training import Inputs, Phases, RunState, make_inputs, make_phases
 from jepbt.tuning import (
+    BUSY,
     ChunkChoice,
     choose_by_measuring,
     chunk_candidates,
@@ -73,6 +75,11 @@ def lower_tuned(
     if jax.process_count() > 1:  # each would measure something else
         reason = "the default; measured only in a single process"
         return lowered, ChunkChoice(candidates[0], reason)
+    if platform == "cpu":
+        flops = count_step_flops(task, config.batch_size or task.batch_size)
+        if flops >= BUSY:
+            reason = f"a step of {flops / 1e6:.0f} MFLOP keeps a core busy by itself"
+            return lowered, ChunkChoice(candidates[0], reason)
     options = compiler_options(platform)
     start = functools.cache(lambda: lowered.init.compile(options)(inputs))
 

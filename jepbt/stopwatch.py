@@ -7,12 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-
-from jepbt.hyperparameters import decode, sample_population
-from jepbt.population import Task
-from jepbt.strategies import take
 
 
 def measure_in_turns(
@@ -87,41 +82,3 @@ def matmul_peak(devices: Sequence[jax.Device], size: int = 2048) -> Peak:
 def best_rate(peak: Peak, seconds: Mapping[str, np.ndarray]) -> float:
     """Takes the larger FLOP/s, each the median over the rounds."""
     return max(peak.flops[name] / np.median(seconds[name]) for name in peak.runs)
-
-
-def count_step_flops(task: Task, batch_size: int) -> float:
-    """Counts the floating-point operations of one member's training step.
-
-    The compiler's own count, before it optimises, of the step by itself: the body of a
-    loop would be counted once, however often it runs.
-
-    Args:
-        task: whose step it is.
-        batch_size: examples of it.
-
-    Returns:
-        FLOPs; 0 if the compiler does not tell.
-    """
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(
-        lambda k: take(sample_population(k, task.hparams, 1), 0), key
-    )
-    state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
-    batch = None
-    if task.data is not None:
-        batch = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (batch_size, *jnp.shape(leaf)[1:]), leaf.dtype
-            ),
-            task.data.train,
-        )
-
-    def step(key, state, h, batch, shared):
-        return task.train_step(key, state, decode(h), batch, shared)
-
-    # As lowered for an accelerator: there a convolution is one operation, while the
-    # CPU's goes through loops, whose bodies the analysis counts once.
-    traced = jax.jit(step).trace(key, state, hparams, batch, task.shared)
-    lowered = traced.lower(lowering_platforms=("tpu",))
-    analysis = lowered.cost_analysis() or {}
-    return max(0.0, float(analysis.get("flops", 0.0)))

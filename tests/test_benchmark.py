@@ -23,7 +23,8 @@ from jepbt.benchmark_models import WORKLOADS, make_task
 from jepbt.benchmark_pytorch import PyTorchStart
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark_speed import pytorch_start
-from jepbt.stopwatch import count_step_flops, measure_in_turns
+from jepbt.flops import count_step_flops
+from jepbt.stopwatch import measure_in_turns
 from jepbt.train import prepare
 from jepbt.worker import Worker
 

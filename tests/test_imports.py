@@ -49,6 +49,7 @@ ORDER = [
     "inheritance",
     "training",
     "estimate",
+    "flops",
     "tuning",
     "programs",
     "checks",

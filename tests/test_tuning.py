@@ -11,6 +11,7 @@ import pytest
 
 import jepbt
 from jepbt import programs, tuning
+from jepbt.execution import make_mesh
 from jepbt.tuning import choose_by_measuring, chunk_candidates, program_key
 
 
@@ -134,3 +135,34 @@ def test_the_same_call_twice_gives_the_same_bits(cache, monkeypatch, tmp_path):
     assert sizes[0] == sizes[1] and sizes[0] in (1, 8)
     np.testing.assert_array_equal(*fitness)
     np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("width", "is_measured"),
+    # 64 examples of 784 values: forward and both gradients but the images'.
+    [(16, True), (512, False)],
+)
+def test_steps_that_keep_a_core_busy_are_not_measured(monkeypatch, width, is_measured):
+    log = []
+
+    def measure(candidates, *rest):
+        log.append(candidates)
+        return tuning.ChunkChoice(candidates[0], "measured")
+
+    monkeypatch.setattr(programs, "choose_by_measuring", measure)
+    task = jepbt.classification(
+        (np.zeros((80, 784), np.float32), np.arange(80) % 10),
+        hparams=Hyper,
+        model=jepbt.models.MLP(hidden=(width,)),
+        loss=lambda h: jepbt.losses.cross_entropy,
+        optimizer=lambda h: optax.sgd(h.rate),
+    )
+    config = jepbt.Config(population_size=4, batch_size=64, steps_per_generation=2)
+    mesh = make_mesh(jax.devices()[:1])
+    inputs = programs.place_inputs(task, 0, mesh)
+    _, choice = programs.lower_tuned(
+        task, jepbt.strategies.epbt(), config, inputs, mesh
+    )
+    assert bool(log) == is_measured
+    assert choice.size == 1
+    assert ("MFLOP" in choice.reason) != is_measured
