@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -210,9 +211,10 @@ def write_safely(write: Any, folder: Any, content: Any) -> None:
     try:
         write(folder, content)
     except OSError as error:
+        name = os.path.basename(error.filename2 or error.filename or "")
         _warn(
-            f"run_dir={str(folder)!r} cannot be written to ({error.strerror}): the run "
-            "goes on, and its result stays in memory."
+            f"run_dir={str(folder)!r} cannot be written to ({name}: "
+            f"{error.strerror}): the run goes on, and its result stays in memory."
         )
 
 

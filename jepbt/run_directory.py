@@ -64,8 +64,10 @@ def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
 def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
     """Says in words that a folder takes no files."""
     reason = error.strerror or str(error)
+    name = os.path.basename(error.filename or "").lstrip(".")
+    where = f" ({name})" if name else ""
     return ValueError(
-        f"run_dir={str(path)!r} cannot be written to: {reason}. Name another folder, "
+        f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name another folder, "
         "or make room in this one."
     )
 

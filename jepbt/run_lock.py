@@ -7,6 +7,8 @@ import pathlib
 import warnings
 from typing import IO
 
+from jepbt.run_directory import not_writable
+
 NAME = ".lock"
 
 
@@ -29,8 +31,11 @@ def lock(folder: pathlib.Path) -> IO:
         >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
         >>> held.close()
     """
-    # It stays open as long as the run.
-    file = open(folder / NAME, "a")  # noqa: SIM115
+    try:
+        # It stays open as long as the run.
+        file = open(folder / NAME, "a")  # noqa: SIM115
+    except OSError as error:
+        raise not_writable(folder, error) from error
     try:
         import fcntl
     except ImportError:  # Windows has no flock

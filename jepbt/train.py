@@ -147,6 +147,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             best = _as_winner(jax.device_get(state.best))
             if prepared.folder is not None:
                 write_safely(_save, prepared.folder, best)
+                write_safely(takeaway.save, prepared.folder, take_away)
         is_over = _is_reached(config.target_fitness, best)
         for number in range(len(history), 0 if is_over else config.num_generations):
             generation = np.int32(number)

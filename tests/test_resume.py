@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
-from jepbt import checkpoint, keeper
+from jepbt import checkpoint, keeper, run_lock
 
 
 class Stop(Exception):
@@ -38,24 +39,58 @@ def interrupt_after(number):
     return press
 
 
+WEIGHTS = {
+    "dense1": {"kernel": np.ones((6, 8), "f4"), "bias": np.ones(8, "f4")},
+    "dense2": {"kernel": np.ones((8, 2), "f4"), "bias": np.ones(2, "f4")},
+}
+
+
 def checkpoints(folder):
     return [int(path.name) for path in checkpoint.list_all(folder / "checkpoints")]
 
 
 @pytest.fixture(scope="module")
 def whole():
-    return {count: train(devices=jax.devices()[:count]) for count in (1, 4)}
+    """The run that everything here is compared with: no files, nothing stops it."""
+    return train()
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize("ending", ["limit", "signal", "callback"])
-@pytest.mark.parametrize("every", [1, 100])
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(run_dir=folder, resume=True, keep_checkpoints=2)
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("ending", "every", "num_devices"),
+    [
+        ("signal", 1, 4),
+        ("callback", 100, 4),
+        slow("signal", 100, 1),
+        slow("callback", 1, 1),
+        slow("limit", 1, 1),
+        slow("limit", 100, 4),
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path, whole, num_devices, ending, every
+    tmp_path, whole, ending, every, num_devices
 ):
+    devices = jax.devices()[:num_devices]
+    expected = whole if num_devices == 4 else train(devices=devices)
     same = {
         "run_dir": tmp_path / "run",
-        "devices": jax.devices()[:num_devices],
+        "devices": devices,
         "checkpoint_every": every,
     }
     if ending == "limit":
@@ -64,66 +99,145 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         with pytest.raises(jepbt.Interrupted, match="resume=True"):
             train(callbacks=[interrupt_after(2)], **same)
     else:
-        with pytest.raises(Stop):
+        with pytest.raises(Stop) as caught:
             train(callbacks=[stop_after(3)], **same)
+        assert len(caught.value.result.history) == 4
     done = {"limit": 1, "signal": 3, "callback": 4}[ending]
     assert checkpoints(tmp_path / "run")[0] == done - 1
     seen = []
     result = train(resume=True, callbacks=[seen.append], **same)
     assert [generation.number for generation in seen] == list(range(done, 6))
-    assert_equal_bits(result, whole[num_devices])
+    assert_equal_bits(result, expected)
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["generation"] for line in lines] == list(range(6))
 
 
-def test_a_finished_run_returns_its_result_without_training(tmp_path, whole):
-    train(run_dir=tmp_path / "run")
-    before = (tmp_path / "run" / "history.jsonl").read_bytes()
+def test_a_finished_run_returns_its_result_without_training(copy, whole):
+    before = (copy / "history.jsonl").read_bytes()
     seen = []
-    again = train(run_dir=tmp_path / "run", resume=True, callbacks=[seen.append])
+    again = train(run_dir=copy, resume=True, callbacks=[seen.append])
     assert not seen
-    assert_equal_bits(again, whole[4])
-    assert (tmp_path / "run" / "history.jsonl").read_bytes() == before
+    assert_equal_bits(again, whole)
+    assert (copy / "history.jsonl").read_bytes() == before
     assert again.seconds["train"] > 0
-    assert again.test().best == whole[4].test().best
+    assert again.test().best == whole.test().best
 
 
-def test_resume_starts_where_nothing_is(tmp_path, whole):
-    assert_equal_bits(train(run_dir=tmp_path / "run", resume=True), whole[4])
+def test_without_a_folder_a_callbacks_error_holds_the_result():
+    with pytest.raises(Stop) as caught:
+        train(callbacks=[stop_after(1)])
+    result = caught.value.result
+    assert len(result.history) == 2 and result.best.fitness.mean > 0
+    assert "`.result`" in caught.value.__notes__[0]
 
 
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(copy, whole):
+    files = [p for p in (copy / "checkpoints" / "000005").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match="000005.* is damaged .*of generation 4"):
+        result = train(run_dir=copy, resume=True)
+    assert_equal_bits(result, whole)
+    assert (copy / "checkpoints" / "damaged-000005").is_dir()
+
+
+def test_without_a_whole_checkpoint_a_run_is_refused(copy):
+    for path in checkpoint.list_all(copy / "checkpoints"):
+        (path / "facts.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no checkpoint is whole .*000005: facts"):
+        train(run_dir=copy, resume=True)
+
+
+def test_a_history_that_was_changed_is_written_anew(copy, whole):
+    before = (copy / "history.jsonl").read_bytes()
+    (copy / "history.jsonl").write_bytes(before.replace(b"1", b"2"))
+    assert_equal_bits(train(run_dir=copy, resume=True), whole)
+    assert (copy / "history.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["config.json", ".history.jsonl", "best", ".lock"])
+def test_a_run_does_not_write_where_a_link_leads(copy, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    if (copy / name).is_dir():
+        shutil.rmtree(copy / name)
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a link"):
+        train(run_dir=copy, resume=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_run_that_another_function_made_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"loop": "jepbt.epbt"}))
+    with pytest.raises(ValueError, match=r"holds a run of jepbt\.epbt"):
+        train(run_dir=tmp_path, resume=True)
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match=r"keep_checkpoints=3 .* GB are free"):
+        train(run_dir=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    def refuse(path, content):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(jepbt.run_directory, "replace", refuse)
+    with pytest.raises(ValueError, match="cannot be written to: Read-only file"):
+        train(run_dir=tmp_path / "run")
+
+
+def test_resume_starts_a_run_where_nothing_is(finished):
+    assert checkpoints(finished) == [5, 4]
+
+
+def test_fewer_generations_than_were_trained_are_refused(copy):
+    with pytest.raises(ValueError, match="num_generations=4 must be at least 6"):
+        train(run_dir=copy, resume=True, num_generations=4)
+
+
+@pytest.mark.slow
 def test_more_generations_continue_a_finished_run(tmp_path, whole):
     train(run_dir=tmp_path / "run", num_generations=3)
-    longer = train(run_dir=tmp_path / "run", resume=True)
-    assert_equal_bits(longer, whole[4])
-    with pytest.raises(ValueError, match="num_generations=4 must be at least 6"):
-        train(run_dir=tmp_path / "run", resume=True, num_generations=4)
+    assert_equal_bits(train(run_dir=tmp_path / "run", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_a_reached_target_stays_reached_and_a_higher_one_goes_on(tmp_path, whole):
     assert len(train(run_dir=tmp_path / "run", target_fitness=0.01).history) == 1
     again = train(run_dir=tmp_path / "run", target_fitness=0.01, resume=True)
     assert len(again.history) == 1
     on = train(run_dir=tmp_path / "run", target_fitness=2.0, resume=True)
-    assert_equal_bits(on, whole[4])
+    assert_equal_bits(on, whole)
 
 
+@pytest.mark.slow
 def test_another_device_count_goes_on_with_the_same_draws(tmp_path, whole):
-    train(run_dir=tmp_path / "run", max_seconds=1e-9, devices=jax.devices()[:1])
+    before = train(
+        run_dir=tmp_path / "run", max_seconds=1e-9, devices=jax.devices()[:1]
+    )
     result = train(run_dir=tmp_path / "run", resume=True)
     assert len(result.history) == 6
-    np.testing.assert_array_equal(
-        result.history.fitness[0], whole[1].history.fitness[0]
-    )
+    np.testing.assert_array_equal(result.history.fitness[0], before.history.fitness[0])
     np.testing.assert_allclose(
-        result.history.hparams["rate"][1], whole[4].history.hparams["rate"][1]
+        result.history.hparams["rate"][1], whole.history.hparams["rate"][1]
     )
 
 
-def test_a_run_is_neither_overwritten_nor_continued_unasked(tmp_path):
-    train(run_dir=tmp_path / "run", num_generations=1)
+def test_a_run_is_neither_overwritten_nor_continued_unasked(finished):
     with pytest.raises(ValueError, match=r"holds a run already.*resume=True"):
-        train(run_dir=tmp_path / "run")
+        train(run_dir=finished)
+
+
+def test_a_folder_in_use_is_refused(copy):
+    held = run_lock.lock(copy)
+    with pytest.raises(ValueError, match="in use by another run"):
+        train(run_dir=copy, resume=True)
+    held.close()
 
 
 @dataclasses.dataclass
@@ -144,17 +258,18 @@ class Wider(Hyper):
         ({"task": make_task(hidden=9)}, "program differs: how a first generation"),
         ({"task": make_task(hparams=Wider)}, "hyperparameter 'rate' was .* 0.5"),
         ({"strategy": "pbt"}, "program differs: the strategy"),
+        ({"initial": WEIGHTS}, "initial was left out and is given"),
     ],
 )
-def test_another_run_is_refused_with_what_differs(tmp_path_factory, changes, message):
-    folder = tmp_path_factory.getbasetemp() / "one"
-    train(run_dir=folder, num_generations=2, resume=True)
-    before = sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*"))
+def test_another_run_is_refused_with_what_differs(finished, changes, message):
+    before = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*") if p.suffix)
     with pytest.raises(ValueError, match=message):
-        train(run_dir=folder, num_generations=2, resume=True, **changes)
-    assert sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*")) == before
+        train(run_dir=finished, resume=True, **changes)
+    after = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*") if p.suffix)
+    assert after == before
 
 
+@pytest.mark.slow
 def test_a_strategy_that_plans_by_the_number_of_generations_is_told_so(tmp_path):
     pbt = jepbt.strategies.pbt()
 
@@ -173,12 +288,12 @@ def test_a_strategy_that_plans_by_the_number_of_generations_is_told_so(tmp_path)
         )
 
 
-def test_the_last_few_checkpoints_are_kept(tmp_path):
-    train(run_dir=tmp_path / "run", keep_checkpoints=2)
-    assert checkpoints(tmp_path / "run") == [5, 4]
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+def test_the_last_few_checkpoints_are_kept_and_nothing_else(finished):
+    names = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    assert names == ["000004", "000005"]
 
 
+@pytest.mark.slow
 def test_auto_saves_less_often_where_saving_is_slow(tmp_path, monkeypatch):
     saved = []
     write = checkpoint.write
@@ -193,6 +308,7 @@ def test_auto_saves_less_often_where_saving_is_slow(tmp_path, monkeypatch):
     assert saved[0] == 0 and saved[-1] == 29 and len(saved) < 15
 
 
+@pytest.mark.slow
 def test_a_measured_chunk_size_is_used_again(tmp_path, monkeypatch):
     def choose(size):
         from jepbt.tuning import ChunkChoice
@@ -212,6 +328,7 @@ def test_a_measured_chunk_size_is_used_again(tmp_path, monkeypatch):
     assert stored["chunk_size"] == 2
 
 
+@pytest.mark.slow
 def test_a_second_run_in_one_folder_is_refused(tmp_path):
     started, go_on = threading.Event(), threading.Event()
 
@@ -242,7 +359,7 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_run(
     monkeypatch.setattr(checkpoint, "_write_manifest", full)
     with pytest.warns(RuntimeWarning, match="No space left on device.*goes on"):
         result = train(run_dir=tmp_path / "run")
-    assert_equal_bits(result, whole[4])
+    assert_equal_bits(result, whole)
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -304,9 +421,8 @@ def test_a_dead_population_is_not_saved(tmp_path):
         assert checkpoints(tmp_path / "run")[0] == 1
 
 
-def test_nothing_saved_holds_the_runs_key(tmp_path):
-    train(run_dir=tmp_path / "run", num_generations=2, seed=987_654_321)
-    path = tmp_path / "run" / "checkpoints" / "000001"
+def test_nothing_saved_holds_the_runs_key(finished):
+    path = finished / "checkpoints" / "000005"
     arrays = checkpoint.read(path, checkpoint.verify(path))
     assert arrays and not [x for x in arrays.values() if x.dtype == np.uint32]
 
