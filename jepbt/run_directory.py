@@ -67,8 +67,8 @@ def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
     name = os.path.basename(error.filename or "").lstrip(".")
     where = f" ({name})" if name else ""
     return ValueError(
-        f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name another folder, "
-        "or make room in this one."
+        f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name "
+        "another folder, or make room in this one."
     )
 
 

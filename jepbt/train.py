@@ -200,6 +200,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             if stop:
                 break
         keeper.finish(state)
+        # It may have come as late as while the end was being saved.
+        signal_number = agree(request.signal_number or 0)
     result = _make_result(prepared, programs, state, best, keeper.first, history)
     if prepared.folder is not None:
         axes = plots.fitness(history)
@@ -208,8 +210,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         _hand_over(error, result)
     if stop == _FAILED:
         raise RuntimeError("a callback failed in another process, which stops the run.")
-    if stop > 1 and len(history) < config.num_generations:
-        raise Interrupted(result, stop)
+    if signal_number:
+        raise Interrupted(result, signal_number)
     return result
 
 

@@ -1,5 +1,6 @@
 """Whatever a run's folder holds: it is read as it was written, or clearly refused."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -165,10 +166,8 @@ def test_a_checkpoint_of_any_content_is_whole_or_damaged(content, name, is_forge
         checkpoint._write_manifest(path)
     else:
         (path / name).write_text(json.dumps(content))
-    try:
-        assert checkpoint.read(path, checkpoint.verify(path)) == {} and content == []
-    except checkpoint.Damaged:
-        pass
+    with contextlib.suppress(checkpoint.Damaged):
+        assert checkpoint.read(path, checkpoint.verify(path)) == {} and not content
 
 
 @given(st.text(max_size=20))
