@@ -15,7 +15,7 @@ import dataclasses, json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 process, count, address, folder = int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]
-settings = json.loads(sys.argv[6])
+settings = {"num_generations": 4} | json.loads(sys.argv[6])
 if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, count, process)
@@ -41,7 +41,7 @@ task = jepbt.classification(
     optimizer=lambda h: optax.sgd(h.rate, momentum=0.9),
 )
 result = jepbt.train_population(
-    task, population_size=8, num_generations=4, steps_per_generation=10,
+    task, population_size=8, steps_per_generation=10,
     progress=False, chunk_size=1, run_dir=folder, **settings,
 )
 assert jax.device_count() == 4
