@@ -172,11 +172,11 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
                     write_safely(_save, prepared.folder, best)
+                    write_safely(takeaway.save, prepared.folder, take_away)
             if prepared.folder is not None:
-                folder = prepared.folder
-                write_safely(run_directory.append_history, folder, report)
-                write_safely(takeaway.save, folder, take_away)
-            _show(bar, prepared, history, best)
+                write_safely(run_directory.append_history, prepared.folder, report)
+            if not bar.disable:
+                _show(bar, prepared, history, best)
             logger.info(
                 "generation %d/%d  %s",
                 number + 1,
