@@ -20,6 +20,8 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
         return False
+    except ValueError:  # a builtin without a signature: calling it will tell
+        return True
     return True
 
 

@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Augmentation: TypeAlias = Callable[
     [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -279,6 +280,10 @@ def _draw_around_zero(key, images, strength) -> jax.Array:
 
 
 def _check_setting(name: str, setting: str, value, highest: float | None = None):
+    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+        raise ValueError(
+            f"augment.{name}: {setting}={value!r} must be a number or a scalar array."
+        )
     if jnp.shape(value) != ():
         raise ValueError(
             f"augment.{name}: {setting} must be a scalar, one member's; got shape "

@@ -145,7 +145,7 @@ def loss_curve(run: Recorded) -> str:
         An `<svg>` element.
     """
     p = np.linspace(0.03, 1, 60)
-    loss, _ = curves(run.evolved_loss.theta, p, 10)
+    loss, _ = curves(run.evolved_loss.theta, p, run.num_classes)
     lines = [(-np.log(p), "#000", "4 3"), (loss, style.WINNER, "")]
     low = min(line.min() for line, *_ in lines)
     high = max(line.max() for line, *_ in lines)

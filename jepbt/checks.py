@@ -1,7 +1,8 @@
-"""What a run refuses before anything compiles: wrong functions, too little memory."""
+"""What a run refuses before anything compiles: functions that do not fit together."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 
 from jepbt import strategies
 from jepbt.config import Config
-from jepbt.execution import memory_limit, tree_bytes
+from jepbt.estimate import program_bytes
+from jepbt.execution import tree_bytes
 from jepbt.hyperparameters import decode, sample_population, spaces
+from jepbt.memory import MemberBytes
 from jepbt.population import Member, Splits, Task
 from jepbt.strategies import Strategy, take
+from jepbt.training import EVALUATION_BATCH
 
 _NAMED = {
     "epbt": strategies.epbt,
@@ -50,8 +54,10 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
         return _build(strategy)
     names = ", ".join(map(repr, _NAMED))
     if isinstance(strategy, str):
+        close = difflib.get_close_matches(strategy.lower(), _NAMED, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"strategy={strategy!r} is none of {names}. For settings pass a strategy, "
+            f"strategy={strategy!r} is none of {names}.{hint} For settings pass one, "
             "as in strategy=jepbt.strategies.epbt(num_elites=4)."
         )
     hint = " Call it: a builder is no strategy yet." if callable(strategy) else ""
@@ -72,16 +78,20 @@ def _build(name: str) -> Strategy:
     return _NAMED[name]()
 
 
-def check_task(task: Task, strategy: Strategy, config: Config) -> int:
+def check_task(
+    task: Task, strategy: Strategy, config: Config, platform: str = "cpu"
+) -> MemberBytes:
     """Traces a task's functions on shapes alone, so that errors come at once.
 
     Args:
         task: to be trained.
         strategy: that will evolve it.
         config: checked.
+        platform: that it will be compiled for.
 
     Returns:
-        Bytes of one member: state and hyperparameters.
+        Bytes of one member: of its state and hyperparameters, and estimates of what
+        a training step and the scoring of a batch hold.
 
     Raises:
         TypeError: if the task is none.
@@ -140,7 +150,19 @@ def check_task(task: Task, strategy: Strategy, config: Config) -> int:
             "evaluate must return one score for each example, shape "
             f"({batch_size},) here, got {getattr(scores, 'shape', type(scores))}."
         )
-    return tree_bytes((state, hparams))
+    seen = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (min(EVALUATION_BATCH, len(leaf)), *leaf.shape[1:]), leaf.dtype
+        ),
+        task.data and task.data.validation,
+    )
+    return MemberBytes(
+        state=tree_bytes((state, hparams)),
+        train=program_bytes(step, (key, state, hparams, batch), platform=platform),
+        evaluate=program_bytes(
+            evaluate, (key, state, hparams, seen), platform=platform
+        ),
+    )
 
 
 def _check_behaviour(task: Task, strategy: Strategy) -> None:
@@ -190,45 +212,6 @@ def _check_prepare(task: Task, key: Any, batch: Any, config: Config) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), prepared
     )
     return batch, row
-
-
-def check_memory(
-    member_bytes: int, task: Task, config: Config, devices: list[jax.Device]
-) -> int:
-    """Refuses a population whose members cannot all be held.
-
-    Args:
-        member_bytes: from `check_task`.
-        task: whose data and shared arrays every device holds.
-        config: checked.
-        devices: that share the population.
-
-    Returns:
-        Bytes that the run needs at least, on all of this host's devices: every member
-        twice, since inheriting writes the next population beside the last one, and the
-        data once for each device. What a step computes comes on top.
-
-    Raises:
-        ValueError: says how many members would fit.
-    """
-    data = task.data and (task.data.train, task.data.validation)
-    fixed = tree_bytes((data, task.shared))
-    on_cpu = devices[0].platform == "cpu"
-    # The host's CPU devices live in one memory, each accelerator in its own.
-    sharing = len(devices) if on_cpu else 1
-    limit = memory_limit(devices[0]) - sharing * fixed
-    members = config.population_size * sharing // len(devices)
-    if 2 * members * member_bytes > limit:
-        fits = max(0, int(limit // (2 * member_bytes))) * len(devices) // sharing
-        need = _readable_bytes(2 * members * member_bytes + sharing * fixed)
-        raise ValueError(
-            f"population_size={config.population_size} needs at least {need} of "
-            f"{_readable_bytes(memory_limit(devices[0]))} "
-            f"{'memory' if on_cpu else 'on each device'}: a member has "
-            f"{_readable_bytes(member_bytes)} of state, held twice while a generation "
-            f"inherits. At most {fits} members fit; choose fewer, or a smaller model."
-        )
-    return 2 * config.population_size * member_bytes + len(devices) * fixed
 
 
 def _check_data(data: Splits | None, batch_size: int, config: Config):
@@ -295,11 +278,3 @@ def _check_same_state(before: Any, after: Any) -> None:
             "train_step must return a state of the same tree structure as init's: "
             f"{jax.tree.structure(before)} became {jax.tree.structure(after)}."
         )
-
-
-def _readable_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.4g} TB"

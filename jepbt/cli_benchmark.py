@@ -97,6 +97,8 @@ def _check_file(name: str, path: str | None) -> None:
             f"{name}={path!r}: its folder does not exist. Make it first, or name a "
             "file in one that does."
         )
+    if path is not None and (pathlib.Path(path).is_dir() or not path):
+        raise ValueError(f"{name}={path!r} is a folder. Name a file in it.")
 
 
 def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:

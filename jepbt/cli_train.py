@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -18,8 +19,10 @@ from tqdm.auto import tqdm
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory, run_lock
+from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.label_noise import with_label_noise
 from jepbt.preparation import Prepared, prepare
 from jepbt.result import Result
 from jepbt.train import execute
@@ -31,12 +34,16 @@ class TrainOptions:
 
     Attributes:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
+        label_noise: the share of training labels to make wrong, from 0 to 1.
+        validation_label_noise: the share of validation labels to make wrong.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         strategy: what happens between generations.
         device: cpu, gpu or tpu; what JAX prefers if left out.
     """
 
     data: str = "fashion_mnist"
+    label_noise: float = 0.0
+    validation_label_noise: float = 0.0
     model: Literal["cnn", "mlp"] = "cnn"
     strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
     device: str | None = None
@@ -47,7 +54,12 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     options = arguments.options
     jepbt.use_all_cpu_cores()
     configs.check(arguments.config)
-    dataset = jepbt.datasets.load(options.data)
+    dataset = with_label_noise(
+        jepbt.datasets.load(options.data),
+        options.label_noise,
+        validation_label_noise=options.validation_label_noise,
+        seed=arguments.config.seed,
+    )
     prepared = _prepare(dataset, options, arguments.config)
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, dataset, options, go_on)
@@ -94,7 +106,9 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
         )
     except BaseException:
         if config.run_dir is None:
-            run_lock.discard(folder)
+            with contextlib.suppress(OSError):  # what is not empty stays
+                run_lock.discard(folder)
+                folder.parent.rmdir()
         raise
     return prepared
 
@@ -134,9 +148,12 @@ def _print_before(
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
         f"of {batch_size} | evolving {evolving}"
     )
+    steps = config.population_size * config.num_generations
+    steps *= config.steps_per_generation
+    flops = steps * count_step_flops(task, batch_size)
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
-        f"{prepared.memory_limit / 1e9:.0f} GB | "
+        f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
         f"{_count(prepared.chunk.size, 'member')} at a time on each device "
         f"({prepared.chunk.reason}) | "
         f"checkpoints of {prepared.checkpoint_bytes / 1e6:.1f} MB, "

@@ -15,6 +15,20 @@ class Config:
     Inherit from it to keep an experiment's own settings beside them. Values are checked
     by `check` when a run is made of them, not here, so that a subclass may compute.
 
+    The same settings and seed give the same bits, run after run and process after
+    process, as long as program, chunk size, number of devices, kind of device and
+    versions of jax and jaxlib are the same. What may differ otherwise:
+
+    - Chunk size and number of devices change how XLA sums, so fitness may differ in
+      its last digits, and once a rank flips so does everything that descends from it.
+      Draws never change: which examples, initial weights, noise and parents' lots a
+      slot gets follows from seed, generation and slot alone.
+    - `chunk_size="auto"` measures, so on another machine it may choose another size,
+      and on the same one until the choice is remembered. It is written to
+      `config.json`: give that number to repeat a run elsewhere.
+    - Another processor, jaxlib or compiler flag is another program.
+    - `max_seconds` ends a run where the clock says.
+
     Attributes:
         population_size: `P`, how many networks train side by side.
         num_generations: `G`, how often they train and are evaluated; there are `G - 1`
@@ -92,7 +106,10 @@ def check(config: Config) -> None:
         ValueError: population_size=-3 must be a whole number from 1 to 2147483647.
     """
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+        hint = " Call it: Config()." if config is Config else ""
+        raise TypeError(
+            f"config must be a jepbt.Config, got {type(config).__name__}.{hint}"
+        )
     for name, largest in _COUNTS.items():
         value = getattr(config, name)
         if not (name == "batch_size" and value is None):
@@ -131,12 +148,20 @@ def check(config: Config) -> None:
         if not isinstance(getattr(config, name), bool):
             value = getattr(config, name)
             raise ValueError(f"{name}={value!r} must be True or False.")
-    folder = config.run_dir
+    check_folder("run_dir", config.run_dir)
+
+
+def check_folder(name: str, folder: str | os.PathLike | None) -> None:
+    """Raises a `ValueError` for what cannot be a folder's path, nor `None`."""
+    if folder is None:
+        return
     # An empty path would be the current folder.
-    if folder is not None and not (
-        isinstance(folder, str | os.PathLike) and str(folder)
-    ):
-        raise ValueError(f"run_dir={folder!r} must be a folder's path, or None.")
+    is_path = isinstance(folder, str | os.PathLike) and str(folder)
+    if not is_path or "\0" in str(folder):
+        raise ValueError(
+            f"{name}={folder!r} must be a folder's path, a text without null "
+            "characters, or None."
+        )
 
 
 def _check_whole(name, value, smallest, largest, alternative=""):

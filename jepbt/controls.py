@@ -16,6 +16,7 @@ from jepbt.hyperparameters import (
     sample_population,
     spaces,
 )
+from jepbt.settings import check_mapping, check_operator, check_whole
 from jepbt.strategy import Plan, Strategy, where
 
 ScheduleFn = Callable[[jax.Array], jax.Array]
@@ -53,7 +54,11 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     Reference:
         Bergstra & Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 2012.
     """
-    schedules = {} if schedules is None else dict(schedules)
+    schedules = {} if schedules is None else schedules
+    check_mapping("random_search", "schedules", schedules, "{'rate': cosine_decay}")
+    for name, schedule in schedules.items():
+        where = "random_search: schedules"
+        check_operator(where, name, schedule, "progress", "cosine_decay")
 
     def init(key, hparams_type, num_members, num_generations):
         fields = spaces(hparams_type)
@@ -140,11 +145,7 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         Optimization", 2015, https://arxiv.org/abs/1502.07943
     """
     for name, value, least in (("first_rung", first_rung, 1), ("factor", factor, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"successive_halving: {name}={value!r} must be a whole number from "
-                f"{least} up."
-            )
+        check_whole("successive_halving", name, value, least)
 
     rungs = [first_rung]
     while rungs[-1] < 2**31 // factor:

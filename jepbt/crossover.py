@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.hyperparameters import HyperParameters
+from jepbt.settings import check_real
 
 CrossoverFn: TypeAlias = Callable[
     [jax.Array, HyperParameters, jax.Array], HyperParameters
@@ -49,8 +50,7 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     Reference:
         Liang et al., 2021, https://arxiv.org/abs/2002.04225
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"uniform: probability={probability!r} must lie in [0, 1].")
+    check_real("uniform", "probability", probability, 0, 1)
 
     def crossover(key, hparams, is_child):
         partners, pair = pair_children(is_child)

@@ -13,6 +13,7 @@ from jepbt.hyperparameters import clip_all, sample_population
 from jepbt.mutation import MutationFn, gaussian
 from jepbt.novelty import Pulsation, check_pulsation, novel_elites
 from jepbt.selection import SelectionFn, binary_tournament, is_elite
+from jepbt.settings import check_operator
 from jepbt.strategy import Plan, Strategy, take, where
 
 
@@ -89,6 +90,11 @@ def epbt(
         )
     mutate = gaussian() if mutate is None else mutate
     crossover = crossovers.uniform() if crossover is None else crossover
+    check_operator("epbt", "select", select, "key, fitness", "truncation(0.2)")
+    check_operator("epbt", "mutate", mutate, "key, hparams", "mutation.gaussian()")
+    check_operator(
+        "epbt", "crossover", crossover, "key, hparams, is_child", "crossover.uniform()"
+    )
 
     def count_elites(num_members):
         return max(1, num_members // 2) if num_elites is None else num_elites

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jepbt.hyperparameters import map_fields, spaces
-from jepbt.strategy import Strategy, take, where
+from jepbt.settings import check_mapping
+from jepbt.strategy import Strategy, check_strategy, take, where
 
 
 def frozen(
@@ -40,6 +41,8 @@ def frozen(
         >>> type(strategy).__name__
         'Strategy'
     """
+    check_strategy("frozen", strategy)
+    check_mapping("frozen", "fields", fields, "{'rate': (0, 10)}")
     for name, pair in fields.items():
         if not (
             isinstance(pair, tuple)

@@ -253,6 +253,10 @@ def load_history(run: str | os.PathLike) -> History:
         >>> load_history(folder).fitness
         array([[0.5, nan]], dtype=float32)
     """
+    if not isinstance(run, str | os.PathLike):
+        raise TypeError(
+            f"load_history: run must be the folder of a run, got {type(run).__name__}."
+        )
     path = pathlib.Path(run)
     if path.is_dir():
         path = path / "history.jsonl"

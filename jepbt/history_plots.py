@@ -177,7 +177,8 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     axes.spines["left"].set_visible(False)
     axes.set_ylabel(f"{num_members} members, siblings together")
     axes.set_title(describe_lineage(history), fontsize=10, loc="left")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
+    axes.legend(frameon=False, fontsize=8, ncols=2, **place)
     return axes
 
 

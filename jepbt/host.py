@@ -23,6 +23,7 @@ import numpy as np
 from jepbt import host_breeding, host_evaluators, host_files, run_directory
 from jepbt.candidate import Candidate, field_dict
 from jepbt.checks import resolve_strategy
+from jepbt.config import check_folder
 from jepbt.history import Generation
 from jepbt.host_checks import (
     check_function,
@@ -34,7 +35,8 @@ from jepbt.host_checks import (
 )
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host_files import Progress
-from jepbt.hyperparameters import HyperParameters, encode, spaces
+from jepbt.hyperparameters import HyperParameters, encode
+from jepbt.run_directory import describe_spaces
 from jepbt.strategies import Strategy
 
 
@@ -150,6 +152,10 @@ def epbt(
     check_whole("n_generations", n_generations, 1, 10**6)
     check_whole("retries", retries, 0, 10**6)
     check_whole("seed", seed, 0, 2**32 - 1)
+    check_folder("run_dir", run_dir)
+    for name, value in {"asynchronous": asynchronous, "resume": resume}.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be True or False.")
     check_function(evaluation_function)
     hparams_type = check_population(initial_population)
     num_members = len(initial_population)
@@ -168,24 +174,32 @@ def epbt(
     if n_processes is not None or isinstance(executor, ProcessPoolExecutor):
         check_importable(evaluation_function)
         check_picklable(initial_population, "another process")
-    strategy = resolve_strategy(strategy)
-    # Here a strategy refuses a population that it does not fit.
-    progress = host_breeding.start(strategy, seed, initial_population, n_generations)
-    folder = None
     if run_dir is not None:
         check_picklable(initial_population, "run_dir")
+    elif resume:
+        raise ValueError("resume=True needs run_dir, the folder of the run.")
+    strategy = resolve_strategy(strategy)
+    # Here a strategy refuses a population that it does not fit.
+    jax.eval_shape(
+        lambda: strategy.init(
+            jax.random.key(0), hparams_type, num_members, n_generations
+        )
+    )
+    folder = progress = None
+    if run_dir is not None:
         settings = {
             "loop": "jepbt.epbt",
             "population_size": num_members,
-            "hparams": {name: repr(s) for name, s in spaces(hparams_type).items()},
+            "hparams": describe_spaces(hparams_type),
             "strategy": getattr(strategy.step, "__qualname__", "").partition(".")[0],
             "asynchronous": bool(asynchronous),
             "seed": int(seed),
         }
-        folder, stored = host_files.open_directory(run_dir, resume, settings)
-        progress = stored or progress
-    elif resume:
-        raise ValueError("resume=True needs run_dir, the folder of the run.")
+        folder, progress = host_files.open_directory(run_dir, resume, settings)
+    if progress is None:
+        progress = host_breeding.start(
+            strategy, seed, initial_population, n_generations
+        )
     if executor is not None:
         make = functools.partial(
             host_evaluators.on_executor, evaluation_function, executor

@@ -85,12 +85,12 @@ def open_directory(
             settings, or of another kind, or cannot be written to or read.
     """
     folder = pathlib.Path(path)
-    if not resume and (folder / _CONFIG).exists():
+    if not resume and os.path.exists(folder / _CONFIG):
         raise ValueError(
             f"run_dir={str(path)!r} holds a run already, which stays as it is. "
             "Continue it with resume=True, or name another folder."
         )
-    if not (resume and (folder / _CONFIG).exists()):
+    if not (resume and os.path.exists(folder / _CONFIG)):
         folder = run_directory.claim(folder)
         run_directory.write_config(folder, settings)
         return folder, None

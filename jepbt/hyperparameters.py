@@ -9,9 +9,11 @@ that trains a member reads *values* (`decode`), people read Python values (`to_p
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
+import numbers
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -26,6 +28,7 @@ Loss: TypeAlias = jax.Array
 """Annotates a field made by `taylor_hparam`: `f32[8]`, a TaylorGLO genome."""
 
 _METADATA = "jepbt"
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of the numbers that float32 holds in full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,17 @@ class HyperParameters:
     """
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        names = getattr(type(self), "__dataclass_fields__", ())
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise AttributeError(
+            f"{type(self).__name__} has no field {name!r}.{hint} Its fields are "
+            f"{', '.join(names)}.",
+            name=name,
+            obj=self,
+        )
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -205,7 +219,9 @@ def taylor_hparam(
     Reference:
         Gonzalez & Miikkulainen, 2021, https://arxiv.org/abs/2002.00059
     """
-    declared = {"taylor": tuple(default), "noise": noise, "sigma": sigma}
+    is_sequence = isinstance(default, Iterable) and not isinstance(default, str)
+    default = tuple(default) if is_sequence else default
+    declared = {"taylor": default, "noise": noise, "sigma": sigma}
     declared["genome"] = genome
     return dataclasses.field(
         default_factory=lambda: np.array(default, np.float32),
@@ -633,7 +649,7 @@ def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
 def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     where = f"{owner}.{field.name}"
     declared = {
-        name: value.item() if isinstance(value, np.generic) else value
+        name: _to_python_number(value)
         for name, value in field.metadata.get(_METADATA, {}).items()
     }
     if "taylor" in declared:
@@ -642,9 +658,7 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
         raise ValueError(
             f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
         )
-    default = field.default
-    if isinstance(default, np.generic):
-        default = default.item()
+    default = _to_python_number(field.default)
     if declared.get("choices") is not None or isinstance(default, bool):
         return _categorical_space(where, default, declared)
     if not isinstance(default, int | float):
@@ -664,13 +678,17 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
 
 def _taylor_space(where: str, declared: dict[str, Any]) -> TaylorLoss:
     theta = declared["taylor"]
-    if len(theta) != taylorglo.NUM_COEFFICIENTS or not np.isfinite(theta).all():
+    if not (
+        isinstance(theta, tuple)
+        and len(theta) == taylorglo.NUM_COEFFICIENTS
+        and all(_is_number(value) and math.isfinite(value) for value in theta)
+    ):
         raise ValueError(
             f"{where}: default={theta} must be {taylorglo.NUM_COEFFICIENTS} finite "
             "numbers, in the order y, y2, y3, xy, xy2, x2y, x0, y0."
         )
     for name in ("noise", "sigma"):
-        if not 0 <= declared[name] < math.inf:
+        if not (_is_number(declared[name]) and 0 <= declared[name] < math.inf):
             raise ValueError(
                 f"{where}: {name}={declared[name]!r} must be a number from 0 up."
             )
@@ -700,12 +718,13 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
             "Remove them, or remove choices."
         )
     given = declared.get("choices")
-    if given is not None and not _are_hashable(given):
+    if given is not None and not _is_sequence_of_hashable(given):
         raise ValueError(
-            f"{where}: choices={given!r} must be a sequence of numbers, texts or other "
-            "values that do not change, such as ('relu', 'tanh')."
+            f"{where}: choices={given!r} must be a list or tuple, whose order is the "
+            "same in every run, of numbers, texts or other values that do not change, "
+            "such as ('relu', 'tanh')."
         )
-    choices = (False, True) if given is None else tuple(given)
+    choices = (False, True) if given is None else tuple(map(_to_python_number, given))
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise ValueError(
             f"{where}: choices={choices} must be at least two different values."
@@ -717,10 +736,21 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
     return Categorical(default, choices)
 
 
-def _are_hashable(choices: Any) -> bool:
-    return isinstance(choices, Iterable) and all(
-        isinstance(choice, Hashable) for choice in choices
+def _is_sequence_of_hashable(choices: Any) -> bool:
+    is_sequence = isinstance(choices, Sequence | np.ndarray)
+    return (
+        is_sequence
+        and not isinstance(choices, str)
+        and all(isinstance(choice, Hashable) for choice in choices)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _to_python_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _numeric_space(where: str, default: float, declared: dict) -> Real | Integer:
@@ -740,12 +770,23 @@ def _numeric_space(where: str, default: float, declared: dict) -> Real | Integer
                 f"{where}: {name}={value!r} must be whole, since the default "
                 f"{default!r} is an int. Write {float(default)!r} for a real one."
             )
-        if isinstance(default, int) and not -(2**31) <= value < 2**31 - 1:
-            raise ValueError(f"{where}: {name}={value!r} does not fit 32 bits.")
+        is_small = -(2**31) <= value < 2**31 - 1
+        if isinstance(default, float):
+            size = abs(value)
+            is_small = size == 0 or _SMALLEST <= size <= _LARGEST
+        if not is_small:
+            raise ValueError(
+                f"{where}: {name}={value!r} does not fit the 32 bits that a member's "
+                "hyperparameter has."
+            )
     if low is not None and high is not None and low >= high:
+        hint = "A value that never changes is no hyperparameter."
         raise ValueError(
-            f"{where}: min={low!r} must be below max={high!r}. Are they swapped?"
+            f"{where}: min={low!r} must be below max={high!r}. "
+            f"{hint if low == high else 'Are they swapped?'}"
         )
+    if not isinstance(log, bool):
+        raise ValueError(f"{where}: log={log!r} must be True or False.")
     if (low is not None and default < low) or (high is not None and default > high):
         raise ValueError(
             f"{where}: default={default!r} lies outside its bounds "

@@ -5,8 +5,6 @@ it, so that `bfloat16` halves what accelerators move, and what is summed over a 
 handed out as logits stays `f32`.
 """
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias

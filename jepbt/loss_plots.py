@@ -36,8 +36,9 @@ def evolved_loss(
         >>> import jepbt
         >>> jepbt.plots.evolved_loss("runs/0001")  # doctest: +SKIP
     """
-    thetas = recorded.read(run).evolved_loss.thetas
-    num_classes = num_classes or _count_classes(run)
+    run = recorded.read(run)
+    thetas = run.evolved_loss.thetas
+    num_classes = num_classes or run.num_classes
     if axes is None:
         axes = tuple(style.new_axes(2, 1, height=6))
         axes[0].sharex(axes[1])
@@ -104,7 +105,7 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
     axes.scatter(
         np.repeat(np.arange(num_generations), num_members),
         values.ravel(),
-        s=9,
+        s=9 if values.size < 2000 else 3,
         linewidths=0,
         alpha=0.7,
         color=style.MEMBER,
@@ -149,8 +150,11 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
             va=va,
             color=style.INK,
             fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )
-    axes.legend(frameon=False, loc="lower left")
+    # Above: points may be anywhere inside.
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+    axes.legend(frameon=False, fontsize=9, ncols=3, **place)
     return axes
 
 
@@ -192,14 +196,6 @@ def curves(
     of_rest = ch * rest + chh * rest**2
     # h_j (f'_j - sum_k h_k f'_k), with all wrong classes alike.
     return whole(p) - whole(np.ones(1)), p * (1 - p) * (of_true - of_rest)
-
-
-def _count_classes(run: Any) -> int:
-    task = getattr(run, "task", None)
-    rows = getattr(getattr(task, "data", None), "train", None)
-    if isinstance(rows, dict) and "label" in rows:
-        return int(np.max(rows["label"])) + 1
-    return 10
 
 
 def _add_colour_bar(axes, colours, last: int) -> None:

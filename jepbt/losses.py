@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jepbt import taylorglo
@@ -185,6 +186,8 @@ def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array
 
 
 def _check_scalar(name: str, value: float | jax.Array) -> None:
+    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+        raise ValueError(f"{name}={value!r} must be a number or a scalar array.")
     if jnp.shape(value) != ():
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}, expected a scalar: vmap over a "

@@ -152,8 +152,12 @@ def MLP(
         (5, 3)
     """
     check_settings("MLP", num_classes, dropout, dtype)
-    if not all(is_positive_int(width) for width in hidden):
-        raise ValueError(f"MLP: hidden must be positive integers, got {hidden!r}.")
+    is_sequence = isinstance(hidden, Sequence) and not isinstance(hidden, str)
+    if not is_sequence or not all(is_positive_int(width) for width in hidden):
+        raise ValueError(
+            "MLP: hidden must be positive integers, one for each hidden layer as in "
+            f"hidden=(256,), got {hidden!r}."
+        )
     names = [f"dense{i + 1}" for i in range(len(hidden) + 1)]
 
     def init(key, images, hparams=None):
@@ -223,6 +227,19 @@ def as_model(model: Any) -> Model:
         "model: init must take (key, images), perhaps hparams too, and return "
         "(params, variables)."
     )
+
+
+def name_of(model: Any) -> str:
+    """Names a model for people: its builder, its class, or its function.
+
+    Example:
+        >>> name_of(MLP(hidden=(8,)))
+        'MLP'
+    """
+    if isinstance(model, tuple):  # whoever defined the first of the two functions
+        model = model[0]
+    name = getattr(model, "__qualname__", type(model).__name__)
+    return name.partition(".<locals>")[0]
 
 
 def _conv_pool_relu(layer: PyTree, x: jax.Array, dtype: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jepbt.hyperparameters import clip_all, sample_population
 from jepbt.mutation import MutationFn, perturb
 from jepbt.selection import best_first
+from jepbt.settings import check_each, check_operator
 from jepbt.strategy import Plan, Strategy, take, where
 
 
@@ -65,14 +67,13 @@ def mf_pbt(
         Multiple-frequencies population-based training, 2025,
         https://arxiv.org/abs/2506.03225
     """
-    intervals = tuple(intervals)
-    is_whole = all(type(n) is int and n >= 1 for n in intervals)
-    if not intervals or not is_whole or list(intervals) != sorted(set(intervals)):
-        raise ValueError(
-            f"mf_pbt: intervals={intervals} must be whole numbers from 1 up, each "
-            "greater than the one before."
-        )
+    allowed = "whole numbers from 1 up, each greater than the one before"
+    intervals = check_each("mf_pbt", "intervals", intervals, allowed)
+    is_whole = all(isinstance(n, numbers.Integral) and n >= 1 for n in intervals)
+    if not is_whole or list(intervals) != sorted(set(intervals)):
+        raise ValueError(f"mf_pbt: intervals={intervals} must be {allowed}.")
     explore = perturb() if explore is None else explore
+    check_operator("mf_pbt", "explore", explore, "key, hparams", "mutation.perturb()")
 
     def init(key, hparams_type, num_members, num_generations):
         if num_members < len(intervals):

@@ -24,6 +24,7 @@ from jepbt.hyperparameters import (
     sample,
     spaces,
 )
+from jepbt.settings import check_each, check_real
 
 MutationFn: TypeAlias = Callable[[jax.Array, HyperParameters], HyperParameters]
 """`(key, hparams [P]) -> hparams [P]`."""
@@ -70,9 +71,9 @@ def gaussian(
     Reference:
         Liang et al., 2021, https://arxiv.org/abs/2002.04225
     """
-    _check_probabilities("gaussian", reset=reset, redraw=redraw)
-    if not 0 <= sigma < float("inf"):
-        raise ValueError(f"gaussian: sigma={sigma!r} must be a number from 0 up.")
+    check_real("gaussian", "sigma", sigma, 0)
+    check_real("gaussian", "reset", reset, 0, 1)
+    check_real("gaussian", "redraw", redraw, 0, 1)
 
     def vary(key, space, value):
         step_key, round_key, prior_key, reset_key = jax.random.split(key, 4)
@@ -130,11 +131,10 @@ def perturb(
     Reference:
         Jaderberg et al., 2017, section 4.1, https://arxiv.org/abs/1711.09846
     """
-    _check_probabilities("perturb", resample=resample)
-    if not factors or not all(0 < factor < float("inf") for factor in factors):
-        raise ValueError(
-            f"perturb: factors={tuple(factors)} must be at least one positive number."
-        )
+    check_real("perturb", "resample", resample, 0, 1)
+    factors = check_each("perturb", "factors", factors, "positive numbers")
+    for number, factor in enumerate(factors):
+        check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
     def vary(key, space, value):
         factor_key, step_key, prior_key, reset_key = jax.random.split(key, 4)
@@ -174,9 +174,3 @@ def _step(space: Real | Integer, noise: jax.Array, value: jax.Array) -> jax.Arra
     if bounded and space.min <= 0 <= space.max:
         return value + (space.max - space.min) * noise
     return value * jnp.maximum(1 + noise, MIN_FACTOR)
-
-
-def _check_probabilities(builder: str, **probabilities: float) -> None:
-    for name, value in probabilities.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{builder}: {name}={value!r} must lie in [0, 1].")

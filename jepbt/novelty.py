@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jepbt import taylorglo
 from jepbt.hyperparameters import HyperParameters, TaylorLoss, spaces
 from jepbt.selection import best_first, is_elite
+from jepbt.settings import check_real, check_whole
 from jepbt.strategy import Behaviour, Evaluation
 
 _METRICS = {
@@ -73,12 +73,8 @@ def pulsation(
         Liang et al., 2021, https://arxiv.org/abs/2002.04225
     """
     for name, value in {"period": period, "num_examples": num_examples}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"pulsation: {name}={value!r} must be a whole number from 1 up."
-            )
-    if not 1 <= pool < math.inf:
-        raise ValueError(f"pulsation: pool={pool!r} must be a number from 1 up.")
+        check_whole("pulsation", name, value, 1)
+    check_real("pulsation", "pool", pool, 1)
     if metric not in _METRICS:
         raise ValueError(
             f"pulsation: metric={metric!r} must be one of "

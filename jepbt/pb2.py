@@ -20,6 +20,7 @@ from jepbt.hyperparameters import (
 )
 from jepbt.mutation import MutationFn, gaussian
 from jepbt.selection import SelectionFn, truncation
+from jepbt.settings import check_operator, check_whole
 from jepbt.strategy import Plan, Strategy, take, where
 
 # Lengths are for inputs in [0, 1] and grow with the square root of their number.
@@ -107,10 +108,11 @@ def pb2(
         "num_candidates": num_candidates,
         "num_observations": num_observations,
     }.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"pb2: {name}={value!r} must be a whole number from 1 up.")
+        check_whole("pb2", name, value, 1)
     exploit = truncation() if exploit is None else exploit
     propose = gaussian(reset=0.3) if propose is None else propose
+    check_operator("pb2", "exploit", exploit, "key, fitness", "truncation(0.2)")
+    check_operator("pb2", "propose", propose, "key, hparams", "mutation.gaussian()")
 
     def init(key, hparams_type, num_members, num_generations):
         hparams = sample_population(key, hparams_type, num_members)

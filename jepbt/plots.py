@@ -76,7 +76,7 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
     axes.scatter(
         np.repeat(numbers, num_members),
         values.ravel(),
-        s=7,
+        s=7 if values.size < 2000 else 2,
         color=MEMBER,
         zorder=2,
         label=f"each of {num_members} members",

@@ -1,14 +1,13 @@
 """The two types that everything else speaks of: a member and its task."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
+from jepbt.adapters import accepts
 from jepbt.hyperparameters import HyperParameters
 
 PyTree: TypeAlias = Any
@@ -107,6 +106,8 @@ class Task:
             of the state it had; `None` for `init`.
         blend: for ensembles and averages of trained members; `None` for a task that
             has no such thing.
+        about: what people should know of it, JSON values by name, for `config.json`
+            and the report; a `"num_classes"` among them is the figures' too.
 
     Example:
         A member climbs `-x²` with its own step size, without data:
@@ -140,6 +141,32 @@ class Task:
     prepare: Callable[..., PyTree] | None = None
     restart: Callable[..., PyTree] | None = None
     blend: Blend | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(self, name)
+            if function is None and name in _OPTIONAL:
+                continue
+            count = arguments.count(",") + 1
+            if not callable(function) or not accepts(function, *[None] * count):
+                given = getattr(function, "__name__", repr(function))
+                raise TypeError(
+                    f"Task: {name}={given} must be a function ({arguments})"
+                    f"{', or None' if name in _OPTIONAL else ''}."
+                )
+
+
+_ARGUMENTS = {
+    "init": "key, hparams",
+    "train_step": "key, state, hparams, batch, shared",
+    "evaluate": "key, state, hparams, batch, shared",
+    "repair": "hparams",
+    "behaviour": "key, state, hparams, batch, shared",
+    "prepare": "key, population, batches, shared",
+    "restart": "key, state, hparams",
+}
+_OPTIONAL = ("repair", "behaviour", "prepare", "restart")
 
 
 # Purposes of random draws. A draw is a function of the run's key, its purpose, and the

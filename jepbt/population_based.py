@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jepbt.hyperparameters import clip_all, sample_population
 from jepbt.mutation import MutationFn, perturb
 from jepbt.selection import SelectionFn, truncation
+from jepbt.settings import check_operator, check_whole
 from jepbt.significance import Exploit
 from jepbt.strategy import Plan, Strategy, take, where
 
@@ -62,12 +63,15 @@ def pbt(
         Jaderberg et al., "Population Based Training of Neural Networks", 2017,
         https://arxiv.org/abs/1711.09846
     """
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
-        raise ValueError(f"pbt: burn_in={burn_in!r} must be a whole number from 0 up.")
+    check_whole("pbt", "burn_in", burn_in, 0)
+    if not isinstance(copy_hparams, bool):
+        raise ValueError(f"pbt: copy_hparams={copy_hparams!r} must be True or False.")
     exploit = truncation() if exploit is None else exploit
     explore = perturb() if explore is None else explore
+    check_operator("pbt", "explore", explore, "key, hparams", "mutation.perturb()")
     if not isinstance(exploit, Exploit):
         select = exploit
+        check_operator("pbt", "exploit", select, "key, fitness", "truncation(0.2)")
         exploit = Exploit(lambda key, recent, _: select(key, recent[0]), 1)
 
     def init(key, hparams_type, num_members, num_generations):

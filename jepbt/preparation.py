@@ -13,8 +13,8 @@ import jax
 from jax.sharding import Mesh
 
 from jepbt import config as configs
-from jepbt import resume
-from jepbt.checks import check_memory, check_task, resolve_strategy
+from jepbt import resume, run_directory
+from jepbt.checks import check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
     check_chunk,
@@ -25,7 +25,7 @@ from jepbt.execution import (
     use_compilation_cache,
 )
 from jepbt.fingerprint import identify
-from jepbt.hyperparameters import spaces
+from jepbt.memory import Need, check_memory, readable
 from jepbt.population import Task
 from jepbt.processes import agree, in_first
 from jepbt.programs import (
@@ -98,8 +98,8 @@ def prepare(
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
     check_chunk(config.chunk_size, config.population_size // len(used))
-    member_bytes = check_task(task, resolved, config)
-    check_memory(member_bytes, task, config, used)
+    member = check_task(task, resolved, config, used[0].platform)
+    need = check_memory(member, task, config, used)
     start_from = initial_values = None
     if initial is not None:
         start_from = warm_start(initial, task, config.population_size)
@@ -107,7 +107,7 @@ def prepare(
     held = in_first(lambda: resume.open_folder(config))
     with resume.released_on_error(held):
         prepared = _compile(
-            task, resolved, config, mesh, member_bytes, held, initial_values
+            task, resolved, config, mesh, member.state, need, held, initial_values
         )
         prepared = dataclasses.replace(prepared, start=start_from)
         in_first(lambda: held and held.describe(_describe(prepared, strategy)))
@@ -120,6 +120,7 @@ def _compile(
     config: Config,
     mesh: Mesh,
     member_bytes: int,
+    need: Need,
     held: RunFolder | None,
     initial: Any,
 ) -> Prepared:
@@ -139,7 +140,9 @@ def _compile(
     pinned = config
     if known_chunk and config.chunk_size == "auto":
         pinned = dataclasses.replace(config, chunk_size=known_chunk)
-    lowered, choice = lower_tuned(task, strategy, pinned, inputs, mesh)
+    lowered, choice = lower_tuned(
+        task, strategy, pinned, inputs, mesh, need.most_at_once
+    )
     if pinned is not config:
         choice = ChunkChoice(choice.size, "as this run began")
     state = lowered.init.out_info
@@ -162,6 +165,13 @@ def _compile(
         checkpoint_bytes=checkpoint_bytes,
         held=held,
     )
+    if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
+        raise ValueError(
+            f"population_size={config.population_size}, chunk_size={choice.size}, "
+            f"batch_size={config.batch_size or task.batch_size}: the compiled programs "
+            f"need {readable(prepared.memory_bytes)} of "
+            f"{readable(prepared.memory_limit)}. Choose less of one of them."
+        )
     if held is not None:
         held.chunk_size = choice.size
     return prepared
@@ -171,7 +181,7 @@ def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
     if config is None:
         config = Config()
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a jepbt.Config, got {type(config).__name__}.")
+        configs.check(config)
     names = [field.name for field in dataclasses.fields(config)]
     for name in fields:
         if name not in names:
@@ -197,16 +207,14 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         if rows is not None
     }
     return {
+        **task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or task.batch_size,
         "chunk_size": prepared.chunk.size,
         "identity": prepared.held.identity,
         "checkpoint_bytes": prepared.checkpoint_bytes,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),
-        "hparams": {
-            name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
-            for name, space in spaces(task.hparams).items()
-        },
+        "hparams": run_directory.describe_spaces(task.hparams),
         "examples": data,
         "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
         "platform": prepared.mesh.devices.flat[0].platform,

@@ -54,11 +54,19 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
 
 
 def lower_tuned(
-    task: Task, strategy: Strategy, config: Config, inputs: Inputs, mesh: Mesh
+    task: Task,
+    strategy: Strategy,
+    config: Config,
+    inputs: Inputs,
+    mesh: Mesh,
+    most: int | None = None,
 ) -> tuple[Programs, ChunkChoice]:
-    """Lowers the programs with the chunk size given, or with the one measured best."""
+    """Lowers the programs with the chunk size given, or with the one measured best.
+
+    Of sizes above `most`, which memory would not hold, none is tried.
+    """
     platform = mesh.devices.flat[0].platform
-    candidates = chunk_candidates(config.population_size // mesh.size, platform)
+    candidates = chunk_candidates(config.population_size // mesh.size, platform, most)
 
     def lower_with(chunk_size, settings=config, only=Programs._fields):
         # One device shares with nobody; and jax 0.7 cannot take the gradient of a

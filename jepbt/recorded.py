@@ -46,6 +46,11 @@ class Recorded:
         return find_loss(self.spaces, self.history.hparams, self.history.ancestry())
 
     @property
+    def num_classes(self) -> int:
+        """That of the run's data, or 10 where that is not known."""
+        return self.settings.get("num_classes", 10)
+
+    @property
     def has_loss(self) -> bool:
         """Whether a loss evolved."""
         return any(isinstance(space, TaylorLoss) for space in self.spaces.values())
@@ -82,7 +87,7 @@ def read(run: Any) -> Recorded:
     if hasattr(run, "history") and hasattr(run, "task"):
         config = dataclasses.asdict(run.config)
         batch_size = run.config.batch_size or run.task.batch_size
-        settings = {"config": config, "batch_size": batch_size}
+        settings = {**run.task.about, "config": config, "batch_size": batch_size}
         return Recorded(run.history, spaces(run.task.hparams), settings, run.run_dir)
     raise TypeError(
         "expected a jepbt.Result, its history, or the folder of a run, got "
@@ -94,8 +99,6 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
     history = load_history(folder)
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "loop" in settings:
-            return Recorded(history, {}, _host_settings(settings), folder)
         read_spaces = {
             name: _read_space(fields) for name, fields in settings["hparams"].items()
         }
@@ -110,6 +113,8 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         raise ValueError(
             f"{str(folder / 'config.json')!r} is no configuration of a run ({error})."
         ) from error
+    if "loop" in settings:
+        settings = _host_settings(settings)
     return Recorded(history, read_spaces, settings, folder)
 
 
@@ -117,7 +122,7 @@ def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of the host loop in the engine's form: a generation is one step."""
     config = {key: value for key, value in settings.items() if key != "hparams"}
     config |= {"num_generations": None, "steps_per_generation": 1}
-    return {"config": config, "batch_size": None, "hparams": {}}
+    return {"config": config, "batch_size": None, "hparams": settings["hparams"]}
 
 
 def _read_space(fields: Mapping[str, Any]) -> Space:

@@ -14,6 +14,7 @@ import optax
 from jepbt import models
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.population import Splits, Task
+from jepbt.splits import check_seed
 from jepbt.supervised import Outputs, learn_from_examples, require_parts
 
 
@@ -77,6 +78,7 @@ def regression(
         >>> task.data.train["target"].shape, task.data.validation["target"].shape
         ((36, 1), (4, 1))
     """
+    check_seed(seed)
     splits = _as_splits(data, seed)
     size = splits.train["target"].shape[1]
     loss = loss or (lambda h: squared_error)
@@ -89,7 +91,7 @@ def regression(
             lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
         )
     require_parts("regression", hparams, model=model, optimizer=optimizer)
-    return learn_from_examples(
+    task = learn_from_examples(
         splits,
         inputs="input",
         labels=lambda batch: batch["target"],
@@ -102,6 +104,7 @@ def regression(
         augment=augment,
         batch_size=batch_size,
     )
+    return dataclasses.replace(task, about={"model": models.name_of(model)})
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.config import Config
+from jepbt.config import Config, check
 from jepbt.hyperparameters import Categorical, encode, spaces
 from jepbt.population import Task
 from jepbt.result import Result
@@ -60,8 +61,13 @@ def replay(
         Jaderberg et al., "Population Based Training of Neural Networks", 2017,
         https://arxiv.org/abs/1711.09846
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a jepbt.Task, got {type(task).__name__}.")
+    if config is not None:
+        check(config)
     schedules = _as_schedules(schedule)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0:
+    is_real = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    if not is_real or not 0 < scale < float("inf"):
         raise ValueError(f"scale={scale!r} must be a number above 0.")
     num_steps = round(schedules.steps_per_generation * scale)
     if num_steps < 1:

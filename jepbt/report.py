@@ -9,12 +9,14 @@ hovering, clicking and scatter plots of thousands of points built in.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import importlib.resources
 import io
 import json
 import os
 import pathlib
+import shlex
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +28,10 @@ from jepbt.card import format_value, make_card
 from jepbt.config import Config
 from jepbt.recorded import Recorded
 from jepbt.result import Score
+from jepbt.task import StandardHyperParameters
+
+_ENVIRONMENT = ("data", "data_note", "num_classes", "examples", "model")
+_ENVIRONMENT += ("platform", "devices", "chunk_size")
 
 _FIGURES = {
     "hparam_schedules": "Hyperparameters of every member; dark is fit.",
@@ -101,8 +107,8 @@ def make_page(run: Recorded) -> str:
         environment=_table(
             {
                 name: run.settings[name]
-                for name in ("platform", "devices", "chunk_size", "examples")
-                if name in run.settings
+                for name in _ENVIRONMENT
+                if run.settings.get(name)
             }
             | run.settings.get("versions", {})
         ),
@@ -238,25 +244,48 @@ def _reproduce(run: Recorded) -> str:
     strategy = run.settings.get("strategy", "epbt")
     arguments = "".join(f"\n    {k}={v!r}," for k, v in changed.items())
     name = strategy if strategy in ("epbt", "pbt", "random_search") else "..."
+    data = run.settings.get("data")
+    shown = "..." if data in (None, "arrays") else repr(_data_name(run))
     code = (
         "import jepbt\n\n"
-        'task = jepbt.classification(...)  # "fashion_mnist" if it was `jepbt train`\n'
+        f"task = jepbt.classification({shown})  # with your model, if it had one\n"
         "result = jepbt.train_population(\n"
         f"    task,\n    strategy={name!r},{arguments}\n)\n\n"
         "# one fresh network along the winner's schedule\n"
         f"again = jepbt.replay(task, {str(run.folder)!r})\n"
     )
-    flags = "".join(
-        f" --{key.replace('_', '-')} {value}" for key, value in changed.items()
-    )
-    shell = f"jepbt train --strategy {name}{flags}\n"
-    shell = shell if name != "..." else ""
+    shell = ""
+    if name != "..." and _is_of_the_command(run):
+        flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
+        flags |= {"strategy": name} | changed
+        words = ["jepbt", "train"]
+        for key, value in flags.items():
+            words += [f"--{key.replace('_', '-')}", str(value)]
+        shell = f"<pre>{_text(shlex.join(words))}</pre>"
     return (
         '<p class="quiet">Bits repeat on the same versions, devices and chunk size. '
         "The task's own code (data, model, optimizer) is not in the run's folder. "
         "<code>schedule.json</code>, <code>loss.py</code> and <code>best/</code> "
         "can be read without jepbt.</p>"
-        f"<pre>{_text(shell)}</pre><pre>{_text(code)}</pre>"
+        f"{shell}<pre>{_text(code)}</pre>"
+    )
+
+
+def _data_name(run: Recorded) -> str:
+    """What `jepbt.datasets.load` finds the data by: of a file its path."""
+    note = run.settings.get("data_note", "")
+    return note if note.endswith(".npz") else run.settings["data"]
+
+
+def _is_of_the_command(run: Recorded) -> bool:
+    """Whether `jepbt train` can make this task: its data, model and search space."""
+    settings = run.settings
+    standard = {field.name for field in dataclasses.fields(StandardHyperParameters)}
+    note = settings.get("data_note", "")
+    return (
+        set(settings["hparams"]) == standard
+        and settings.get("model") in ("CNN", "MLP")
+        and (note in ("embedded, MIT", "TensorFlow Datasets") or note.endswith(".npz"))
     )
 
 

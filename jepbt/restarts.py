@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jepbt.hyperparameters import sample_population
 from jepbt.population import Task
-from jepbt.strategy import Plan, Strategy
+from jepbt.settings import check_real, check_whole
+from jepbt.strategy import Plan, Strategy, check_strategy
 
 
 def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Strategy:
@@ -46,10 +47,8 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         Iterated population based training, 2025, https://arxiv.org/abs/2511.09190
     """
     for name, value in {"interval": interval, "patience": patience}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"restarts: {name}={value!r} must be a whole number from 1 up."
-            )
+        check_whole("restarts", name, value, 1)
+    check_strategy("restarts", strategy)
 
     def begin(key, hparams_type, num_members, num_generations):
         state, hparams = strategy.init(key, hparams_type, num_members, num_generations)
@@ -135,12 +134,12 @@ def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -
         Ash & Adams, "On Warm-Starting Neural Network Training", 2020,
         https://arxiv.org/abs/1910.08475
     """
-    if not 0 <= shrink <= 1:
-        raise ValueError(f"shrink_and_perturb: shrink={shrink!r} must lie in [0, 1].")
-    if not 0 <= noise < float("inf"):
-        raise ValueError(
-            f"shrink_and_perturb: noise={noise!r} must be a number from 0 up."
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"shrink_and_perturb: task must be a jepbt.Task, got {type(task).__name__}."
         )
+    check_real("shrink_and_perturb", "shrink", shrink, 0, 1)
+    check_real("shrink_and_perturb", "noise", noise, 0)
 
     def restart(key, state, hparams):
         new = task.init(key, hparams)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.history import Generation, to_json
-from jepbt.hyperparameters import HyperParameters
+from jepbt.hyperparameters import HyperParameters, spaces
 
 _CONFIG = "config.json"
 _HISTORY = "history.jsonl"
@@ -43,7 +43,7 @@ def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
         True
     """
     folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
     if holds_run(folder) and not resume:
         raise ValueError(
@@ -75,7 +75,7 @@ def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
 def holds_run(folder: pathlib.Path) -> bool:
     """Whether a run has written anything here."""
     names = (_CONFIG, _HISTORY, "checkpoints")
-    return any((folder / name).exists() for name in names)
+    return any(os.path.exists(folder / name) for name in names)
 
 
 def _refuse_links(folder: pathlib.Path) -> None:
@@ -156,6 +156,15 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
             f"was ({error}). Name another folder."
         ) from error
     return settings
+
+
+def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
+    """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
+    described = {
+        name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
+        for name, space in spaces(hparams_type).items()
+    }
+    return json.loads(json.dumps(described, default=str))
 
 
 def append_history(folder: pathlib.Path, generation: Generation) -> None:

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jepbt.settings import check_real
+
 SelectionFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 """`(key, fitness f32[P]) -> parents i32[P]`: whom each slot would copy."""
 
@@ -165,10 +167,7 @@ def truncation(fraction: float = 0.2) -> SelectionFn:
         Jaderberg et al., "Population Based Training of Neural Networks", 2017, section
         4.1.1, https://arxiv.org/abs/1711.09846
     """
-    if not 0 < fraction <= 0.5:
-        raise ValueError(
-            f"truncation: fraction={fraction!r} must be above 0 and at most 0.5."
-        )
+    check_real("truncation", "fraction", fraction, 0, 0.5, above=True)
 
     def select(key, fitness):
         slots = jnp.arange(fitness.size)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc, ndtr
 
 from jepbt.selection import SelectionFn, draw_opponents, truncation
+from jepbt.settings import check_operator, check_real, check_whole
 
 
 class Exploit(NamedTuple):
@@ -59,8 +60,8 @@ def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
     Reference:
         Jaderberg et al., 2017, section 4.1.1, https://arxiv.org/abs/1711.09846
     """
-    _check_whole("welch_test", "num_evaluations", num_evaluations, 2)
-    _check_level("welch_test", level)
+    check_whole("welch_test", "num_evaluations", num_evaluations, 2)
+    check_real("welch_test", "level", level, 0, 1, above=True)
 
     def select(key, recent, standard_error):
         fitness = recent[0]
@@ -101,8 +102,9 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
         >>> significant().select(key, recent, noise / 10).tolist()
         [1, 1]
     """
-    _check_level("significant", level)
+    check_real("significant", "level", level, 0, 1, above=True)
     select = truncation() if select is None else select
+    check_operator("significant", "select", select, "key, fitness", "truncation(0.2)")
 
     def gated(key, recent, standard_error):
         fitness = recent[0]
@@ -151,15 +153,3 @@ def welch_p_value(left: jax.Array, right: jax.Array) -> jax.Array:
     p = betainc(freedom / 2, 0.5, freedom / (freedom + t_squared))
     without = jnp.where(difference == 0, 1.0, 0.0)
     return jnp.where(jnp.isnan(difference), jnp.nan, jnp.where(varies, p, without))
-
-
-def _check_whole(builder: str, name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{builder}: {name}={value!r} must be a whole number from {least} up."
-        )
-
-
-def _check_level(builder: str, level: float) -> None:
-    if not 0 < level <= 1:
-        raise ValueError(f"{builder}: level={level!r} must be above 0 and at most 1.")

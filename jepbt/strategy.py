@@ -3,8 +3,6 @@
 A strategy sees hyperparameters and fitness, never weights, devices or files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,6 +71,16 @@ class Strategy(NamedTuple):
     init: Callable[[jax.Array, type, int, int], tuple[Any, HyperParameters]]
     step: Callable[..., tuple[Any, Plan]]
     behaviour: Behaviour | None = None
+
+
+def check_strategy(where: str, strategy: Any) -> None:
+    """Raises a `TypeError` for what is no strategy, when a builder wraps one."""
+    if not isinstance(strategy, Strategy):
+        given = getattr(strategy, "__name__", repr(strategy))
+        raise TypeError(
+            f"{where}: strategy={given} must be a Strategy, such as "
+            "jepbt.strategies.pbt(): called, and no name."
+        )
 
 
 def take(tree: Any, parents: jax.Array) -> Any:

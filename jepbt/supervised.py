@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 
 from jepbt import models
+from jepbt.adapters import accepts
 from jepbt.hyperparameters import HyperParameters, decode, sample_population, spaces
 from jepbt.population import Blend, PyTree, Splits, Task
 from jepbt.strategies import take
@@ -235,8 +235,11 @@ def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -
 
     def compute_loss(h, logits, labels):
         loss_fn = loss(decode(h))
-        if not callable(loss_fn):
-            raise TypeError(f"loss: {_WANTED['loss']}; it returned {loss_fn!r}.")
+        if not callable(loss_fn) or not accepts(loss_fn, None, None):
+            raise TypeError(
+                f"loss: {_WANTED['loss']}, of (outputs, labels); it returned "
+                f"{_name(loss_fn)}."
+            )
         return loss_fn(logits, labels)
 
     def update(h, params):
@@ -247,14 +250,15 @@ def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -
         return transformation.update(params, transformation.init(params), params)
 
     with _naming("model"):
-        params, variables = jax.eval_shape(
+        made = jax.eval_shape(
             lambda k, images, h: network.init(k, images, decode(h)),
             key,
             example,
             member,
         )
+        params, variables = _check_pair("init", "(params, variables)", made)
         for train in (True, False):
-            logits, _ = jax.eval_shape(
+            applied = jax.eval_shape(
                 functools.partial(apply, train=train),
                 key,
                 params,
@@ -262,6 +266,7 @@ def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -
                 member,
                 example,
             )
+            logits, _ = _check_pair("apply", "(logits, variables)", applied)
             got = getattr(logits, "shape", type(logits).__name__)
             if got != labels.shape:
                 raise ValueError(
@@ -286,9 +291,10 @@ def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -
 def _check_augment(augment, key, member, images, labels) -> None:
     def distort(key, h, images, labels):
         augmentation = augment(decode(h))
-        if not callable(augmentation):
+        if not callable(augmentation) or not accepts(augmentation, *[None] * 3):
             raise TypeError(
-                f"augment: {_WANTED['augment']}; it returned {augmentation!r}."
+                f"augment: {_WANTED['augment']}, of (key, images, labels); it returned "
+                f"{_name(augmentation)}."
             )
         return augmentation(key, images, labels)
 
@@ -323,11 +329,20 @@ _WANTED = {
 
 
 def _check_takes_hparams(name: str, function: Any) -> None:
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError as error:
+    if not callable(function) or not accepts(function, None):
         given = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"{name}: {_WANTED[name]}; got {given}.") from error
+        raise TypeError(f"{name}: {_WANTED[name]}; got {given}.")
+
+
+def _check_pair(name: str, wanted: str, result: Any) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        got = f"{len(result)} values" if isinstance(result, tuple) else _name(result)
+        raise TypeError(f"model: {name} must return {wanted}, got {got}.")
+    return result
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", repr(value))
 
 
 @contextlib.contextmanager
@@ -335,6 +350,10 @@ def _naming(part: str) -> Iterator[None]:
     """Says which part of a task needs a number where a traced value is."""
     try:
         yield
+    except AttributeError as error:
+        if not isinstance(error.obj, HyperParameters):
+            raise
+        raise ValueError(f"{part}: {error}") from error
     except jax.errors.JAXTypeError as error:
         advice = (
             "Hyperparameters are arrays inside the compiled step: Python branches, "

@@ -134,7 +134,13 @@ def classification(
         return jax.nn.softmax(predict(*args))
 
     predict = task.behaviour
-    task = dataclasses.replace(task, behaviour=behaviour)
+    about = {
+        "data": dataset.name,
+        "data_note": dataset.note,
+        "num_classes": num_classes,
+        "model": models.name_of(model),
+    }
+    task = dataclasses.replace(task, behaviour=behaviour, about=about)
     if not any(isinstance(space, TaylorLoss) for space in fields.values()):
         return task
 

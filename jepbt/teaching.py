@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jepbt.hyperparameters import decode
 from jepbt.population import Population, PyTree
 from jepbt.selection import best_first
+from jepbt.settings import check_real
 from jepbt.strategy import take
 
 
@@ -77,12 +78,8 @@ def distillation(
         Liang et al., 2021, https://arxiv.org/abs/2002.04225; Hinton et al.,
         "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531
     """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"distillation: weight={weight!r} must lie in [0, 1].")
-    if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"distillation: temperature={temperature!r} must be a number above 0."
-        )
+    check_real("distillation", "weight", weight, 0, 1)
+    check_real("distillation", "temperature", temperature, 0, above=True)
     if teacher not in ("best", "elites"):
         raise ValueError(
             f"distillation: teacher={teacher!r} must be 'best' or 'elites'."
@@ -90,7 +87,7 @@ def distillation(
     if num_elites is not None and (
         teacher == "best"
         or isinstance(num_elites, bool)
-        or not isinstance(num_elites, int)
+        or not isinstance(num_elites, numbers.Integral)
         or num_elites < 1
     ):
         raise ValueError(

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jepbt import plots, run_directory, takeaway
+from jepbt.adapters import accepts
 from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
 from jepbt.hyperparameters import decode, encode, spaces, to_python
@@ -46,6 +47,11 @@ def train_population(
     **fields: Any,
 ) -> Result:
     """Trains a population of networks and evolves it while it trains.
+
+    A member whose loss, fitness or weights (`params` of its state) are nan or inf has
+    failed: it is counted in the history with the hyperparameters that it trained with,
+    and is never copied. What a run needs of memory is estimated before it compiles.
+    `Config` says when two runs give the same bits.
 
     Args:
         task: what to learn, from `classification` or a `Task` of your own.
@@ -96,7 +102,10 @@ def train_population(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
-    if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+    callbacks = tuple(callbacks) if isinstance(callbacks, Iterable) else callbacks
+    if not isinstance(callbacks, tuple) or not all(
+        callable(callback) and accepts(callback, None) for callback in callbacks
+    ):
         raise TypeError(
             f"callbacks={callbacks!r} must be a list of functions of a Generation, "
             "such as [print]."
@@ -273,6 +282,7 @@ def _make_result(
 def _recorded(prepared: Prepared, history: History) -> Recorded:
     """The run as its files will know it; grows with the history."""
     settings = {
+        **prepared.task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or prepared.task.batch_size,
     }

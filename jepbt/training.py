@@ -226,7 +226,9 @@ def make_phases(
             behaviour = behave(
                 strategy.behaviour, task, key, state, values, inputs, scores
             )
-        return *summarize(scores), behaviour
+        fitness, standard_error = summarize(scores)
+        fitness = jnp.where(has_finite_params(state), fitness, jnp.nan)
+        return fitness, standard_error, behaviour
 
     def init(inputs):
         key = derive_key(inputs.key, FIRST_HPARAMS)
@@ -380,6 +382,11 @@ def make_run(
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):
+        if data is not None and not isinstance(data, Splits):
+            raise TypeError(
+                "run(key, data): data must be a jepbt.Splits such as task.data, or "
+                f"None, got {type(data).__name__}."
+            )
         inputs = make_inputs(key, data, task.shared)
 
         def stay(generation, state):
@@ -491,6 +498,33 @@ def score(
 def summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Computes the mean of scores `f32[N]`, and its standard error."""
     return scores.mean(), scores.std() / math.sqrt(scores.size)
+
+
+def has_finite_params(state: PyTree) -> jax.Array:
+    """Tells whether a member's weights are finite: `bool[]`.
+
+    A weight that has become nan or inf may be one that no example has read yet. Of a
+    state without `params` nothing is known: it is judged by its loss and its scores.
+
+    Args:
+        state: one member's.
+
+    Returns:
+        Whether every number in `state.params` is finite, if there is such a thing.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> import jax.numpy as jnp
+        >>> bool(has_finite_params(SimpleNamespace(params=[jnp.array([1.0, jnp.inf])])))
+        False
+    """
+    leaves = jax.tree.leaves(getattr(state, "params", ()))
+    is_finite = [
+        jnp.isfinite(leaf).all()
+        for leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.array(is_finite, bool))
 
 
 def behave(

@@ -85,6 +85,9 @@ def write_run(folder, num_members=6, num_generations=5, seed=0, has_loss=True):
         "platform": "cpu",
         "devices": ["cpu"],
         "examples": {"train": 100},
+        "data": EVIL,
+        "num_classes": 4,
+        "model": EVIL,
         "versions": {"jepbt": "0.1.0", "jax": EVIL},
     }
     (folder / "config.json").write_text(json.dumps(settings))

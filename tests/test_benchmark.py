@@ -174,21 +174,6 @@ def test_scaling_skips_what_does_not_fit(monkeypatch):
     assert report.notes[-1].startswith("P=4 skipped: population_size=4 needs at least")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"max_population": 0}, "max_population=0 must be"),
-        ({"num_rounds": 1.5}, "num_rounds=1.5 must be"),
-        ({"chunk_size": -1}, "chunk_size=-1 must be"),
-        ({"steps_per_generation": 0}, "steps_per_generation=0 must be"),
-        ({"devices": "tpuu"}, "devices='tpuu' is not on this machine"),
-    ],
-)
-def test_scaling_names_what_is_wrong(settings, message):
-    with pytest.raises(ValueError, match=message):
-        scaling(make_task(SMALL["tiny_mlp"]), **settings)
-
-
 def report_of(speeds, share):
     same = Spread(1.0, 1.0, 1.0)
     rows = tuple(
@@ -285,18 +270,3 @@ def test_the_command_prints_its_rows_and_writes_its_files(tmp_path):
     assert [row["population_size"] for row in model["scaling"]["rows"]] == [1, 2]
     assert model["speed"]["rows"][0]["ratio"] == {"median": 1, "low": 1, "high": 1}
     assert (tmp_path / "b.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--models", "mlpp"], "'mlpp' is none of tiny_mlp, mlp, cnn, wide_mlp"),
-        (["--max-population", "0"], "max_population=0 must be"),
-        (["--json", "no/such/file.json"], "its folder does not exist"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not done.stdout

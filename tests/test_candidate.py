@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from host_functions import Hyper, climb, population
 from simple_parsing import ArgumentParser
 
 import jepbt
-from jepbt import Candidate, field_dict, strategies
+from jepbt import Candidate, field_dict
 
 NAN = float("nan")
 
@@ -85,123 +84,6 @@ class Unpicklable:
         self.lock = threading.Lock()
 
 
-UNPICKLABLE = [Candidate(Unpicklable(), Hyper())]
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"n_generations": 0}, ValueError, "n_generations=0 must be a whole number"),
-        ({"n_generations": -1}, ValueError, "n_generations=-1 must be"),
-        ({"n_generations": 2.0}, ValueError, "n_generations=2.0 must be"),
-        ({"initial_population": []}, ValueError, "initial_population is empty"),
-        ({"initial_population": 8}, TypeError, "must be a list of jepbt.Candidate"),
-        (
-            {"initial_population": [Hyper()]},
-            TypeError,
-            r"initial_population\[0\] must be a jepbt.Candidate, got Hyper",
-        ),
-        (
-            {"initial_population": [Candidate(None, {"rate": 0.1})]},
-            TypeError,
-            r"\[0\]\.hparams must be a dataclass that inherits from jepbt.HyperP",
-        ),
-        (
-            {"initial_population": [*population(1), Candidate(None, Other())]},
-            TypeError,
-            r"\[1\]\.hparams is a Other, others are a Hyper",
-        ),
-        (
-            {"initial_population": [Candidate(None, Hyper(rate=5.0))]},
-            ValueError,
-            r"\[0\]\.hparams\.rate=5.0 lies outside its bounds \[0.0001, 1.0\]",
-        ),
-        (
-            {"initial_population": [Candidate(None, Hyper(rate=NAN))]},
-            ValueError,
-            r"\[0\]\.hparams\.rate=nan lies outside",
-        ),
-        (
-            {"initial_population": [Candidate(None, Hyper(width=2.5))]},
-            TypeError,
-            r"\[0\]\.hparams\.width=2.5 must be a whole number",
-        ),
-        (
-            {"initial_population": [Candidate(None, Hyper(rate="0.1"))]},
-            TypeError,
-            r"\[0\]\.hparams\.rate='0.1' must be a number",
-        ),
-        (
-            {"initial_population": [Candidate(None, Hyper(optimizer="rmsprop"))]},
-            ValueError,
-            r"optimizer='rmsprop' must be one of \('sgd', 'adam', 'lion'\)",
-        ),
-        (
-            {"initial_population": [Candidate(None, WithLoss(loss=np.zeros(3)))]},
-            ValueError,
-            "must be 8 finite numbers",
-        ),
-        ({"evaluation_function": 3}, TypeError, "evaluation_function must be a func"),
-        (
-            {"evaluation_function": strategies.epbt()},
-            TypeError,
-            "pass that as strategy=",
-        ),
-        ({"evaluation_function": strategies.epbt}, TypeError, "pass that as strategy="),
-        ({"n_processes": 0}, ValueError, "n_processes=0 must be a whole number from 1"),
-        (
-            {"n_processes": 2, "evaluation_function": lambda c: climb(c)},
-            TypeError,
-            "evaluation_function=.*<lambda> cannot be sent .* top level of a module",
-        ),
-        (
-            {
-                "n_processes": 1,
-                "initial_population": [Candidate(Unpicklable(), Hyper())],
-            },
-            TypeError,
-            r"initial_population\[0\]\.model cannot be pickled, which another process",
-        ),
-        (
-            {
-                "run_dir": "runs",
-                "initial_population": [Candidate(Unpicklable(), Hyper())],
-            },
-            TypeError,
-            r"initial_population\[0\]\.model cannot be pickled, which run_dir",
-        ),
-        (
-            {"n_processes": 1, "executor": ThreadPoolExecutor(1)},
-            ValueError,
-            "n_processes=1 and executor=.* Give one of them",
-        ),
-        ({"executor": 4}, TypeError, "must be a concurrent.futures.Executor, got 4"),
-        ({"seed": -1}, ValueError, "seed=-1 must be"),
-        ({"retries": -1}, ValueError, "retries=-1 must be"),
-        ({"strategy": "ebpt"}, ValueError, "strategy='ebpt' is none of"),
-        ({"strategy": jepbt.epbt}, TypeError, "jepbt.epbt is the loop over an eval"),
-        ({"strategy": strategies.epbt}, TypeError, "Call it: a builder is no strategy"),
-        (
-            {"strategy": strategies.epbt(num_elites=9)},
-            ValueError,
-            "num_elites=9 exceeds the population of 3",
-        ),
-    ],
-)
-def test_mistakes_are_named_at_the_call(changes, error, message, tmp_path, monkeypatch):
-    """Before the loop is entered, and before a folder is made."""
-    monkeypatch.chdir(tmp_path)
-    arguments = {
-        "n_generations": 2,
-        "initial_population": population(3),
-        "evaluation_function": climb,
-        **changes,
-    }
-    with pytest.raises(error, match=message):
-        jepbt.epbt(**arguments)
-    assert not list(tmp_path.iterdir())
-
-
 def test_hyperparameters_that_cannot_be_pickled_are_named_when_processes_need_it():
     @dataclasses.dataclass
     class Local(jepbt.HyperParameters):
@@ -261,8 +143,3 @@ def test_simple_parsing_reads_a_users_hyperparameters_and_config():
     used = []
     next(jepbt.epbt(1, given, lambda c: used.append(c.hparams) or climb(c)))
     assert used[0] == arguments.hparams
-
-
-def test_the_builder_is_told_from_the_loop():
-    with pytest.raises(TypeError, match=r"builds a strategy .* is jepbt\.epbt"):
-        strategies.epbt(3, population(2), climb)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jepbt
 from jepbt import strategies
@@ -121,33 +120,3 @@ def test_a_copy_takes_over_its_parents_past():
         )
     np.testing.assert_array_equal(plan.parents, [1, 1])
     np.testing.assert_allclose(state[:, 0], [0.9001, 0.9001])
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: strategies.successive_halving(factor=1), "factor=1 must be"),
-        (lambda: strategies.successive_halving(first_rung=0), "first_rung=0 must be"),
-        (lambda: strategies.pbt(burn_in=-1), "burn_in=-1 must be"),
-        (
-            lambda: strategies.frozen(strategies.pbt(), {"rate": (3, 2)}),
-            r"rate=\(3, 2\) must be \(first, stop\)",
-        ),
-        (
-            lambda: evolve(strategies.frozen(strategies.pbt(), {"a": (0, 1)}), [[1.0]]),
-            "Hyper has no field 'a'",
-        ),
-        (
-            lambda: evolve(
-                strategies.random_search(
-                    schedules={"activation": strategies.cosine_decay}
-                ),
-                [[1.0]],
-            ),
-            "schedules has 'activation', which is no number of Hyper",
-        ),
-    ],
-)
-def test_settings_out_of_range_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()

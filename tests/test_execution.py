@@ -65,21 +65,6 @@ def test_the_most_devices_that_divide_the_population_are_used(population_size, c
     assert len(choose_devices(None, population_size)) == count
 
 
-@pytest.mark.parametrize(
-    ("devices", "message"),
-    [
-        ("tpuu", r"devices='tpuu' is not on this machine, which has \['cpu'\]"),
-        ([], "at least one jax.Device"),
-        ([0], "at least one jax.Device"),
-        (4, "devices=4 must be a platform's name"),
-        ([jax.devices()[0]] * 2, "must name each device once"),
-    ],
-)
-def test_devices_that_are_not_here_are_named(devices, message):
-    with pytest.raises(ValueError, match=message):
-        choose_devices(devices, 8)
-
-
 def test_chunks_must_divide_a_devices_members():
     check_chunk(4, 16)
     check_chunk("auto", 7)

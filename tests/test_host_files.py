@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from host_functions import Hyper, climb, population
+from host_functions import climb, population
 
 import jepbt
 from jepbt import Candidate
@@ -128,6 +128,12 @@ def test_a_model_that_cannot_be_saved_is_named(tmp_path):
         next(jepbt.epbt(1, population(2), evaluate, run_dir=tmp_path))
 
 
-def test_resuming_needs_a_folder():
-    with pytest.raises(ValueError, match="resume=True needs run_dir"):
-        jepbt.epbt(1, [Candidate(None, Hyper())], climb, resume=True)
+def test_figures_of_a_run_know_its_spaces(tmp_path):
+    """Every choice is named, tuples too, and a logarithmic rate has such an axis."""
+    run(tmp_path / "run")
+    axes = jepbt.plots.hparam_schedules(tmp_path / "run")
+    by_name = {each.get_title(loc="left"): each for each in axes}
+    assert by_name["rate"].get_yscale() == "log"
+    labels = [label.get_text() for label in by_name["layers"].get_yticklabels()]
+    assert labels == ["[64]", "[64, 64]", "[32, 32, 32]"]
+    assert len(by_name["optimizer"].get_yticklabels()) == 3

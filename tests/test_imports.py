@@ -6,6 +6,8 @@ import pathlib
 import jepbt
 
 ORDER = [
+    "adapters",
+    "settings",
     "nn",
     "augment",
     "taylorglo",
@@ -27,7 +29,6 @@ ORDER = [
     "freezing",
     "restarts",
     "strategies",
-    "adapters",
     "layers",
     "resnet",
     "models",
@@ -52,6 +53,7 @@ ORDER = [
     "flops",
     "tuning",
     "programs",
+    "memory",
     "checks",
     "lineage",
     "history",

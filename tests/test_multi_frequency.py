@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jepbt
 from jepbt import strategies
@@ -67,9 +66,3 @@ def test_the_failed_copy_at_once_from_their_group_or_else_from_any():
     assert parents[4] == 5  # though its group is not due
     parents, _ = evolve([4, 3, 2, 1, NAN, NAN, NAN, NAN], 1)
     assert set(parents[4:]) <= {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize("intervals", [(), (2, 1), (1, 1), (0, 1), (1.0, 2)])
-def test_intervals_that_make_no_sense_are_named(intervals):
-    with pytest.raises(ValueError, match="must be whole numbers from 1 up"):
-        strategies.mf_pbt(intervals=intervals)

@@ -115,20 +115,6 @@ def test_strategies_ask_for_what_their_metric_needs():
     assert strategies.epbt().behaviour is None
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"period": 0}, "period=0 must be a whole number from 1 up"),
-        ({"pool": 0.5}, "pool=0.5 must be a number from 1 up"),
-        ({"metric": "weights"}, "metric='weights' must be one of 'correctness'"),
-        ({"num_examples": True}, "num_examples=True must be a whole number"),
-    ],
-)
-def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        pulsation(**settings)
-
-
 def test_what_cannot_work_is_refused_before_it_starts():
     def start(hyper, size, **settings):
         strategy = strategies.epbt(novelty=pulsation(**settings))

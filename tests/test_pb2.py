@@ -145,9 +145,3 @@ def test_without_any_observation_it_still_explores(key):
     _, plan = jax.jit(strategy.step)(key, state, jnp.int32(1), hparams, evaluation)
     assert plan.parents.tolist() == [1, 1, 2, 3, 4]
     assert plan.hparams.rate[0] != hparams.rate[1]
-
-
-@pytest.mark.parametrize("name", ["num_candidates", "num_observations"])
-def test_settings_out_of_range_are_named(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be a whole number"):
-        strategies.pb2(**{name: 0})

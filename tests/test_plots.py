@@ -147,3 +147,37 @@ def test_a_result_and_its_folder_give_one_picture(tmp_path):
     result.test()
     assert "the same on test data" in result._repr_html_()
     assert (tmp_path / "run" / "test.json").exists()
+
+
+def test_the_loss_is_drawn_for_the_classes_of_the_runs_data(folder):
+    """Four of them in the folder: pushed by hand at p = 1/4, where all are alike."""
+    _, below = plots.evolved_loss(folder)
+    assert "3 others share" in below.get_xlabel()
+    theta = recorded.read(folder).evolved_loss.theta
+    drawn = winner_line(below)
+    at = np.argmin(np.abs(drawn[:, 0] - 0.25))
+    p = drawn[at, 0]
+    ch, chh, chy, cx, cxx = taylorglo.effective(theta.astype(float))
+    rest = (1 - p) / 3
+    slopes = np.array(
+        [ch * p + chh * p**2 + chy * p + cx + cxx] + 3 * [ch * rest + chh * rest**2]
+    )
+    probs = np.array([p, rest, rest, rest])
+    np.testing.assert_allclose(
+        drawn[at, 1], p * (slopes[0] - probs @ slopes), rtol=1e-5
+    )
+
+
+def test_a_task_of_three_classes_has_its_loss_drawn_for_three():
+    images = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    task = jepbt.classification((images, np.arange(90) % 3))
+    result = jepbt.train_population(
+        task,
+        population_size=2,
+        num_generations=1,
+        steps_per_generation=2,
+        batch_size=8,
+        progress=False,
+    )
+    assert "2 others share" in plots.evolved_loss(result)[1].get_xlabel()
+    assert result.task.about["model"] == "MLP"

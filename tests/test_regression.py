@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import jepbt
 
@@ -112,59 +111,3 @@ def test_uint8_inputs_are_standardised_and_stay_uint8():
     x = (images.astype(float) - images.mean()) / images.std()
     expected = -(x.mean((1, 2, 3)) ** 2 + x.std((1, 2, 3)) ** 2) / 2
     np.testing.assert_allclose(got, expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        (3, TypeError, r"regression: data must be \(inputs, targets\).* got int"),
-        ((INPUTS[:, 0], TARGETS), ValueError, r"data inputs have shape \(200,\)"),
-        ((INPUTS, TARGETS[:5]), ValueError, "200 inputs and 5 targets"),
-        ((INPUTS, TARGETS[..., None]), ValueError, r"targets have shape \(200, 2, 1\)"),
-        ((INPUTS, np.full(200, "a")), ValueError, "targets have dtype <U1; they must"),
-        ((INPUTS[:0], TARGETS[:0]), ValueError, r"inputs have shape \(0, 3\); there"),
-        ((INPUTS[:1], TARGETS[:1]), ValueError, "1 example, of which none can be"),
-        (
-            (INPUTS, TARGETS * np.inf),
-            ValueError,
-            r"400 values that are not finite.*\(0, 0\)",
-        ),
-        (([[1], [1, 2]], [1, 2]), ValueError, "data inputs are no array"),
-        (
-            jepbt.Splits((INPUTS, TARGETS), None),
-            ValueError,
-            "data.validation is missing",
-        ),
-        (
-            jepbt.Splits((INPUTS, TARGETS), (INPUTS, TARGETS[:, 0])),
-            ValueError,
-            r"validation targets have examples of float32\[1\], those of train",
-        ),
-    ],
-)
-def test_wrong_data_is_named(data, error, message):
-    with np.errstate(all="ignore"), pytest.raises(error, match=message):
-        make(data)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        (
-            {"model": jepbt.models.MLP(num_classes=1)},
-            ValueError,
-            r"model: .* predictions \[B, 2\] of the data's 2 targets, got \(1, 1\)",
-        ),
-        ({"model": None}, ValueError, "regression: model is missing. With hparams=Hyp"),
-        ({"optimizer": None}, ValueError, "regression: optimizer is missing"),
-        (
-            {"loss": lambda h: optax.squared_error},
-            ValueError,
-            r"loss: .* shape \[B\], got \(1, 2\)",
-        ),
-        ({"augment": lambda h: 1}, TypeError, "augment: must be .* it returned 1"),
-    ],
-)
-def test_a_wrong_part_is_named(changes, error, message):
-    with pytest.raises(error, match=message):
-        make(**changes)

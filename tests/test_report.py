@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -61,6 +62,38 @@ def test_what_a_run_wrote_is_never_markup(folder):
     }
 
 
+def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
+    """The line is the command's own: it parses, and asks for the same run."""
+    folder = write_run(tmp_path / "run", 3, 2)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    page = write_report(folder).read_text()
+    assert "jepbt train" not in page  # a model and a space of the user's own
+    names = ("learning_rate", "momentum", "weight_decay", "dropout", "loss")
+    space = settings["hparams"]
+    space = {name: space["loss" if name == "loss" else "rate"] for name in names}
+    settings |= {"hparams": space, "model": "MLP", "data": "digits of mine"}
+    settings |= {"data_note": "my data/digits of mine.npz"}
+    config.write_text(json.dumps(settings))
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    for number, line in enumerate(lines):
+        row = json.loads(line)
+        row["hparams"] = {
+            name: row["hparams"]["loss" if name == "loss" else "rate"] for name in names
+        }
+        lines[number] = json.dumps(row)
+    (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+    page = html.unescape(write_report(folder).read_text())
+    (line,) = re.findall(r"jepbt (train --.*?)</pre>", page)
+    arguments = cli._parse(shlex.split(line))
+    assert arguments.options.data == "my data/digits of mine.npz"
+    assert arguments.options.model == "mlp"
+    wanted = settings["config"]
+    for name in ("population_size", "num_generations", "steps_per_generation", "seed"):
+        assert getattr(arguments.config, name) == wanted[name]
+    assert int(arguments.config.chunk_size) == settings["chunk_size"]
+
+
 def test_the_page_loads_nothing(folder):
     page = (folder / "report.html").read_text()
     page = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.S)
@@ -91,7 +124,8 @@ def test_a_run_without_a_loss_has_a_page_too(tmp_path):
 
 def test_a_run_of_the_host_loop_has_a_page_too(tmp_path):
     folder = write_run(tmp_path / "run", 3, 2, has_loss=False)
-    settings = {"loop": "jepbt.epbt", "seed": 3, "hparams": {"rate": "Real()"}}
+    settings = json.loads((folder / "config.json").read_text())
+    settings = {"loop": "jepbt.epbt", "seed": 3, "hparams": settings["hparams"]}
     (folder / "config.json").write_text(json.dumps(settings))
     page = write_report(folder).read_text()
     assert "Made by <code>jepbt.epbt</code>" in page and "2 generations" in page
@@ -171,6 +205,20 @@ def test_hover_and_click_work_in_a_browser(folder, width, tmp_path):
                 lambda: [page.mouse("mouseMoved", x - d, y - d) for d in (40, 0)],  # noqa: B023
             )
             text = page.evaluate(shown)
+            hover, edges = (
+                page.evaluate(
+                    f"(() => {{ const box = document.querySelector('{selector}')"
+                    ".getBoundingClientRect(); return [box.left, box.top, box.right, "
+                    "box.bottom]; })()"
+                )
+                for selector in (f"#{chart} .hover", f"#{chart}")
+            )
+            assert hover[0] >= 0 and hover[2] <= width, "it is cut off"
+            is_high = y < (edges[1] + edges[3]) / 2
+            far, got = (edges[3], hover[3]) if is_high else (edges[1], hover[1])
+            assert abs(far - got) < 2, "it may hide the member it speaks of"
+            covers = hover[0] < x < hover[2] and hover[1] < y < hover[3]
+            assert not covers
             rate = history.hparams["rate"][generation, slot]
             assert f"{rate:.3g}" in text or f"{float(f'{rate:.3g}')}" in text
             page.evaluate("jepbtReport.select(...jepbtReport.run.winner)")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jepbt
 from jepbt import strategies
@@ -98,17 +97,3 @@ def test_a_run_restarts_from_what_is_left_of_its_weights():
     np.testing.assert_array_equal(history.info["restarts"].any(1), [0, 0, 1])
     # 1 + 1 = 2; +1 = 3; halved 1.5; +1 = 2.5
     np.testing.assert_allclose(population.state, [2.5, 2.5])
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: strategies.restarts(counting(), interval=0), "interval=0 must be"),
-        (lambda: strategies.restarts(counting(), patience=0), "patience=0 must be"),
-        (lambda: strategies.shrink_and_perturb(None, shrink=2), "shrink=2 must lie"),
-        (lambda: strategies.shrink_and_perturb(None, noise=-1), "noise=-1 must be"),
-    ],
-)
-def test_settings_out_of_range_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()

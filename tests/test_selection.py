@@ -90,9 +90,3 @@ def test_elites_are_the_fittest_live_members():
 def test_equal_fitness_ranks_by_slot():
     np.testing.assert_array_equal(best_first(jnp.array([1.0, 2.0, 2.0])), [1, 2, 0])
     np.testing.assert_array_equal(is_elite(jnp.full(4, 0.5), 2), [1, 1, 0, 0])
-
-
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 0.6, NAN])
-def test_truncation_refuses_other_fractions(fraction):
-    with pytest.raises(ValueError, match=r"must be above 0 and at most 0\.5"):
-        truncation(fraction)

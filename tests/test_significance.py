@@ -83,16 +83,3 @@ def test_opponents_are_live_others_drawn_evenly():
     third = 1 / 3
     expected = [[0, 0, 0.5, 0.5], [third, 0, third, third], [0.5, 0, 0, 0.5]]
     np.testing.assert_allclose(rates[:3], expected, atol=0.03)
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: welch_test(1), "num_evaluations=1 must be a whole number from 2 up"),
-        (lambda: welch_test(level=0), "level=0 must be above 0"),
-        (lambda: significant(level=1.5), r"level=1.5 must be above 0 and at most 1"),
-    ],
-)
-def test_settings_out_of_range_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()

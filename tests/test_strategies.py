@@ -155,24 +155,6 @@ def test_random_search_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, plan.hparams, before)
 
 
-@pytest.mark.parametrize(
-    ("num_elites", "message"),
-    [
-        (9, "num_elites=9 exceeds the population of 8"),
-        (0, "num_elites=0 is too few for the population of 8"),
-    ],
-)
-def test_rejects_elites_that_do_not_fit(num_elites, message):
-    with pytest.raises(ValueError, match=message):
-        strategies.epbt(num_elites=num_elites).init(jax.random.key(0), Hyper, 8, 3)
-
-
 def test_elites_may_be_a_numpy_count():
     _, plan = advance(strategies.epbt(num_elites=np.int64(1)), [0.1, 0.3, 0.2])
     np.testing.assert_array_equal(plan.info["elites"], [0, 1, 0])
-
-
-@pytest.mark.parametrize("num_elites", [2.0, True, "2"])
-def test_rejects_elites_that_are_no_count(num_elites):
-    with pytest.raises(TypeError, match="must be a whole number"):
-        strategies.epbt(num_elites=num_elites)

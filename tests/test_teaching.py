@@ -174,20 +174,6 @@ def test_batches_of_each_members_own_are_refused():
     check_task(task, random_search(), jepbt.Config())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"weight": 1.2}, r"weight=1.2 must lie in \[0, 1\]"),
-        ({"temperature": 0}, "temperature=0 must be a number above 0"),
-        ({"teacher": "all"}, "teacher='all' must be 'best' or 'elites'"),
-        ({"num_elites": 2}, "num_elites=2 must be .* with teacher='elites'"),
-    ],
-)
-def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        jepbt.distillation(**settings)
-
-
 def test_more_teachers_than_members_are_refused():
     settings = jepbt.distillation(teacher="elites", num_elites=9)
     task = make_task(settings)

@@ -160,23 +160,6 @@ def test_perturb_resamples_at_its_rate(key):
     np.testing.assert_allclose(changed.mean(), 0.25, atol=0.03)
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: gaussian(sigma=-1), "sigma=-1 must be a number from 0 up"),
-        (lambda: gaussian(reset=1.5), r"reset=1.5 must lie in \[0, 1\]"),
-        (lambda: gaussian(redraw=-0.1), r"redraw=-0.1 must lie in \[0, 1\]"),
-        (lambda: perturb(resample=2), r"resample=2 must lie in \[0, 1\]"),
-        (lambda: perturb(factors=()), "at least one positive number"),
-        (lambda: perturb(factors=(0.8, -1)), "at least one positive number"),
-        (lambda: uniform(1.1), r"probability=1.1 must lie in \[0, 1\]"),
-    ],
-)
-def test_settings_out_of_range_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
 def test_children_pair_in_the_order_of_their_slots():
     is_child = jnp.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
     partners, pair = pair_children(is_child)

@@ -51,8 +51,17 @@
     return box;
   }
 
+  // In the quarter of the chart away from the member, which it must not cover.
+  function aside(point, item, node, rect, size) {
+    return [0, 1].map((axis) => {
+      const room = size.viewSize[axis] - size.contentSize[axis];
+      return point[axis] < size.viewSize[axis] / 2 ? Math.max(room, 0) : 0;
+    });
+  }
+
   const tooltip = {
-    trigger: "item", confine: true, transitionDuration: 0,
+    trigger: "item", confine: true, transitionDuration: 0, position: aside,
+    className: "hover", padding: [4, 8],
     formatter: (item) => item.data && item.data.length === 4
       ? table(item.data[2], item.data[3]) : "",
   };
