@@ -211,7 +211,8 @@ def write_safely(write: Any, folder: Any, content: Any) -> None:
     try:
         write(folder, content)
     except OSError as error:
-        name = os.path.basename(error.filename2 or error.filename or "")
+        # A disk that fills up while a file is written does not say which.
+        name = os.path.basename(error.filename2 or error.filename or "a file")
         _warn(
             f"run_dir={str(folder)!r} cannot be written to ({name}: "
             f"{error.strerror}): the run goes on, and its result stays in memory."
