@@ -36,6 +36,8 @@ class Candidate:
             until the first evaluation.
         hparams: the user's `HyperParameters`, with Python values.
         fitness: a number, higher is better.
+        standard_error: of the fitness, over validation examples; by name only. Only
+            `strategies.significant` needs it, the history keeps it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -50,6 +52,9 @@ class Candidate:
     model: Any
     hparams: HyperParameters
     fitness: float | None = math.nan
+    standard_error: float | None = dataclasses.field(
+        default=math.nan, kw_only=True, repr=False
+    )
 
     def __lt__(self, other: Candidate) -> bool:
         if not isinstance(other, Candidate):
@@ -112,8 +117,8 @@ def decode_population(hparams: HyperParameters) -> list[HyperParameters]:
     """Turns arrays back into each candidate's Python values.
 
     Whole numbers become `int`, reals `float` with the fewest digits that give the same
-    float32 back (on a bound, the bound), categoricals the choice itself, losses
-    `np.ndarray` of `f32[8]`.
+    float32 back (on a bound, the bound), vectors a tuple of those, categoricals the
+    choice itself, losses `np.ndarray` of `f32[8]`.
 
     Args:
         hparams: with leaves `[P, ...]`.
@@ -152,6 +157,7 @@ def _python_column(space: Space, column: np.ndarray) -> list[Any]:
             if high is not None:
                 below = np.nextafter(np.float32(high), np.float32(-np.inf))
                 shortest[column >= below] = high
-            return shortest.tolist()
+            numbers = shortest.tolist()
+            return [tuple(row) for row in numbers] if space.shape else numbers
         case Integer():
             return column.tolist()

@@ -164,7 +164,14 @@ def loss_curve(run: Recorded) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Writes a hyperparameter's value for people: numbers to three digits."""
+    """Writes a hyperparameter's value for people: numbers to three digits.
+
+    Example:
+        >>> format_value(0.12345), format_value((0.5, 1e-6)), format_value("relu")
+        ('0.123', '0.5 1e-06', 'relu')
+    """
+    if isinstance(value, tuple):
+        return " ".join(map(format_value, value))
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, int | float | np.number):
@@ -174,14 +181,12 @@ def format_value(value: Any) -> str:
 
 def _hparams_table(run: Recorded) -> str:
     rows = []
-    for name, values in run.schedule.by_generation.items():
+    for name, values, space in run.by_number(run.schedule.by_generation):
         if values.ndim > 1:
             continue
         is_number = values.dtype.kind in "fi"
         picture = (
-            sparkline(values, log=getattr(run.spaces.get(name), "log", False))
-            if is_number
-            else ""
+            sparkline(values, log=getattr(space, "log", False)) if is_number else ""
         )
         rows.append(
             f'<tr style="background:none"><td style="text-align:left">'

@@ -29,6 +29,9 @@ _NAMED = {
     "successive_halving": strategies.successive_halving,
 }
 
+STRATEGY_NAMES = tuple(_NAMED)
+"""What `strategy="..."` takes."""
+
 
 def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Finds a strategy by its name, or takes one as it is.

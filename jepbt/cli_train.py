@@ -14,11 +14,13 @@ from typing import Literal
 
 import jax
 import numpy as np
+from simple_parsing import choice
 from tqdm.auto import tqdm
 
 import jepbt
 from jepbt import config as configs
 from jepbt import run_directory, run_lock
+from jepbt.checks import STRATEGY_NAMES
 from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
@@ -45,7 +47,7 @@ class TrainOptions:
     label_noise: float = 0.0
     validation_label_noise: float = 0.0
     model: Literal["cnn", "mlp"] = "cnn"
-    strategy: Literal["epbt", "pbt", "random_search"] = "epbt"
+    strategy: str = choice(*STRATEGY_NAMES, default="epbt")
     device: str | None = None
 
 

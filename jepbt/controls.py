@@ -29,7 +29,9 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     Args:
         schedules: for a field by name, the factor of the first draw at each generation,
             as in `{"learning_rate": cosine_decay}`. It changes between generations
-            only, and stays in the field's bounds. The control is our choice.
+            only, and stays in the field's bounds. A member that starts from other
+            values than its first draw, from an earlier run's for example, keeps them
+            during generation 0 and has those scaled. The control is our choice.
 
     Returns:
         A `Strategy` whose members never meet; a failed member stays failed. Its `init`
@@ -57,8 +59,8 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     schedules = {} if schedules is None else schedules
     check_mapping("random_search", "schedules", schedules, "{'rate': cosine_decay}")
     for name, schedule in schedules.items():
-        where = "random_search: schedules"
-        check_operator(where, name, schedule, "progress", "cosine_decay")
+        field = "random_search: schedules"
+        check_operator(field, name, schedule, "progress", "cosine_decay")
 
     def init(key, hparams_type, num_members, num_generations):
         fields = spaces(hparams_type)
@@ -72,12 +74,25 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
                     f"{hparams_type.__name__}. Choose among {', '.join(numbers)}."
                 )
         drawn = sample_population(key, hparams_type, num_members)
-        state = (drawn, jnp.float32(num_generations)) if schedules else ()
-        return state, _scheduled(schedules, drawn, jnp.float32(0))
+        scheduled = _scheduled(schedules, drawn, jnp.float32(0))
+        if not schedules:
+            return (), scheduled
+        has_begun = jnp.zeros(num_members, bool)
+        return (drawn, has_begun, jnp.float32(num_generations)), scheduled
 
     def step(key, state, generation, hparams, evaluation):
         if schedules:
-            drawn, num_generations = state
+            drawn, has_begun, num_generations = state
+            # A warm start has put its own values where the first draw was.
+            first = _scheduled(schedules, drawn, jnp.float32(0))
+            begun = jax.tree.map(
+                lambda held, given, draw: jnp.where(held == given, draw, held),
+                hparams,
+                first,
+                drawn,
+            )
+            drawn = where(has_begun, drawn, begun)
+            state = drawn, jnp.ones_like(has_begun), num_generations
             progress = jnp.float32(generation) / num_generations
             hparams = _scheduled(schedules, drawn, progress)
         return state, Plan(jnp.arange(evaluation.fitness.size), hparams, {})

@@ -21,7 +21,8 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     """Builds uniform crossover: children pair up and swap values at random.
 
     The first child pairs with the second, the third with the fourth; one left over
-    stays as it is. Every value, and every coefficient of a loss, is swapped on its own.
+    stays as it is. Every value, every entry of a vector, and every coefficient of a
+    loss is swapped on its own.
 
     Args:
         probability: that a pair swaps a value.

@@ -88,10 +88,38 @@ def log_likelihood(kernel: Kernel, points: Points, values: jax.Array) -> jax.Arr
     return -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
+class Observations(NamedTuple):
+    """What many questions about the same observations share: see `observe`.
+
+    Attributes:
+        points: `N` of them.
+        lower: `f32[N, N]` the factor of their covariance.
+        white: `f32[N]` the values, whitened by it.
+    """
+
+    points: Points
+    lower: jax.Array
+    white: jax.Array
+
+
+def observe(kernel: Kernel, points: Points, values: jax.Array) -> Observations:
+    """Factors observations once, for `upper_bound`.
+
+    Args:
+        kernel: its settings.
+        points: `N` of them.
+        values: `f32[N]` seen there, 0 where masked.
+
+    Returns:
+        The observations.
+    """
+    lower = factor(kernel, points)
+    return Observations(points, lower, solve_triangular(lower, values, lower=True))
+
+
 def upper_bound(
     kernel: Kernel,
-    observed: Points,
-    values: jax.Array,
+    observed: Observations,
     pending: Points,
     candidates: Points,
     kappa: jax.Array,
@@ -103,8 +131,7 @@ def upper_bound(
 
     Args:
         kernel: its settings.
-        observed: `N` points.
-        values: `f32[N]` seen there, 0 where masked.
+        observed: `N` points, from `observe`.
         pending: `Q` points.
         candidates: `M` points.
         kappa: `f32[]`.
@@ -116,11 +143,18 @@ def upper_bound(
         Desautels et al., "Parallelizing Exploration-Exploitation Tradeoffs with
         Gaussian Process Bandit Optimization", JMLR 2014 (the deviation)
     """
-    number = values.size
-    both = Points(*(jnp.concatenate(p) for p in zip(observed, pending, strict=True)))
-    lower = factor(kernel, both)
-    cross = solve_triangular(lower, covariance(kernel, both, candidates), lower=True)
-    # The factor's leading block is the observations' own.
-    white = solve_triangular(lower[:number, :number], values, lower=True)
-    variance = jnp.maximum(1 - jnp.sum(cross**2, 0), 0.0)
-    return cross[:number].T @ white + kappa * jnp.sqrt(variance)
+    points, lower, white = observed
+
+    def whiten(others):
+        return solve_triangular(lower, covariance(kernel, points, others), lower=True)
+
+    # The joint covariance's factor, by blocks: the first, of the observations, is
+    # known; the last one's square is what the observations leave of the pending.
+    cross, beside = whiten(candidates), whiten(pending)
+    diagonal = jnp.where(pending.is_real, kernel.noise, 1.0)
+    left = covariance(kernel, pending, pending) + jnp.diag(diagonal)
+    last = jnp.linalg.cholesky(left - beside.T @ beside)
+    rest = covariance(kernel, pending, candidates) - beside.T @ cross
+    rest = solve_triangular(last, rest, lower=True)
+    variance = 1 - jnp.sum(cross**2, 0) - jnp.sum(rest**2, 0)
+    return cross.T @ white + kappa * jnp.sqrt(jnp.maximum(variance, 0.0))

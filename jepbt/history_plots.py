@@ -9,7 +9,7 @@ import numpy as np
 from jepbt import lineage as lines
 from jepbt import recorded, style
 from jepbt.history import History
-from jepbt.hyperparameters import Categorical, TaylorLoss
+from jepbt.hyperparameters import Categorical
 from jepbt.style import MEMBER, WINNER
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def hparam_schedules(run: Any) -> np.ndarray:
         run: a `Result`, or the folder of a run.
 
     Returns:
-        `Axes[N]`, one for each hyperparameter that is no loss.
+        `Axes[N]`, one for each hyperparameter that is no loss, and each entry of a
+        vector.
 
     Raises:
         ValueError: if there is none, or no member ever had a finite fitness.
@@ -38,9 +39,9 @@ def hparam_schedules(run: Any) -> np.ndarray:
     run = recorded.read(run)
     history = run.history
     shown = {
-        name: values
-        for name, values in history.hparams.items()
-        if values.ndim == 2 and not isinstance(run.spaces.get(name), TaylorLoss)
+        name: (values, space)
+        for name, values, space in run.by_number(history.hparams)
+        if values.ndim == 2
     }
     if not shown:
         raise ValueError("no hyperparameter but losses evolved: see evolved_loss.")
@@ -58,8 +59,7 @@ def hparam_schedules(run: Any) -> np.ndarray:
         unused.remove()
     axes = axes[: len(shown)]
     colours = style.early_to_late()
-    for axis, (name, values) in zip(axes, shown.items(), strict=True):
-        space = run.spaces.get(name)
+    for axis, (name, (values, space)) in zip(axes, shown.items(), strict=True):
         spread = np.zeros(values.shape)
         if isinstance(space, Categorical) or values.dtype == object:
             choices = [str(c) for c in getattr(space, "choices", np.unique(values))]

@@ -31,11 +31,12 @@ from jepbt.host_checks import (
     check_importable,
     check_picklable,
     check_population,
+    check_strategy,
     check_whole,
 )
 from jepbt.host_evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host_files import Progress
-from jepbt.hyperparameters import HyperParameters, encode
+from jepbt.hyperparameters import HyperParameters, Real, encode, spaces
 from jepbt.run_directory import describe_spaces
 from jepbt.strategies import Strategy
 
@@ -77,7 +78,8 @@ def epbt(
 
     The evaluation function gets a `Candidate` of its own: a copy, so that its model,
     `None` at first, may be trained in place. It trains with `candidate.hparams`,
-    measures fitness on validation data, and returns a *new* `Candidate`. If it raises,
+    measures fitness on validation data, and returns a *new* `Candidate`, perhaps with
+    the fitness's `standard_error`, which `strategies.significant` needs. If it raises,
     or its process dies, or its fitness is not finite, that one evaluation has failed:
     a warning names slot, hyperparameters and error, its fitness is `nan`, and its slot
     goes to another's child. When all of a generation fail, the loop ends with a
@@ -179,6 +181,7 @@ def epbt(
     elif resume:
         raise ValueError("resume=True needs run_dir, the folder of the run.")
     strategy = resolve_strategy(strategy)
+    check_strategy(strategy)
     # Here a strategy refuses a population that it does not fit.
     jax.eval_shape(
         lambda: strategy.init(
@@ -292,6 +295,15 @@ def _receive(
             run.hparams_type,
         )
         result, failures = outcome, []
+        if run.strategy.needs_standard_error and not (
+            math.isnan(result.fitness) or result.standard_error >= 0
+        ):
+            raise TypeError(
+                f"slot {slot} in generation {progress.generation}: the strategy "
+                "compares standard errors of the fitness, and evaluation_function "
+                "returned none. Return Candidate(model, candidate.hparams, fitness, "
+                "standard_error=...), or use another strategy."
+            )
         if math.isnan(result.fitness):
             failures = [Failure(f"slot {slot} returned a fitness that is not finite")]
     elif outcome.is_mistake:
@@ -302,7 +314,7 @@ def _receive(
     else:
         # The model it was given: what the failed evaluation made of it is lost.
         result, failures = copy.copy(given), [outcome]
-        result.fitness = math.nan
+        result.fitness = result.standard_error = math.nan
         warnings.warn(
             f"the evaluation of slot {slot} in generation {progress.generation} "
             f"failed: {outcome.reason}. Hyperparameters: {given.hparams}. Its fitness "
@@ -312,6 +324,7 @@ def _receive(
         )
     progress.candidates[slot] = result
     progress.fitness[slot] = result.fitness
+    progress.standard_error[slot] = result.standard_error
     columns = jax.tree.leaves(progress.hparams)
     row = jax.tree.leaves(encode(result.hparams))
     for column, value in zip(columns, row, strict=True):
@@ -326,12 +339,16 @@ def _receive(
 def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
     fitness = np.array([c.fitness for c in progress.candidates])
     rows = [field_dict(c.hparams) for c in progress.candidates]
+    hparams = {name: [row[name] for row in rows] for name in rows[0]}
+    for name, space in spaces(type(progress.hparams)).items():
+        if isinstance(space, Real) and space.shape:  # a tuple would be a choice
+            hparams[name] = np.array(hparams[name], np.float32)
     return Generation(
         number=progress.generation - 1,
         fitness=fitness,
-        standard_error=np.full_like(fitness, np.nan),
+        standard_error=np.array([c.standard_error for c in progress.candidates]),
         parents=np.array(progress.parents),
-        hparams={name: [row[name] for row in rows] for name in rows[0]},
+        hparams=hparams,
         metrics={},
         info={},
         seconds=seconds,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jepbt.candidate import Candidate, decode_population, encode_population
@@ -50,13 +49,14 @@ def start(
     first = set(np.unique(rows, axis=0, return_index=True)[1].tolist())
     candidates = [copy.copy(candidate) for candidate in population]
     for slot, draw in enumerate(decode_population(jax.device_get(drawn))):
-        candidates[slot].fitness = math.nan
+        candidates[slot].fitness = candidates[slot].standard_error = math.nan
         if slot not in first:
             candidates[slot].hparams = draw
     return Progress(
         candidates=candidates,
         hparams=encode_population(candidates),
         fitness=np.full(num_members, np.nan, np.float32),
+        standard_error=np.full(num_members, np.nan, np.float32),
         pending={slot: Pending(c, slot) for slot, c in enumerate(candidates)},
         strategy_state=jax.device_get(state),
         parents=list(range(num_members)),
@@ -111,6 +111,7 @@ def _step(strategy: Strategy, seed: int, progress: Progress, *indices: int):
             progress.strategy_state,
             progress.hparams,
             progress.fitness,
+            progress.standard_error,
         )
     # Fetching what is still being computed would cost more than computing it.
     return jax.device_get(jax.block_until_ready(stepped))
@@ -119,10 +120,9 @@ def _step(strategy: Strategy, seed: int, progress: Progress, *indices: int):
 @functools.lru_cache(maxsize=16)
 def _compile(step: Callable) -> Callable:
     @jax.jit
-    def evolve(seed, indices, generation, state, hparams, fitness):
+    def evolve(seed, indices, generation, state, hparams, *measured):
         key = derive_key(jax.random.key(seed), STRATEGY, *indices)
-        evaluation = Evaluation(fitness, jnp.zeros_like(fitness))
-        state, plan = step(key, state, generation, hparams, evaluation)
+        state, plan = step(key, state, generation, hparams, Evaluation(*measured))
         return state, plan._replace(info={})  # which nobody reads here
 
     return evolve
@@ -135,6 +135,7 @@ def _adopt(progress: Progress, plan: Plan, slots: list[int]) -> None:
         parent = int(plan.parents[slot])
         child = copy.copy(progress.candidates[parent])
         child.hparams, child.fitness = hparams, math.nan
+        child.standard_error = math.nan
         if plan.fresh is not None and plan.fresh[slot]:
             child.model = None
         progress.pending[slot] = Pending(child, parent)

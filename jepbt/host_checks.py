@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import pickle
@@ -127,6 +128,15 @@ def check_function(function: Any) -> None:
         )
 
 
+def check_strategy(strategy: Strategy) -> None:
+    """Raises `ValueError` for a strategy that asks for what this loop cannot know."""
+    if strategy.behaviour is not None:
+        raise ValueError(
+            "strategy: it compares what members do with validation examples, which "
+            "this loop never sees. strategies.pulsation(metric='loss') compares losses."
+        )
+
+
 def check_importable(function: EvaluationFn) -> None:
     """Raises `TypeError` for a function that another process cannot import.
 
@@ -175,6 +185,16 @@ def _check_value(where: str, space: Space, value: Any) -> None:
                 f"{where}={value!r} must be 8 finite numbers, in the order y, y2, y3, "
                 "xy, xy2, x2y, x0, y0."
             )
+        return
+    if getattr(space, "shape", ()):
+        if np.ndim(value) != 1 or np.shape(value) != space.shape:
+            raise ValueError(
+                f"{where}={value!r} must be {space.shape[0]} numbers, as many as its "
+                "default has."
+            )
+        entry = dataclasses.replace(space, default=space.default[0])
+        for place, number in enumerate(value):
+            _check_value(f"{where}[{place}]", entry, number)
         return
     kind = numbers.Integral if isinstance(space, Integer) else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):

@@ -296,6 +296,17 @@ def _evaluate(function: EvaluationFn, candidate: Candidate) -> Candidate | Failu
             f"got {result.fitness!r:.80}",
             is_mistake=True,
         )
+    try:
+        error = _as_fitness(result.standard_error)
+    except (TypeError, ValueError):
+        error = -1.0
+    if error < 0:
+        return Failure(
+            "evaluation_function must return a candidate whose standard_error is a "
+            f"number from 0 up, or None, got {result.standard_error!r:.80}",
+            is_mistake=True,
+        )
+    result.standard_error = error
     return result
 
 

@@ -48,6 +48,7 @@ class Progress:
         candidates: the last finished one of each of the `P` slots.
         hparams: theirs, as strategies see them, NumPy leaves `[P, ...]`.
         fitness: theirs, `f32[P]`.
+        standard_error: of the fitness, `f32[P]`.
         pending: by slot, in the order of submission.
         strategy_state: the strategy's own, NumPy leaves.
         parents: the slot whose model each finished candidate went on from.
@@ -59,6 +60,7 @@ class Progress:
     candidates: list[Candidate]
     hparams: HyperParameters
     fitness: np.ndarray
+    standard_error: np.ndarray
     pending: dict[int, Pending]
     strategy_state: Any
     parents: list[int]

@@ -1,9 +1,10 @@
 """What evolves: a user's hyperparameters, their spaces, and their two readings.
 
 A user's class is an ordinary dataclass that inherits from `HyperParameters`. On the
-device its leaves are arrays (`f32[]` real, `i32[]` integer, `i32[]` the index of a
-choice, `f32[8]` a TaylorGLO loss), each with a leading axis `P` in a population. Code
-that trains a member reads *values* (`decode`), people read Python values (`to_python`).
+device its leaves are arrays (`f32[]` real, `f32[n]` a vector of them, `i32[]` integer,
+`i32[]` the index of a choice, `f32[8]` a TaylorGLO loss), each with a leading axis `P`
+in a population. Code that trains a member reads *values* (`decode`), people read Python
+values (`to_python`).
 """
 
 from __future__ import annotations
@@ -33,12 +34,21 @@ _SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of the numbers that float32 holds in fu
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A real number in `[min, max]`, either of which may be missing."""
+    """A real number in `[min, max]`, either of which may be missing.
 
-    default: float
+    A default of several numbers makes it a vector, whose entries share the bounds and
+    evolve each on its own.
+    """
+
+    default: float | tuple[float, ...]
     min: float | None
     max: float | None
     log: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one member's value: `()`, or `(n,)` for a vector."""
+        return np.shape(self.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +63,14 @@ class Integer:
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-    """One of several choices without order; on the device, its index."""
+    """One of several choices; on the device, its index.
+
+    Ordered ones move to a neighbour where unordered ones are drawn anew.
+    """
 
     default: Any
     choices: tuple[Any, ...]
+    ordered: bool = False
 
     @property
     def is_numeric(self) -> bool:
@@ -140,11 +154,13 @@ def hparam(
     max: float | None = None,
     log: bool = False,
     choices: Sequence[Any] | None = None,
+    ordered: bool = False,
 ) -> Any:
     """Declares one hyperparameter that evolves.
 
-    The kind follows from the default: a float is real, an int is an integer, a bool or
-    anything with `choices` is categorical. Bounds are inclusive and always hold. The
+    The kind follows from the default: a float is real, an int is an integer, a tuple of
+    floats is a vector of reals, a bool or anything with `choices` is categorical.
+    Bounds are inclusive and always hold; those of a vector are every entry's. The
     declaration is checked when a task is made of the class, so that the message can
     name the field.
 
@@ -154,6 +170,8 @@ def hparam(
         max: the largest allowed value; `None` for no bound.
         log: sample the logarithm uniformly; needs both bounds, `min > 0`.
         choices: the allowed values of a categorical, at least two.
+        ordered: whether `choices` stand in an order, from which a mutation moves one
+            place up or down.
 
     Returns:
         A dataclass field.
@@ -168,15 +186,18 @@ def hparam(
         ... class Hyper(jepbt.HyperParameters):
         ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
         ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
+        ...     crop: int = jepbt.hparam(4, choices=(0, 2, 4, 8), ordered=True)
+        ...     rates: tuple = jepbt.hparam((0.1, 0.1), min=1e-3, max=1.0, log=True)
         >>> Hyper()
-        Hyper(width=4, activation='relu')
+        Hyper(width=4, activation='relu', crop=4, rates=(0.1, 0.1))
     """
     if type(default).__hash__ is None:  # dataclasses would advise a factory instead
         raise ValueError(
             f"hparam: a default of {default!r} cannot evolve; use a float, an int, or "
-            "hparam(..., choices=(...)). Declare several fields for several numbers."
+            "hparam(..., choices=(...)). For a vector of reals write a tuple of floats."
         )
     declared = {"min": min, "max": max, "log": log, "choices": choices}
+    declared["ordered"] = ordered
     return dataclasses.field(default=default, metadata={_METADATA: declared})
 
 
@@ -293,7 +314,7 @@ def sample(key: jax.Array, space: Space, shape: tuple[int, ...]) -> jax.Array:
         shape: how many draws.
 
     Returns:
-        `f32[*shape]`, `i32[*shape]`, or `f32[*shape, 8]` for a loss.
+        `f32[*shape]`, `i32[*shape]`, or `f32[*shape, n]` for a vector or a loss.
 
     Example:
         >>> import jax
@@ -308,8 +329,12 @@ def sample(key: jax.Array, space: Space, shape: tuple[int, ...]) -> jax.Array:
             draws = jax.random.normal(key, (*shape, len(default)))
             seed = jnp.broadcast_to(jnp.asarray(default), draws.shape)
             return move_loss(space, seed, noise * draws)
+        case Real():
+            shape = (*shape, *space.shape)
+    match space:
         case Real(min=None) | Real(max=None) | Integer(min=None) | Integer(max=None):
-            draws = space.default * jnp.exp(0.5 * jax.random.normal(key, shape))
+            default = np.broadcast_to(np.float32(space.default), shape)
+            draws = default * jnp.exp(0.5 * jax.random.normal(key, shape))
         case Real():
             draws = _uniform(key, shape, space.min, space.max, space.log)
         case Integer():  # the cell of n is [n, n + 1), so that both ends are as likely
@@ -476,7 +501,8 @@ def to_python(hparams: HyperParameters) -> HyperParameters:
         hparams: one member's, as on the device or fetched from it.
 
     Returns:
-        The same class with floats, ints, the chosen values, and `np.ndarray` losses.
+        The same class with floats, ints, the chosen values, tuples of floats, and
+        `np.ndarray` losses.
 
     Example:
         >>> import numpy as np
@@ -495,6 +521,8 @@ def to_python(hparams: HyperParameters) -> HyperParameters:
                 return choices[int(leaf)]
             case TaylorLoss():
                 return np.array(leaf)
+            case Real(shape=(_,)):
+                return tuple(np.asarray(leaf).tolist())
             case _:
                 return np.asarray(leaf).item()
 
@@ -519,7 +547,7 @@ def encode(hparams: HyperParameters) -> HyperParameters:
         hparams: with Python values.
 
     Returns:
-        The same class with NumPy leaves `f32[]`, `i32[]` or `f32[8]`.
+        The same class with NumPy leaves `f32[]`, `f32[n]`, `i32[]` or `f32[8]`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -620,7 +648,7 @@ def _encode(space: Space, value: Any) -> np.ndarray:
             return np.int32(value)
         case Real(min=low, max=high):
             low, high = _round_inside(low, +1), _round_inside(high, -1)
-            return np.clip(np.float32(value), low, high)
+            return np.clip(np.asarray(value, np.float32), low, high)
         case TaylorLoss():
             return np.array(value, np.float32)
 
@@ -661,6 +689,13 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     default = _to_python_number(field.default)
     if declared.get("choices") is not None or isinstance(default, bool):
         return _categorical_space(where, default, declared)
+    if declared.get("ordered"):
+        raise ValueError(
+            f"{where}: ordered=True needs choices, in their order. Numbers with min "
+            "and max have one anyway."
+        )
+    if isinstance(default, tuple):
+        return _vector_space(where, default, declared, annotation)
     if not isinstance(default, int | float):
         raise ValueError(
             f"{where}: a default of {default!r} cannot evolve in the compiled program, "
@@ -714,9 +749,12 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
         "log"
     ):
         raise ValueError(
-            f"{where}: choices have no order, so min, max and log do not apply. "
-            "Remove them, or remove choices."
+            f"{where}: min, max and log do not apply to choices. Remove them, or "
+            "remove choices; ordered=True says that choices stand in an order."
         )
+    ordered = declared.get("ordered", False)
+    if not isinstance(ordered, bool):
+        raise ValueError(f"{where}: ordered={ordered!r} must be True or False.")
     given = declared.get("choices")
     if given is not None and not _is_sequence_of_hashable(given):
         raise ValueError(
@@ -733,7 +771,32 @@ def _categorical_space(where: str, default: Any, declared: dict) -> Categorical:
         raise ValueError(
             f"{where}: default={default!r} must be one of choices={choices}."
         )
-    return Categorical(default, choices)
+    if ordered and given is None:
+        raise ValueError(
+            f"{where}: ordered=True needs choices; the two values of a bool have no "
+            "order."
+        )
+    return Categorical(default, choices, ordered)
+
+
+def _vector_space(where: str, default: tuple, declared: dict, annotation: Any) -> Real:
+    entries = [v.item() if isinstance(v, np.generic) else v for v in default]
+    is_real = [isinstance(v, int | float) and not isinstance(v, bool) for v in entries]
+    if not entries or not all(is_real) or all(isinstance(v, int) for v in entries):
+        raise ValueError(
+            f"{where}: default={default!r} must be a tuple of floats to be a vector, "
+            "such as (0.1, 0.1). For one of several tuples give choices=(...)."
+        )
+    if annotation in (int, float):
+        raise ValueError(
+            f"{where} is annotated {annotation.__name__}, but its default {default!r} "
+            "is a vector. Annotate it tuple."
+        )
+    spaces = [
+        _numeric_space(f"{where}[{place}]", float(value), declared)
+        for place, value in enumerate(entries)
+    ]
+    return dataclasses.replace(spaces[0], default=tuple(s.default for s in spaces))
 
 
 def _is_sequence_of_hashable(choices: Any) -> bool:

@@ -43,12 +43,15 @@ def gaussian(
     step is added instead, `sigma` of the range wide, since a factor can never leave
     zero. Loss coefficients get the additive step of their own `sigma`. `sigma`, the
     additive steps and `redraw` are our choice: no paper states them (`redraw=1` is the
-    published rule for categoricals).
+    published rule for categoricals). So is that an ordered categorical moves to a
+    neighbour with probability `redraw`, and is drawn anew with `reset`, as numbers are.
+    The entries of a vector vary each on its own.
 
     Args:
         sigma: standard deviation of the factor.
         reset: probability that a value is drawn anew from its prior.
-        redraw: probability that a categorical is drawn anew.
+        redraw: probability that a categorical is drawn anew; that an ordered one moves
+            to a neighbour.
 
     Returns:
         `mutate(key, hparams) -> hparams`.
@@ -80,6 +83,12 @@ def gaussian(
         prior = sample(prior_key, space, value.shape[:1])
         step = jax.random.normal(step_key, value.shape)
         match space:
+            case Categorical(ordered=True):
+                move_key, side_key = jax.random.split(round_key)
+                moves = jax.random.bernoulli(move_key, redraw, value.shape)
+                up = jax.random.bernoulli(side_key, 0.5, value.shape)
+                neighbour = _neighbour(space, value, up)
+                moved, probability = jnp.where(moves, neighbour, value), reset
             case Categorical():
                 moved, probability = value, redraw
             case TaylorLoss(sigma=own_sigma):
@@ -103,8 +112,10 @@ def perturb(
     """Builds PBT's explore: multiply by one of the factors, or draw anew.
 
     Integers are rounded away from where they were, so that they always move.
-    Categoricals only draw anew. Loss coefficients get the additive step of their own
-    `sigma`, our choice, since a factor cannot leave zero.
+    Categoricals only draw anew; ordered ones move to the neighbour on the factor's side
+    (above 1, up), or to the only one at an end. Every entry of a vector draws for
+    itself. Loss coefficients get the additive step of their own `sigma`, since a factor
+    cannot leave zero. What is said here of other than single numbers is our choice.
 
     Args:
         factors: positive numbers of which each value draws one.
@@ -141,6 +152,10 @@ def perturb(
         prior = sample(prior_key, space, value.shape[:1])
         factor = jax.random.choice(factor_key, jnp.array(factors), value.shape)
         match space:
+            case Categorical(ordered=True):
+                moved = jnp.where(
+                    factor == 1, value, _neighbour(space, value, factor > 1)
+                )
             case Categorical():
                 moved = value
             case TaylorLoss(sigma=sigma):
@@ -174,3 +189,9 @@ def _step(space: Real | Integer, noise: jax.Array, value: jax.Array) -> jax.Arra
     if bounded and space.min <= 0 <= space.max:
         return value + (space.max - space.min) * noise
     return value * jnp.maximum(1 + noise, MIN_FACTOR)
+
+
+def _neighbour(space: Categorical, index: jax.Array, up: jax.Array) -> jax.Array:
+    """The choice beside an ordered one, on a side; the only one, at an end."""
+    up = (up | (index == 0)) & (index < len(space.choices) - 1)
+    return index + jnp.where(up, 1, -1)

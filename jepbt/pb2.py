@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt import taylorglo
-from jepbt.gaussian_process import Kernel, Points, log_likelihood, upper_bound
+from jepbt.gaussian_process import (
+    Kernel,
+    Points,
+    log_likelihood,
+    observe,
+    upper_bound,
+)
 from jepbt.hyperparameters import (
     Categorical,
     HyperParameters,
@@ -69,8 +75,8 @@ def pb2(
     already chosen count for the deviation, follow the paper. Our choice is the rest:
     candidates are drawn by `propose` around the inherited values instead of climbing
     the bound; kernel settings are the likeliest of twelve; categoricals enter as
-    indicators, and losses as coordinates in units of ten mutations; the oldest
-    observations are forgotten.
+    indicators, ordered ones as places from 0 to 1, vectors entry by entry, and losses
+    as coordinates in units of ten mutations; the oldest observations are forgotten.
 
     Args:
         exploit: `(key, fitness) -> parents`; `selection.truncation(0.2)` by default.
@@ -153,8 +159,9 @@ def pb2(
 def coordinates(hparams: HyperParameters) -> jax.Array:
     """Places hyperparameters in a space where a distance means something.
 
-    Bounded numbers lie in [0, 1], by their logarithm where that is their scale; those
-    without bounds, and losses, have no fixed range.
+    Bounded numbers lie in [0, 1], by their logarithm where that is their scale, and so
+    do places among ordered choices; numbers without bounds, and losses, have no fixed
+    range.
 
     Args:
         hparams: leaves `[P, ...]`.
@@ -192,6 +199,8 @@ def _scaled_kernels(num_inputs: int) -> Kernel:
 
 
 def _column(space: Any, leaf: jax.Array) -> jax.Array:
+    if isinstance(space, Categorical) and space.ordered:
+        return leaf.astype(jnp.float32)[:, None] / (len(space.choices) - 1)
     if isinstance(space, Categorical):
         return jax.nn.one_hot(leaf, len(space.choices)) / math.sqrt(2)
     if isinstance(space, TaylorLoss):
@@ -199,10 +208,11 @@ def _column(space: Any, leaf: jax.Array) -> jax.Array:
             ch, chh, chy, cx, cxx = taylorglo.effective(leaf)
             leaf = jnp.stack([ch, chh, chy, cx + cxx], -1) / space.scale
         return leaf / (10 * space.sigma or 1.0)
-    value = leaf.astype(jnp.float32)[:, None]
+    value = leaf.astype(jnp.float32).reshape(len(leaf), -1)
     if space.min is None or space.max is None:
         # Its prior is a normal distribution of this logarithm.
-        ratio = jnp.maximum(value / space.default, jnp.finfo(jnp.float32).tiny)
+        default = np.broadcast_to(np.float32(space.default), value.shape)
+        ratio = jnp.maximum(value / default, jnp.finfo(jnp.float32).tiny)
         return 0.5 + jnp.log(ratio) / 2
     low, high = space.min, space.max
     if space.log:
@@ -251,6 +261,7 @@ def _explore(
     inputs = past.inputs.reshape(num_members * window, -1)
     observed = place(inputs, context[:, 1], context[:, 0], is_real)
     kernel = best_kernel(observed, values)
+    seen = observe(kernel, observed, values)
     kappa = jnp.sqrt(0.2 * jnp.maximum(jnp.log(0.4 * jnp.maximum(number, 1)), 0.0))
     now = jnp.float32(generation) + 1
     nobody = jnp.zeros(num_members, bool)
@@ -272,7 +283,7 @@ def _explore(
         reward = jnp.broadcast_to(fitness[slot], every.shape)
         times = jnp.broadcast_to(now, every.shape)
         points = place(coordinates(candidates), reward, times, every)
-        bounds = upper_bound(kernel, observed, values, pending, points, kappa)
+        bounds = upper_bound(kernel, seen, pending, points, kappa)
         best = jnp.argmax(jnp.where(jnp.isnan(bounds), -jnp.inf, bounds))
         pending = Points(
             pending.inputs.at[slot].set(points.inputs[best]),

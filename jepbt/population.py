@@ -28,7 +28,7 @@ class Member:
 
     Attributes:
         state: whatever the task's `init` returned; the engine never looks inside.
-        hparams: the user's `HyperParameters`, leaves `f32[]`, `i32[]` or `f32[8]`.
+        hparams: the user's `HyperParameters`, leaves `f32[]`, `f32[n]` or `i32[]`.
         fitness: `f32[]` last validation score, higher is better, `nan` if it failed.
     """
 

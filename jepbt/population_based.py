@@ -98,4 +98,4 @@ def pbt(
             past = recent[:-1, parents].T
         return past, Plan(parents, where(parents == slots, hparams, explored), {})
 
-    return Strategy(init, step)
+    return Strategy(init, step, needs_standard_error=exploit.needs_standard_error)

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from jepbt.evolved_loss import EvolvedLoss, find_loss
 from jepbt.history import History, load_history
@@ -54,6 +56,27 @@ class Recorded:
     def has_loss(self) -> bool:
         """Whether a loss evolved."""
         return any(isinstance(space, TaylorLoss) for space in self.spaces.values())
+
+    def by_number(
+        self, values: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, np.ndarray, Space | None]]:
+        """Lists hyperparameters that are no losses, each entry of a vector by itself.
+
+        Args:
+            values: `[..., *its own shape]` by name.
+
+        Yields:
+            Name (an entry's is `rates[0]`), values `[...]`, and space, if known.
+        """
+        for name, array in values.items():
+            space = self.spaces.get(name)
+            if isinstance(space, TaylorLoss):
+                continue
+            if not getattr(space, "shape", ()):
+                yield name, array, space
+                continue
+            for place in range(array.shape[-1]):
+                yield f"{name}[{place}]", array[..., place], space
 
     @property
     def schedule(self) -> Schedules:

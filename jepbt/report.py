@@ -151,7 +151,11 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
     low, high = style.robust_range(fitness, 0.05)
     margin = 0.1 * (high - low)
     median = [np.nanmedian(f) if np.isfinite(f).any() else np.nan for f in fitness]
-    hparams = {k: v for k, v in history.hparams.items() if v.ndim == 2}
+    hparams = {
+        name: values
+        for name, values, _ in run.by_number(history.hparams)
+        if values.ndim == 2
+    }
     if run.has_loss:
         loss = run.evolved_loss
         hparams[f"{loss.name}: attraction"] = taylorglo.attraction(
@@ -199,7 +203,7 @@ def _figures(run: Recorded):
         if name != "hparam_schedules" and not run.has_loss:
             continue
         if name == "hparam_schedules" and all(
-            values.ndim > 2 for values in run.history.hparams.values()
+            values.ndim > 2 for _, values, _ in run.by_number(run.history.hparams)
         ):
             continue
         figure = np.ravel(getattr(plots, name)(run))[0].figure

@@ -25,10 +25,12 @@ class Exploit(NamedTuple):
         select: `(key, recent f32[K, P], standard_error f32[P]) -> parents i32[P]`, with
             the last evaluation in `recent[0]` and `nan` where there was none yet.
         num_evaluations: `K`.
+        needs_standard_error: whether `select` reads the last argument.
     """
 
     select: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     num_evaluations: int
+    needs_standard_error: bool = False
 
 
 def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
@@ -111,13 +113,13 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
         parents = select(key, fitness)
         gain = fitness[parents] - fitness
         error = jnp.hypot(standard_error[parents], standard_error)
-        # Without any error every gain is significant.
-        z = jnp.where(error > 0, gain / jnp.where(error > 0, error, 1.0), jnp.inf)
+        # Without any error every gain is significant; with an unknown one, none.
+        z = jnp.where(error == 0, jnp.inf, gain / jnp.where(error == 0, 1.0, error))
         passes = (gain > 0) & (ndtr(-z) < level)
         passes |= jnp.isnan(fitness)
         return jnp.where(passes, parents, jnp.arange(fitness.size))
 
-    return Exploit(gated, 1)
+    return Exploit(gated, 1, needs_standard_error=True)
 
 
 def welch_p_value(left: jax.Array, right: jax.Array) -> jax.Array:

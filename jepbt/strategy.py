@@ -17,7 +17,8 @@ class Evaluation(NamedTuple):
 
     Attributes:
         fitness: `f32[P]` mean validation score, higher is better, `nan` if it failed.
-        standard_error: `f32[P]` of that mean, over the validation examples.
+        standard_error: `f32[P]` of that mean, over the validation examples; `nan`
+            where it is not known.
         behaviour: `f32[P, K]` what each member does, `nan` if it failed; `None` unless
             the strategy asks for it.
     """
@@ -66,11 +67,14 @@ class Strategy(NamedTuple):
         step: `(key, state, generation i32[], hparams, Evaluation) -> (state, Plan)`.
         behaviour: what `Evaluation.behaviour` shall hold; `None` for nothing, which
             costs nothing.
+        needs_standard_error: whether it reads `Evaluation.standard_error`, which an
+            evaluation function of the host loop then has to return.
     """
 
     init: Callable[[jax.Array, type, int, int], tuple[Any, HyperParameters]]
     step: Callable[..., tuple[Any, Plan]]
     behaviour: Behaviour | None = None
+    needs_standard_error: bool = False
 
 
 def check_strategy(where: str, strategy: Any) -> None:

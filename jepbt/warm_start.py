@@ -27,6 +27,11 @@ def warm_start(
     first copy of each keeps its hyperparameters, the others, which would be twins, take
     what the new run drew for their slots.
 
+    All they have includes the optimizer's state: a schedule of optax that counts steps
+    goes on where the earlier run stopped, and stays at its end if it had ended. To
+    start it over, start from weights. `random_search(schedules=...)` starts over, from
+    the hyperparameters that were handed over.
+
     Args:
         initial: a pytree like the `params` of the task's state, or a `Result`.
         task: of the new run.

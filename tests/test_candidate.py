@@ -72,7 +72,7 @@ def test_losses_evolve_too():
 def test_field_dict_lists_fields_as_they_are():
     model = object()
     fields = field_dict(Candidate(model, Hyper(), 0.5))
-    assert list(fields) == ["model", "hparams", "fitness"]
+    assert list(fields) == ["model", "hparams", "fitness", "standard_error"]
     assert fields["model"] is model and isinstance(fields["hparams"], Hyper)
     for wrong in (Candidate, {"a": 1}):
         with pytest.raises(TypeError, match="instance of a dataclass"):

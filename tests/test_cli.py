@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jepbt import cli, cli_train
+from jepbt.checks import STRATEGY_NAMES
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
@@ -62,6 +63,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert "members fit; choose fewer" in done.stderr and not done.stdout
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
+    given = []
+    monkeypatch.setattr(cli_train, "_prepare", lambda options, _: given.append(options))
+    monkeypatch.setattr(cli_train, "_run", lambda prepared: None)
+    assert cli.main(["train", "--strategy", name]) == 0
+    assert given[0].strategy == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pb2", "mf_pbt", "successive_halving"])
+def test_the_command_runs_strategies_beyond_the_first_three(name, tmp_path):
+    done = jepbt("train", *SMALL, "--strategy", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "winner #" in done.stdout
 
 
 def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):

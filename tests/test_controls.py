@@ -1,5 +1,6 @@
 """Halving by hand, schedules by formula, and what is frozen."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -77,6 +78,21 @@ def test_schedules_scale_the_first_draw_within_bounds():
         whole = np.maximum(np.round(np.asarray(drawn.width) * (1 - progress)), 1)
         np.testing.assert_array_equal(hparams.width, whole)
         np.testing.assert_array_equal(hparams.activation, drawn.activation)
+
+
+def test_schedules_scale_what_a_member_started_from():
+    """A warm start's values, in generation 0 as they are; the others' first draws."""
+    strategy = strategies.random_search(schedules={"rate": strategies.cosine_decay})
+    state, drawn = strategy.init(jax.random.key(0), Hyper, 3, 4)
+    rate = np.array([0.04, 0.5, drawn.rate[2]], np.float32)
+    hparams = dataclasses.replace(drawn, rate=jnp.asarray(rate))
+    for generation in (1, 2, 3):
+        evaluation = Evaluation(jnp.zeros(3), jnp.zeros(3))
+        key = jax.random.key(generation)
+        state, plan = strategy.step(key, state, generation, hparams, evaluation)
+        hparams = plan.hparams
+        factor = (1 + np.cos(np.pi * generation / 4)) / 2
+        np.testing.assert_allclose(hparams.rate, rate * factor, rtol=1e-5)
 
 
 def test_frozen_fields_rest_and_thaw():

@@ -185,11 +185,31 @@ def declare(field, annotation=None):
     return dataclass(type("Bad", (jepbt.HyperParameters,), namespace))
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (jepbt.hparam(1, choices=(1, 2), ordered="yes"), "ordered='yes' must be True"),
+        (jepbt.hparam(0.1, min=0.0, max=1.0, ordered=True), "ordered=True needs choic"),
+        (jepbt.hparam(True, ordered=True), "two values of a bool have no order"),
+        (jepbt.hparam((1, 2)), r"default=\(1, 2\) must be a tuple of floats"),
+        (jepbt.hparam(()), r"default=\(\) must be a tuple of floats"),
+        (jepbt.hparam((0.1, "a")), "must be a tuple of floats"),
+        (jepbt.hparam((0.1, 2.0), min=0.0, max=1.0), r"Bad\.x\[1\]: default=2.0 lies"),
+        (jepbt.hparam((0.1, 0.0)), r"Bad\.x\[1\]: a default of 0 without bounds"),
+    ],
+)
+def test_a_wrong_declaration_is_named(field, message):
+    with pytest.raises(ValueError, match=message):
+        spaces(declare(field))
+
+
 def test_numpy_numbers_are_numbers():
     real = jepbt.hparam(np.float64(0.5), min=np.float32(0.0), max=np.int64(1))
     assert spaces(declare(real))["x"] == Real(0.5, 0.0, 1, False)
     whole = jepbt.hparam(np.int64(2), min=np.int32(1), max=3)
     assert spaces(declare(whole))["x"] == Integer(2, 1, 3, False)
+    vector = jepbt.hparam((np.float32(0.5), 1), min=np.float32(0.0), max=np.int64(1))
+    assert spaces(declare(vector))["x"] == Real((0.5, 1.0), 0.0, 1, False)
 
 
 def test_postponed_annotations_are_read_and_bounds_still_hold(key):
@@ -199,6 +219,13 @@ def test_postponed_annotations_are_read_and_bounds_still_hold(key):
         spaces(declare(jepbt.hparam(1, min=0, max=2), "float"))
     low = clip(jnp.full(3, -9.0), spaces(Hyper)["rate"])
     assert float(low.min()) >= spaces(Hyper)["rate"].min
+
+
+def test_an_annotation_that_disagrees_is_named():
+    with pytest.raises(ValueError, match=r"annotated float, .* default 1 is an int"):
+        spaces(declare(jepbt.hparam(1, min=0, max=2), float))
+    with pytest.raises(ValueError, match=r"annotated float, .* is a vector"):
+        spaces(declare(jepbt.hparam((0.1, 0.2)), float))
 
 
 def test_bounds_hold_under_postponed_annotations():

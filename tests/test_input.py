@@ -578,9 +578,9 @@ TABLE = [
         ),
         (
             {"default": 1, "choices": (1, 2), "min": 0},
-            "choices have no order, so min, max and log",
+            "min, max and log do not apply to choices",
         ),
-        ({"default": True, "log": True}, "choices have no order, so min, max and log"),
+        ({"default": True, "log": True}, "min, max and log do not apply to choices"),
         ({"default": 1, "choices": 3}, "choices=3 must be a list or tuple"),
         ({"default": "a", "choices": "ab"}, "choices='ab' must be a list or tuple"),
         (

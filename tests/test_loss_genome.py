@@ -71,7 +71,10 @@ def test_one_mutation_moves_by_sigma_scales(key):
     [
         strategies.epbt(),
         strategies.pbt(explore=perturb(resample=0.5)),
-        strategies.pb2(num_candidates=4, num_observations=8),
+        pytest.param(
+            strategies.pb2(num_candidates=4, num_observations=8),
+            marks=pytest.mark.slow,  # the table of properties has it too
+        ),
     ],
 )
 def test_every_strategy_keeps_the_scale(key, strategy):

@@ -9,7 +9,7 @@ import pytest
 
 import jepbt
 from jepbt import strategies
-from jepbt.gaussian_process import Kernel, Points, log_likelihood, upper_bound
+from jepbt.gaussian_process import Kernel, Points, log_likelihood, observe, upper_bound
 from jepbt.pb2 import best_kernel, coordinates
 from jepbt.strategies import Evaluation
 
@@ -62,8 +62,11 @@ def test_bounds_equal_those_of_a_process_in_numpy(seed):
 
     measured = jax.jit(upper_bound)(
         KERNEL,
-        points(*seen, is_seen),
-        jnp.float32(np.where(is_seen, values, 0)),
+        observe(
+            KERNEL,
+            points(*seen, is_seen),
+            jnp.float32(np.where(is_seen, values, 0)),
+        ),
         points(*pending, is_pending),
         points(*asked, np.ones(5, bool)),
         jnp.float32(kappa),
@@ -139,7 +142,7 @@ def test_it_learns_where_fitness_grows():
 
 
 def test_without_any_observation_it_still_explores(key):
-    strategy = strategies.pb2(num_candidates=4)
+    strategy = strategies.pb2(num_candidates=4, num_observations=10)
     state, hparams = strategy.init(key, Hyper, 5, 9)
     evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3, 0.4, 0.5]), jnp.zeros(5))
     _, plan = jax.jit(strategy.step)(key, state, jnp.int32(1), hparams, evaluation)

@@ -38,6 +38,8 @@ class Hyper(jepbt.HyperParameters):
     dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
     width: int = jepbt.hparam(3, min=1, max=100)
     activation: str = jepbt.hparam("b", choices=("a", "b", "c"))
+    size: str = jepbt.hparam("s", choices=("s", "m", "l"), ordered=True)
+    layers: tuple[float, ...] = jepbt.hparam((0.1, 0.02), min=1e-3, max=0.5, log=True)
     direction: jepbt.Loss = jepbt.taylor_hparam(noise=0.1, genome="effective")
 
 
@@ -68,6 +70,12 @@ TOO_SMALL = {
     ("mf_pbt", 1): "2 intervals need at least as many members",
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+# Each is a program to compile: what only wraps another strategy is for the slow run.
+WRAPPED = {"pbt, significant", "restarts", "frozen", "random_search", "scheduled"}
+FEW_MEMBERS = [
+    pytest.param(name, size, marks=[pytest.mark.slow] * (size == 1 or name in WRAPPED))
+    for name, size in itertools.product(STRATEGIES, (1, 2))
+]
 
 SELECTIONS = {
     "binary_tournament": binary_tournament,
@@ -156,6 +164,8 @@ def check_bounds(hparams):
         if hasattr(space, "choices"):
             assert set(np.unique(values)) <= set(range(len(space.choices)))
             assert values.dtype == np.int32
+        if getattr(space, "shape", ()):
+            assert values.shape[-1:] == space.shape, field
         if getattr(space, "genome", None) == "effective":
             numbers = jepbt.taylorglo.effective(values)
             size = np.linalg.norm(np.stack(numbers), axis=0)
@@ -208,7 +218,16 @@ def test_plans_are_valid_for_any_fitness(name):
 
 
 @every_strategy
-@pytest.mark.parametrize("num_members", [1, 2])
+def test_plans_are_valid_where_all_are_equal_or_all_but_one_failed(name):
+    fitness = np.full((NUM_RUNS, NUM_STEPS, 5), 0.5)
+    fitness[1] = np.nan
+    fitness[1, :, 3] = 0.5
+    fitness[2, 2:, :4] = np.nan
+    fitness[3, 1:3] = np.nan
+    check_runs(name, fitness, 5)
+
+
+@pytest.mark.parametrize(("name", "num_members"), FEW_MEMBERS)
 def test_plans_are_valid_for_very_few_members(name, num_members):
     if (name, num_members) in TOO_SMALL:
         with pytest.raises(ValueError, match=TOO_SMALL[name, num_members]):

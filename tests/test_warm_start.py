@@ -33,13 +33,17 @@ class Other(jepbt.HyperParameters):
     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
 
 
-def make_task(hparams=Hyper, hidden=(4,)):
+def momentum(h):
+    return optax.sgd(h.rate, momentum=0.9)
+
+
+def make_task(hparams=Hyper, hidden=(4,), optimizer=momentum):
     return jepbt.classification(
         (IMAGES, (IMAGES[:, 0] > 0).astype(int)),
         hparams=hparams,
         model=jepbt.models.MLP(num_classes=2, hidden=hidden),
         loss=lambda h: jepbt.losses.cross_entropy,
-        optimizer=lambda h: optax.sgd(h.rate, momentum=0.9),
+        optimizer=optimizer,
     )
 
 
@@ -115,6 +119,38 @@ def test_a_run_starts_where_the_weights_were(task, earlier):
     np.testing.assert_allclose(
         result.history.fitness[-1], earlier.best.fitness.mean, atol=1e-6
     )
+
+
+def test_a_cosine_schedule_starts_from_what_was_handed_over(task, earlier):
+    cosine = random_search(schedules={"rate": jepbt.strategies.cosine_decay})
+    settings = SETTINGS | {"strategy": cosine, "num_generations": 4}
+    result = jepbt.train_population(
+        task, population_size=4, initial=earlier, **settings
+    )
+    before = jax.device_get(earlier.population)
+    rates = before.hparams.rate[np.argsort(-before.fitness, kind="stable")]
+    progress = np.arange(4)[:, None] / 4
+    expected = np.maximum(rates * (1 + np.cos(np.pi * progress)) / 2, 1e-3)
+    np.testing.assert_allclose(result.history.hparams["rate"], expected, rtol=1e-5)
+
+
+def test_optax_schedules_go_on_from_a_result_and_start_over_from_weights():
+    """One step a generation: the count of steps is the optimizer's state."""
+
+    def optimizer(h):
+        decay = optax.cosine_decay_schedule(1.0, 10)
+        return optax.chain(optax.sgd(decay), optax.scale(h.rate))
+
+    task = make_task(optimizer=optimizer)
+    first = jepbt.train_population(task, population_size=2, **SETTINGS)
+
+    def counts(initial):
+        state = begun(task, 2, initial).population.state.opt_state
+        leaves = jax.tree.leaves(state)
+        return [leaf.tolist() for leaf in leaves if leaf.dtype == np.int32]
+
+    assert counts(first) == [[1, 1]]
+    assert counts(first.best.params) == [[0, 0]]
 
 
 def test_what_does_not_fit_is_named_before_it_compiles(task, earlier):
