@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _fail(str(error))
             run()
         except jepbt.Interrupted as stop:
-            print_interruption(stop)
+            print_interruption(stop, arguments)
             return 128 + stop.signal_number
         except KeyboardInterrupt:  # before training, or the second Ctrl-C
             print("jepbt: stopped at once", file=sys.stderr)
@@ -92,7 +92,10 @@ def _parse(argv: Sequence[str] | None):
     # argparse would print all flags before the one line that says what is wrong.
     for command in (parser, train, benchmark, report):
         command.error = _exit_with(command.prog)
-    return parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(argv)
+    arguments.argv = argv
+    return arguments
 
 
 def _is_debugged(arguments: Any) -> bool:

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +19,7 @@ from tqdm.auto import tqdm
 
 import jepbt
 from jepbt import config as configs
-from jepbt import run_directory
+from jepbt import run_directory, run_lock
 from jepbt.checks import STRATEGY_NAMES
 from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
@@ -51,24 +53,48 @@ class TrainOptions:
 
 def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks, compiles, prints what is about to run, and returns what runs it."""
-    prepared = _prepare(arguments.options, arguments.config)
-    return functools.partial(_run, prepared)
-
-
-def _run(prepared: Prepared) -> None:
-    _print_after(execute(prepared, [_announcer(prepared)]), prepared)
-
-
-def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
-    """Checks, compiles, and prints what is about to run."""
+    options = arguments.options
     jepbt.use_all_cpu_cores()
-    configs.check(config)
+    configs.check(arguments.config)
     dataset = with_label_noise(
         jepbt.datasets.load(options.data),
         options.label_noise,
         validation_label_noise=options.validation_label_noise,
-        seed=config.seed,
+        seed=arguments.config.seed,
     )
+    prepared = _prepare(dataset, options, arguments.config)
+    go_on = resume_command(arguments, prepared.folder)
+    _print_before(prepared, dataset, options, go_on)
+    return functools.partial(_run, prepared, go_on)
+
+
+def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
+    """Writes the command line that goes on with a run.
+
+    Args:
+        arguments: that started it.
+        folder: of the run.
+
+    Returns:
+        What to type.
+    """
+    added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
+    added += [] if arguments.config.resume else ["--resume"]
+    return shlex.join(["jepbt", *arguments.argv, *added])
+
+
+def _run(prepared: Prepared, go_on: str) -> None:
+    result = execute(prepared, [_announcer(prepared)])
+    _print_after(result, prepared)
+    done, wanted = len(result.history), prepared.config.num_generations
+    if done < wanted and result.history.generations[-1].num_failed < len(
+        result.history.fitness[-1]
+    ):
+        print(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
+
+
+def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
+    """Makes a task of the options, in a folder of its own, and compiles it."""
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)
@@ -83,14 +109,15 @@ def _prepare(options: TrainOptions, config: jepbt.Config) -> Prepared:
     except BaseException:
         if config.run_dir is None:
             with contextlib.suppress(OSError):  # what is not empty stays
-                folder.rmdir()
+                run_lock.discard(folder)
                 folder.parent.rmdir()
         raise
-    _print_before(prepared, dataset, options)
     return prepared
 
 
-def _print_before(prepared: Prepared, dataset, options: TrainOptions) -> None:
+def _print_before(
+    prepared: Prepared, dataset, options: TrainOptions, go_on: str
+) -> None:
     config, task = prepared.config, prepared.task
     devices = prepared.mesh.devices.ravel()
     kind = (
@@ -131,19 +158,24 @@ def _print_before(prepared: Prepared, dataset, options: TrainOptions) -> None:
         f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
         f"{_count(prepared.chunk.size, 'member')} at a time on each device "
         f"({prepared.chunk.reason}) | "
-        f"{prepared.config.run_dir}   Ctrl-C ends after a generation and keeps the best"
+        f"checkpoints of {prepared.checkpoint_bytes / 1e6:.1f} MB, "
+        f"{config.keep_checkpoints} kept"
     )
+    if prepared.held.generation >= 0:
+        print(f"goes on after generation {prepared.held.generation + 1}")
+    print(f"{prepared.folder}   Ctrl-C saves; {go_on}   goes on")
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
     """Says how long it will take, once that has been measured; logs without a bar."""
     num_generations = prepared.config.num_generations
+    first = prepared.held.generation + 1
     has_bar = prepared.config.progress and sys.stderr.isatty()
 
     def announce(report: Generation) -> None:
-        if report.number == 0 and num_generations > 1:
-            seconds = num_generations * sum(report.seconds.values())
-            tqdm.write(f"about {_duration(seconds)}, by the first generation")
+        if report.number == first < num_generations - 1:
+            seconds = (num_generations - first) * sum(report.seconds.values())
+            tqdm.write(f"about {_duration(seconds)}, by its first generation")
         if not has_bar:
             number = f"{report.number + 1}/{num_generations}"
             print(f"generation {number}  {describe(report)}", flush=True)
@@ -198,12 +230,13 @@ def _print_after(result: Result, prepared: Prepared) -> None:
     print(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
 
 
-def print_interruption(stop: jepbt.Interrupted) -> None:
-    """Says what an interrupted run leaves behind."""
+def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
+    """Says what an interrupted run leaves behind, and how to go on with it."""
     result = stop.result
     print(
         f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
-        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}",
+        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}\n"
+        f"{resume_command(arguments, result.run_dir)}   goes on",
         file=sys.stderr,
     )
 

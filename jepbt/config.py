@@ -44,6 +44,12 @@ class Config:
         max_seconds: no further generation starts after that; `None` for no limit.
         target_fitness: stop once a member reaches it; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
+        resume: go on with the run that `run_dir` holds, from its newest checkpoint, or
+            start one if it holds none.
+        checkpoint_every: generations between two checkpoints, or "auto": as often as
+            keeps the time that writing them takes below a tenth. Ctrl-C, the end of a
+            run and an error in a callback save in any case.
+        keep_checkpoints: how many stay; older ones are removed.
         progress: whether a terminal or notebook shows a progress bar.
         log_level: what the logger "jepbt" lets through: "debug", "info" (a line a
             generation), "warning" or "error".
@@ -65,6 +71,9 @@ class Config:
     max_seconds: float | None = None
     target_fitness: float | None = None
     run_dir: str | os.PathLike | None = None
+    resume: bool = False
+    checkpoint_every: int | str = "auto"
+    keep_checkpoints: int = 3
     progress: bool = True
     log_level: str = "warning"
     debug: bool = False
@@ -126,7 +135,16 @@ def check(config: Config) -> None:
     if config.log_level not in LOG_LEVELS:
         allowed = ", ".join(map(repr, LOG_LEVELS))
         raise ValueError(f"log_level={config.log_level!r} must be one of {allowed}.")
-    for name in ("progress", "debug"):
+    if config.checkpoint_every != "auto":
+        _check_whole(
+            "checkpoint_every", config.checkpoint_every, 1, 10**6, " or 'auto'"
+        )
+    _check_whole("keep_checkpoints", config.keep_checkpoints, 1, 10**6)
+    if config.resume is True and config.run_dir is None:
+        raise ValueError(
+            "resume=True needs run_dir: the folder of the run that is to go on."
+        )
+    for name in ("progress", "debug", "resume"):
         if not isinstance(getattr(config, name), bool):
             value = getattr(config, name)
             raise ValueError(f"{name}={value!r} must be True or False.")

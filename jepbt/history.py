@@ -262,16 +262,19 @@ def load_history(run: str | os.PathLike) -> History:
         path = path / "history.jsonl"
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
         raise ValueError(
-            f"{str(path)!r} cannot be read ({error.strerror}): name the folder of a "
-            "run that has finished a generation."
+            f"{str(path)!r} cannot be read ({reason}): name the folder of a run that "
+            "has finished a generation."
         ) from error
     history = History()
     for number, line in enumerate(text.split("\n")[:-1]):
         try:
             generation = _from_json(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if history.generations:
+                _check_alike(generation, history.generations[0])
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{str(path)!r}: line {number + 1} is no generation of a run ({error})."
             ) from error
@@ -286,29 +289,69 @@ def load_history(run: str | os.PathLike) -> History:
     return history
 
 
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
 def _from_json(line: str) -> Generation:
-    fields = json.loads(line)
+    fields = json.loads(line, parse_constant=_refuse_constant)
     by_name = {
         group: {name: _as_array(value) for name, value in fields[group].items()}
         for group in ("hparams", "metrics", "info")
     }
-    return Generation(
+    generation = Generation(
         number=fields["generation"],
-        fitness=np.array(fields["fitness"], np.float32),
-        standard_error=np.array(fields["standard_error"], np.float32),
+        fitness=_as_floats(fields["fitness"]),
+        standard_error=_as_floats(fields["standard_error"]),
         parents=np.array(fields["parents"], np.int32),
-        seconds=fields["seconds"],
+        seconds={name: float(value) for name, value in fields["seconds"].items()},
         **by_name,
     )
+    fitness, parents = generation.fitness, generation.parents
+    if fitness.ndim != 1 or not fitness.size:
+        raise ValueError("its fitness is no list of numbers")
+    columns = {"standard_error": generation.standard_error, "parents": parents}
+    for name, column in (columns | by_name["hparams"] | by_name["metrics"]).items():
+        if column.shape[:1] != fitness.shape:
+            raise ValueError(f"{name} is not one for each of {fitness.size} members")
+    if parents.ndim != 1 or parents.min() < 0 or parents.max() >= fitness.size:
+        raise ValueError("its parents are no members")
+    return generation
+
+
+def _check_alike(generation: Generation, first: Generation) -> None:
+    for group in ("hparams", "metrics"):
+        shapes, others = (
+            {name: column.shape for name, column in getattr(each, group).items()}
+            for each in (first, generation)
+        )
+        if shapes != others:
+            raise ValueError(f"its {group} are others than those of generation 0")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _as_floats(value: Any) -> np.ndarray:
+    with np.errstate(over="raise"):
+        return np.array(value, np.float32)
 
 
 def _as_array(value: list) -> np.ndarray:
     """The array that a list of JSON was written from."""
     array = np.array(value)
     if array.dtype.kind == "f" or (array == None).any():  # noqa: E711
-        return np.array(value, np.float32)
+        return _as_floats(value)
     if array.dtype.kind == "i":
-        return array.astype(np.int32)
+        narrow = array.astype(np.int32)
+        return narrow if (narrow == array).all() else array
     return array if array.dtype.kind == "b" else np.array(value, object)
 
 

@@ -18,9 +18,11 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, result: Any, signal_number: int):
+        go_on = "; resume=True with the same run_dir goes on" if result.run_dir else ""
         super().__init__(
             f"stopped by {signal.Signals(signal_number).name} after "
             f"{len(result.history)} generations; what was trained is in `.result`"
+            f"{go_on}"
         )
         self.result = result
         self.signal_number = signal_number

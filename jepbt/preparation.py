@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from jepbt import config as configs
-from jepbt import run_directory
+from jepbt import resume, run_directory
 from jepbt.checks import check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
@@ -21,10 +21,13 @@ from jepbt.execution import (
     choose_devices,
     make_mesh,
     memory_limit,
+    tree_bytes,
     use_compilation_cache,
 )
-from jepbt.memory import check_memory, readable
+from jepbt.fingerprint import identify
+from jepbt.memory import Need, check_memory, readable
 from jepbt.population import Task
+from jepbt.processes import agree, in_first
 from jepbt.programs import (
     Programs,
     compile_all,
@@ -32,10 +35,11 @@ from jepbt.programs import (
     place_inputs,
     reserved_bytes,
 )
+from jepbt.resume import RunFolder
 from jepbt.strategies import Strategy
 from jepbt.training import Inputs, RunState
 from jepbt.tuning import ChunkChoice
-from jepbt.warm_start import warm_start
+from jepbt.warm_start import initial_arrays, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Prepared:
         memory_bytes: that the largest program reserves on the devices of one memory.
         memory_limit: of that memory.
         compile_seconds: tracing and compiling.
-        folder: of the run, or `None`.
+        checkpoint_bytes: of one checkpoint, but for the history in it.
+        held: the run's folder, this process's alone, or `None`.
         start: what becomes of the state that a run begins with, or `None`.
     """
 
@@ -67,8 +72,14 @@ class Prepared:
     memory_bytes: int
     memory_limit: float
     compile_seconds: float
-    folder: pathlib.Path | None
+    checkpoint_bytes: int
+    held: RunFolder | None
     start: Callable[[RunState], RunState] | None = None
+
+    @property
+    def folder(self) -> pathlib.Path | None:
+        """Of the run's files, or `None`."""
+        return self.held and self.held.path
 
 
 def prepare(
@@ -89,18 +100,54 @@ def prepare(
     check_chunk(config.chunk_size, config.population_size // len(used))
     member = check_task(task, resolved, config, used[0].platform)
     need = check_memory(member, task, config, used)
-    start_from = None
+    start_from = initial_values = None
     if initial is not None:
         start_from = warm_start(initial, task, config.population_size)
-    folder = None
-    if config.run_dir is not None and jax.process_index() == 0:
-        folder = run_directory.claim(config.run_dir)
+        initial_values = initial_arrays(initial)
+    held = in_first(lambda: resume.open_folder(config))
+    with resume.released_on_error(held):
+        prepared = _compile(
+            task, resolved, config, mesh, member.state, need, held, initial_values
+        )
+        prepared = dataclasses.replace(prepared, start=start_from)
+        in_first(lambda: held and held.describe(_describe(prepared, strategy)))
+        return prepared
+
+
+def _compile(
+    task: Task,
+    strategy: Strategy,
+    config: Config,
+    mesh: Mesh,
+    member_bytes: int,
+    need: Need,
+    held: RunFolder | None,
+    initial: Any,
+) -> Prepared:
+    """Compiles a run that has been checked, and that the folder's run allows."""
+    used = mesh.devices.ravel()
     use_compilation_cache()
     start = time.perf_counter()
     inputs = place_inputs(task, config.seed, mesh)
+
+    def compare():
+        if held is None:
+            return 0
+        held.check(identify(task, strategy, config, inputs, mesh, initial), config)
+        return held.known_chunk(config.population_size // mesh.size)
+
+    known_chunk = agree(in_first(compare) or 0)
+    pinned = config
+    if known_chunk and config.chunk_size == "auto":
+        pinned = dataclasses.replace(config, chunk_size=known_chunk)
     lowered, choice = lower_tuned(
-        task, resolved, config, inputs, mesh, need.most_at_once
+        task, strategy, pinned, inputs, mesh, need.most_at_once
     )
+    if pinned is not config:
+        choice = ChunkChoice(choice.size, "as this run began")
+    state = lowered.init.out_info
+    checkpoint_bytes = tree_bytes((state, state.best))
+    in_first(lambda: held and held.check_space(checkpoint_bytes, config))
     programs = compile_all(lowered, mesh)
     compile_seconds = time.perf_counter() - start
     sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
@@ -111,12 +158,12 @@ def prepare(
         chunk=choice,
         inputs=inputs,
         programs=programs,
-        member_bytes=member.state,
+        member_bytes=member_bytes,
         memory_bytes=sharing * max(map(reserved_bytes, programs)),
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,
-        folder=folder,
-        start=start_from,
+        checkpoint_bytes=checkpoint_bytes,
+        held=held,
     )
     if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
         raise ValueError(
@@ -125,8 +172,8 @@ def prepare(
             f"need {readable(prepared.memory_bytes)} of "
             f"{readable(prepared.memory_limit)}. Choose less of one of them."
         )
-    if folder is not None:
-        run_directory.write_config(folder, _describe(prepared, strategy))
+    if held is not None:
+        held.chunk_size = choice.size
     return prepared
 
 
@@ -164,6 +211,8 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or task.batch_size,
         "chunk_size": prepared.chunk.size,
+        "identity": prepared.held.identity,
+        "checkpoint_bytes": prepared.checkpoint_bytes,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),
         "hparams": run_directory.describe_spaces(task.hparams),
         "examples": data,

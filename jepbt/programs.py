@@ -14,7 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jepbt.config import Config
-from jepbt.execution import compiler_options, over_members, replicated
+from jepbt.execution import (
+    compiler_options,
+    make_mesh,
+    over_members,
+    replicated,
+)
 from jepbt.flops import count_step_flops
 from jepbt.population import Member, Task
 from jepbt.strategies import Strategy, take
@@ -104,6 +109,19 @@ def lower_tuned(
     if choice.size != candidates[0]:
         lowered = lower_with(choice.size)
     return lowered, choice
+
+
+def lower_portable(
+    task: Task, strategy: Strategy, config: Config, inputs: Inputs, mesh: Mesh
+) -> Programs:
+    """Lowers the programs for one device and chunks of one member.
+
+    They are not run: their text tells whether another run computes the same, on however
+    many devices.
+    """
+    phases = make_phases(task, strategy, config, chunk_size=1)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+    return lower(phases, shapes, make_mesh(mesh.local_devices[:1]))
 
 
 def compile_all(lowered: Programs, mesh: Mesh) -> Programs:

@@ -125,7 +125,14 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         read_spaces = {
             name: _read_space(fields) for name, fields in settings["hparams"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{str(folder / 'config.json')!r} is no configuration of a run ({error})."
         ) from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +19,16 @@ from jepbt.hyperparameters import HyperParameters, spaces
 
 _CONFIG = "config.json"
 _HISTORY = "history.jsonl"
+_OWN = {_CONFIG, _HISTORY, "checkpoints", "best", "figures", "lock", "schedule.json"}
+_OWN |= {"loss.py", "test.json", "report.html", "candidates.pkl", "writable"}
 
 
-def claim(path: str | os.PathLike) -> pathlib.Path:
-    """Takes a folder for a new run, making it if it is missing.
+def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
+    """Takes a folder for a run, making it if it is missing.
 
     Args:
         path: absent, or a folder without a run in it.
+        resume: whether a run that it holds may go on.
 
     Returns:
         The folder.
@@ -41,22 +45,49 @@ def claim(path: str | os.PathLike) -> pathlib.Path:
     folder = pathlib.Path(path)
     if os.path.exists(folder) and not folder.is_dir():
         raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
-    if any(os.path.exists(folder / name) for name in (_CONFIG, _HISTORY)):
+    if holds_run(folder) and not resume:
         raise ValueError(
             f"run_dir={str(path)!r} holds a run already, which stays as it is. Name "
-            "another folder."
+            "another folder, or go on with it: resume=True, or --resume."
         )
+    _refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        # As much as a settings file, since a full disk still takes an empty one.
+        replace(folder / "writable", bytes(2**14))
+        (folder / "writable").unlink()
     except OSError as error:
-        raise ValueError(
-            f"run_dir={str(path)!r} cannot be written to: {error.strerror}. Name "
-            "another folder."
-        ) from error
+        raise not_writable(path, error) from error
     return folder
+
+
+def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
+    """Says in words that a folder takes no files."""
+    reason = error.strerror or str(error)
+    name = os.path.basename(error.filename or "").lstrip(".")
+    where = f" ({name})" if name else ""
+    return ValueError(
+        f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name "
+        "another folder, or make room in this one."
+    )
+
+
+def holds_run(folder: pathlib.Path) -> bool:
+    """Whether a run has written anything here."""
+    names = (_CONFIG, _HISTORY, "checkpoints")
+    return any(os.path.exists(folder / name) for name in names)
+
+
+def _refuse_links(folder: pathlib.Path) -> None:
+    """Refuses a folder from which a run would write somewhere else."""
+    for path in (folder, *(folder / name for name in ("best", "figures"))):
+        for entry in path.iterdir() if path.is_dir() else ():
+            is_ours = path != folder or entry.name.removeprefix(".") in _OWN
+            if entry.is_symlink() and is_ours:
+                raise ValueError(
+                    f"run_dir={str(folder)!r}: {entry.relative_to(folder)} is a link "
+                    "to another place, where a run does not write. Name another folder."
+                )
 
 
 def next_numbered(root: str | os.PathLike) -> pathlib.Path:
@@ -102,6 +133,31 @@ def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
 
 
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `config.json`.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: if it is missing, or no JSON object.
+    """
+    path = folder / _CONFIG
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read, and so it is not known what the run there "
+            f"was ({error}). Name another folder."
+        ) from error
+    return settings
+
+
 def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
     """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
     described = {
@@ -117,10 +173,18 @@ def append_history(folder: pathlib.Path, generation: Generation) -> None:
         file.write(to_json(generation) + "\n")
 
 
+def write_history(folder: pathlib.Path, generations: Sequence[Generation]) -> None:
+    """Writes `history.jsonl` anew: what a checkpoint has seen, and no more."""
+    text = "".join(to_json(generation) + "\n" for generation in generations)
+    replace(folder / _HISTORY, text.encode())
+
+
 def save_figure(folder: pathlib.Path, axes: Any) -> None:
     """Writes the fitness plot: `figures/fitness.png`."""
     (folder / "figures").mkdir(exist_ok=True)
-    axes.figure.savefig(folder / "figures" / "fitness.png")
+    image = io.BytesIO()
+    axes.figure.savefig(image, format="png")
+    replace(folder / "figures" / "fitness.png", image.getvalue())
 
 
 def save_member(
@@ -146,10 +210,9 @@ def save_member(
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
         arrays[name] = _as_numpy(leaf)
-    temporary = folder / ".weights.npz"
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(folder / "weights.npz")
+    weights = io.BytesIO()
+    np.savez(weights, **arrays)
+    replace(folder / "weights.npz", weights.getbuffer())
     values = {
         field.name: getattr(hparams, field.name)
         for field in dataclasses.fields(hparams)
@@ -169,8 +232,10 @@ def _as_numpy(leaf: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def replace(path: pathlib.Path, content: bytes) -> None:
+def replace(path: pathlib.Path, content: bytes | memoryview) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(content)
+    temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
+    with open(temporary, "xb") as file:
+        file.write(content)
     temporary.replace(path)

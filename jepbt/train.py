@@ -21,8 +21,10 @@ from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
 from jepbt.hyperparameters import decode, encode, spaces, to_python
 from jepbt.interruption import Interrupted, listen
+from jepbt.keeper import Keeper, write_safely
 from jepbt.population import EVALUATE, Member, Task, derive_key
 from jepbt.preparation import Prepared, prepare
+from jepbt.processes import agree
 from jepbt.programs import Programs
 from jepbt.recorded import Recorded
 from jepbt.result import Result, Score, Winner
@@ -126,10 +128,12 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
     history = History()
     take_away = _recorded(prepared, history)
+    keeper = Keeper(prepared.held, config)
     parents, info = np.arange(config.population_size, dtype=np.int32), {}
-    total = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
-    best = first_best = None
+    best = error = None
+    stop = 0
     with (
+        keeper,
         listen() as request,
         tqdm(
             total=config.num_generations,
@@ -141,10 +145,20 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             ascii=" =",
         ) as bar,
     ):
-        state = programs.init(inputs)
-        if prepared.start is not None:
-            state = prepared.start(state)
-        for number in range(config.num_generations):
+        state, before = keeper.find(programs)
+        if state is None:
+            state = programs.init(inputs)
+            if prepared.start is not None:
+                state = prepared.start(state)
+        else:
+            history.generations.extend(before)
+            bar.update(len(before))
+            best = _as_winner(jax.device_get(state.best))
+            if prepared.folder is not None:
+                write_safely(_save, prepared.folder, best)
+                write_safely(takeaway.save, prepared.folder, take_away)
+        is_over = _is_reached(config.target_fitness, best)
+        for number in range(len(history), 0 if is_over else config.num_generations):
             generation = np.int32(number)
             clock = _Clock()
             if number > 0:
@@ -160,58 +174,109 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             if history.generations:
                 _check_parents(report, history.generations[-1])
             history.generations.append(report)
-            total = {name: total[name] + clock.seconds[name] for name in total}
             if (
                 best is None
                 or np.nanmax([*report.fitness, -np.inf]) > best.fitness.mean
             ):
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
-                    _write(_save, prepared.folder, best)
-            if number == 0:
-                first_best = best
+                    write_safely(_save, prepared.folder, best)
+                    write_safely(takeaway.save, prepared.folder, take_away)
             if prepared.folder is not None:
-                _write(run_directory.append_history, prepared.folder, report)
-                _write(takeaway.save, prepared.folder, take_away)
-            _show(bar, prepared, history, best)
+                write_safely(run_directory.append_history, prepared.folder, report)
+            if not bar.disable:
+                _show(bar, prepared, history, best)
             logger.info(
                 "generation %d/%d  %s",
                 number + 1,
                 config.num_generations,
                 describe(report),
             )
-            for callback in callbacks:
-                callback(report)
+            keeper.keep(state, record, report)
+            error = _call(callbacks, report)
             if config.debug and report.num_failed:
                 _stop_at_failure(report)
             if report.num_failed == config.population_size:
                 _report_extinction(report, best)
                 break
-            if (
-                request.signal_number is not None
-                or time.monotonic() > deadline
-                or _is_reached(config.target_fitness, best)
-            ):
+            is_over = time.monotonic() > deadline or _is_reached(
+                config.target_fitness, best
+            )
+            # Several processes stop together, whichever of them has a reason.
+            stop = agree(
+                _FAILED if error is not None else request.signal_number or is_over
+            )
+            if stop:
                 break
+        keeper.finish(state)
+        # It may have come as late as while the end was being saved.
+        signal_number = agree(request.signal_number or 0)
+    result = _make_result(prepared, programs, state, best, keeper.first, history)
+    if prepared.folder is not None:
+        axes = plots.fitness(history)
+        write_safely(run_directory.save_figure, prepared.folder, axes)
+    if error is not None:
+        _hand_over(error, result)
+    if stop == _FAILED:
+        raise RuntimeError("a callback failed in another process, which stops the run.")
+    if signal_number:
+        raise Interrupted(result, signal_number)
+    return result
+
+
+_FAILED = 1000
+"""Beyond all numbers of signals: the strongest reason to stop."""
+
+
+def _call(
+    callbacks: Sequence[Callback], report: Generation
+) -> Exception | SystemExit | None:
+    """Shows callbacks a generation; their error waits until the run is saved."""
+    try:
+        for callback in callbacks:
+            callback(report)
+    except (Exception, SystemExit) as error:
+        return error
+    return None
+
+
+def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
+    """Raises a callback's error with what was trained until then."""
+    error.result = result
+    go_on = "; resume=True with the same run_dir goes on" if result.run_dir else ""
+    error.add_note(
+        f"A callback raised this after {len(result.history)} generations; what was "
+        f"trained is in the error's `.result`{go_on}."
+    )
+    raise error
+
+
+def _make_result(
+    prepared: Prepared,
+    programs: Programs,
+    state: RunState,
+    best: Winner | None,
+    first: Best,
+    history: History,
+) -> Result:
     final_best, median = _pick(programs, state, history.generations[-1])
-    result = Result(
+    spent = {
+        phase: sum(report.seconds[phase] for report in history.generations)
+        for phase in ("evolve", "train", "evaluate")
+    }
+    return Result(
         best=best,
         final_best=final_best or best,
         median=median or best,
-        first_best=first_best or best,
+        first_best=_as_winner(first) or best,
         history=history,
         population=state.population,
         task=prepared.task,
-        config=config,
-        seconds={"compile": prepared.compile_seconds, **total},
+        config=prepared.config,
+        seconds={"compile": prepared.compile_seconds, **spent},
         run_dir=prepared.folder,
         score_on_test=_make_test_scorer(prepared),
     )
-    if prepared.folder is not None:
-        _write(run_directory.save_figure, prepared.folder, plots.fitness(history))
-    if request.signal_number is not None and len(history) < config.num_generations:
-        raise Interrupted(result, request.signal_number)
-    return result
 
 
 def _recorded(prepared: Prepared, history: History) -> Recorded:
@@ -296,19 +361,6 @@ def _save(folder: pathlib.Path, best: Winner) -> None:
         "slot": best.slot,
     }
     run_directory.save_member(folder / "best", best.state, best.hparams, facts)
-
-
-def _write(write: Callable, folder: pathlib.Path, content: Any) -> None:
-    """Writes a file of the run; a full disk costs the file, never the run."""
-    try:
-        write(folder, content)
-    except OSError as error:
-        warnings.warn(
-            f"run_dir={str(folder)!r} cannot be written to ({error.strerror}): the run "
-            "goes on, and its result stays in memory.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
 
 def _is_reached(target: float | None, best: Winner | None) -> bool:

@@ -76,6 +76,20 @@ def warm_start(
     return start
 
 
+def initial_arrays(initial: Any) -> PyTree:
+    """Collects what of `initial` makes a difference to the run that starts from it.
+
+    Args:
+        initial: as for `warm_start`, checked by it.
+
+    Returns:
+        Host arrays.
+    """
+    if not isinstance(initial, Result):
+        return jax.tree.map(np.asarray, initial)
+    return jax.device_get(initial.population)
+
+
 def _from_population(
     result: Result, member: Member, num_members: int
 ) -> Callable[[RunState], RunState]:

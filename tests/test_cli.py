@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,3 +130,43 @@ def test_interrupting_saves_and_exits_130(tmp_path):
     assert process.returncode == 130
     assert "stopped after" in stderr and "Traceback" not in stderr
     assert (tmp_path / "runs" / "0001" / "best" / "weights.npz").exists()
+
+
+@pytest.mark.slow
+def test_interrupting_says_the_command_that_goes_on(tmp_path):
+    """What is printed, typed in, ends the run as if nothing had stopped it."""
+    arguments = ["train", *SMALL[:2], *SMALL[4:], "--num-generations", "12"]
+    arguments += ["--chunk-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jepbt", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("generation 2/12"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 143, stderr
+    command = re.search(r"^jepbt (train .* --resume)   goes on$", stderr, re.M)
+    assert "--run-dir runs/0001" in command[1]
+    done = jepbt(*shlex.split(command[1]), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^goes on after generation \d+$", done.stdout, re.M)
+    whole = jepbt(*arguments, cwd=tmp_path)
+    assert [line for line in done.stdout.splitlines() if "winner #" in line] == [
+        line for line in whole.stdout.splitlines() if "winner #" in line
+    ]
+    histories = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (tmp_path / f"runs/{name}/history.jsonl")
+            .read_text()
+            .split("\n")
+            if line
+        ]
+        for name in ("0001", "0002")
+    ]
+    assert histories[0] == histories[1] and len(histories[0]) == 12

@@ -1,0 +1,252 @@
+"""Checkpoints that hold exactly what was saved, or do not exist.
+
+A checkpoint is a folder `checkpoints/000012`: arrays, written by orbax, a few facts,
+and a manifest with the size and SHA-256 of every file. It is written beside its place,
+forced to the disk, and renamed into it. One whose manifest does not match is not used.
+Nothing in it is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FOLDER = "checkpoints"
+_MANIFEST = "manifest.json"
+_FACTS = "facts.json"
+_ARRAYS = "arrays"
+
+
+class Damaged(Exception):
+    """A folder that is no checkpoint, and why."""
+
+
+def write(
+    root: pathlib.Path,
+    generation: int,
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    num_kept: int,
+) -> None:
+    """Writes a checkpoint whole or not at all, then removes the oldest.
+
+    Args:
+        root: the folder of all checkpoints of a run; made if missing.
+        generation: the last one that it has seen.
+        facts: what JSON can hold, such as the identity of the run.
+        arrays: host arrays by name.
+        num_kept: how many checkpoints stay.
+
+    Raises:
+        OSError: for a full or read-only disk. What was there before still is.
+
+    Example:
+        >>> import tempfile
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> write(root, 7, {"seed": 0}, {"x": np.arange(3)}, num_kept=1)
+        >>> facts = verify(root / "000007")
+        >>> facts["seed"], read(root / "000007", facts)
+        (0, {'x': array([0, 1, 2])})
+    """
+    name = f"{generation:06d}"
+    temporary = root / f".saving-{name}"
+    header = [[key, str(array.dtype), array.shape] for key, array in arrays.items()]
+    facts = {**facts, "generation": generation, "arrays": header}
+    try:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        _write_arrays(temporary / _ARRAYS, arrays)
+        (temporary / _FACTS).write_text(json.dumps(facts, indent=1))
+        _write_manifest(temporary)
+        remove(root / name)  # one that was found to be damaged
+        temporary.rename(root / name)
+        _sync(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for path in list_all(root)[num_kept:]:
+        remove(path)
+
+
+def list_all(root: pathlib.Path) -> list[pathlib.Path]:
+    """Lists what has the name of a checkpoint, the newest first."""
+    if not root.is_dir():
+        return []
+    numbers = [int(p.name) for p in root.iterdir() if re.fullmatch("[0-9]+", p.name)]
+    paths = [root / f"{number:06d}" for number in sorted(numbers, reverse=True)]
+    return [path for path in paths if path.exists() or path.is_symlink()]
+
+
+def verify(path: pathlib.Path) -> dict[str, Any]:
+    """Reads every byte of a checkpoint and compares it with the manifest.
+
+    Args:
+        path: of the checkpoint.
+
+    Returns:
+        Its facts, with its `"generation"`.
+
+    Raises:
+        Damaged: if any file is missing, changed or was not there when it was written.
+    """
+    try:
+        if path.is_symlink() or not path.is_dir():
+            raise Damaged("it is no folder")
+        stored = json.loads((path / _MANIFEST).read_bytes())
+        body = stored["files"]
+        if stored["sha256"] != _hash_text(_canonical(body)):
+            raise Damaged("its manifest has changed")
+        found = _describe_files(path)
+        for name in sorted({*body, *found}):
+            if body.get(name) != found.get(name):
+                kind = "missing" if name not in found else "changed"
+                raise Damaged(f"{name} {'is foreign' if name not in body else kind}")
+        facts = json.loads((path / _FACTS).read_bytes())
+        if facts["generation"] != int(path.name):
+            raise Damaged("it is another generation's")
+        return facts
+    except OSError as error:
+        raise Damaged(f"it cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged("its manifest cannot be read") from error
+
+
+def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Reads the arrays of a verified checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        facts: from `verify`.
+
+    Returns:
+        Host arrays by name.
+
+    Raises:
+        Damaged: if they are not those that the facts tell of, for which a manifest
+            would have to have been forged.
+    """
+    import orbax.checkpoint as orbax
+
+    try:
+        header = [(key, np.dtype(kind), tuple(s)) for key, kind, s in facts["arrays"]]
+        # Orbax takes no empty arrays; their shape is all there is to them.
+        numbers = {f"{i:05d}": i for i, h in enumerate(header) if np.prod(h[2])}
+        stored = {}
+        if numbers:
+            wanted = orbax.RestoreArgs(restore_type=np.ndarray)
+            stored = _checkpointer().restore(
+                (path / _ARRAYS).absolute(),
+                args=orbax.args.PyTreeRestore(
+                    item=dict.fromkeys(numbers, 0),
+                    restore_args=dict.fromkeys(numbers, wanted),
+                ),
+            )
+        arrays = {}
+        for i, (key, dtype, shape) in enumerate(header):
+            array = stored[f"{i:05d}"] if f"{i:05d}" in numbers else None
+            array = np.zeros(shape, dtype) if array is None else array
+            if array.shape != shape or array.dtype != dtype or dtype.hasobject:
+                raise ValueError(f"{key} is {array.dtype}{list(array.shape)}")
+            arrays[key] = array
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise Damaged(f"its arrays are others: {error}") from error
+    return arrays
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a checkpoint; one that is half gone no longer has a checkpoint's name."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    doomed = path.with_name(f".removing-{path.name.removeprefix('.')}")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def clean(root: pathlib.Path) -> None:
+    """Removes what a killed process left half-written."""
+    if root.is_dir():
+        for path in root.iterdir():
+            if re.fullmatch(r"\.(saving|removing)-(saving-)?[0-9]+", path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import orbax.checkpoint as orbax
+
+    named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.size}
+    if named:
+        _checkpointer().save(path.absolute(), args=orbax.args.PyTreeSave(named))
+
+
+def _checkpointer() -> Any:
+    """One process writes and reads what it holds; the others wait for nothing."""
+    import jax
+    import orbax.checkpoint as orbax
+
+    options = {}
+    if jax.process_count() > 1:
+        options["multiprocessing_options"] = orbax.options.MultiprocessingOptions(
+            primary_host=0,
+            active_processes={0},
+            barrier_sync_key_prefix="jepbt",
+        )
+    return orbax.Checkpointer(orbax.PyTreeCheckpointHandler(**options), **options)
+
+
+def _write_manifest(folder: pathlib.Path) -> None:
+    body = _describe_files(folder, sync=True)
+    text = _canonical(body)
+    manifest = {"files": body, "sha256": _hash_text(text)}
+    path = folder / _MANIFEST
+    path.write_text(json.dumps(manifest, indent=1))
+    _sync(path)
+    for parent, _, _ in os.walk(folder):
+        _sync(pathlib.Path(parent))
+
+
+def _describe_files(folder: pathlib.Path, sync: bool = False) -> dict[str, Any]:
+    """Size and SHA-256 of every file but those that a desktop hides in folders."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise Damaged(f"{name} is a link")
+        if path.is_file() and name != _MANIFEST and path.name != ".DS_Store":
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = {"sha256": digest, "size": path.stat().st_size}
+            if sync:
+                _sync(path)
+    return found
+
+
+def _canonical(body: Any) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Forces a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

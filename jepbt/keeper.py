@@ -1,0 +1,223 @@
+"""Keeps a run's state while it goes on, and hands it over where it stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jepbt import checkpoint, run_directory
+from jepbt.checkpoint import Damaged
+from jepbt.config import Config
+from jepbt.history import Generation, make_generation
+from jepbt.processes import agree, in_first, share
+from jepbt.programs import Programs
+from jepbt.resume import RunFolder
+from jepbt.snapshot import Snapshot, detach, history_arrays, restore, state_arrays
+from jepbt.training import Best, Record, RunState
+
+SHARE = 0.1
+"""Of a run's time, what "auto" lets the writing of checkpoints take."""
+
+
+class Keeper:
+    """Writes checkpoints beside a run, and finds where a run was left.
+
+    The state is copied to the host between two generations; a thread does the rest.
+
+    Attributes:
+        first: the best member of the first generation, on the host.
+    """
+
+    def __init__(self, folder: RunFolder | None, config: Config):
+        self.first: Best | None = None
+        self._folder, self._config = folder, config
+        self._records: list[Record] = []
+        self._seconds: list[Mapping[str, float]] = []
+        self._writing: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saved = -1
+        self._cost, self._written_at = 0.0, -float("inf")
+
+    def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
+        """Takes up the newest checkpoint, in all processes.
+
+        Args:
+            programs: that will go on with it.
+
+        Returns:
+            Its state and generations; `None` and none for a run that starts.
+
+        Raises:
+            ValueError: if a checkpoint is there that the programs cannot go on with.
+        """
+        folder = self._folder
+        number = -1 if folder is None or folder.facts is None else folder.generation
+        number = agree(number)
+        if number < 0:
+            if folder is not None:
+                write_safely(run_directory.write_history, folder.path, [])
+            return None, []
+        found = share(in_first(self._read))
+        where = str(self._config.run_dir)
+        try:
+            snapshot = restore(found, number + 1, programs)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(
+                f"run_dir={where!r}: the checkpoint of generation {number} does not "
+                f"fit this run: {error}. Name another folder."
+            ) from error
+        return self._go_on(snapshot)
+
+    def keep(self, state: RunState, record: Record, report: Generation) -> None:
+        """Takes note of a generation, and saves it if it is time."""
+        if report.number == 0:
+            self.first = jax.tree.map(detach, state.best)
+        if self._config.run_dir is None:
+            return
+        self._records.append(record)
+        self._seconds.append(report.seconds)
+        if report.num_failed < report.fitness.size and self._is_due(report.number):
+            self._save(state)
+
+    def finish(self, state: RunState) -> None:
+        """Saves the last generation, if it has live members, and waits."""
+        number = len(self._records) - 1
+        is_live = number >= 0 and not np.isnan(self._records[-1].fitness).all()
+        # Whether the one before came to disk, only the process that wrote it knows.
+        self._wait()
+        if agree(int(is_live and self._saved < number)):
+            self._save(state)
+        self._wait()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # A second Ctrl-C does not wait: the thread ends what it writes.
+            threading.Thread(target=self._let_go, daemon=True).start()
+            return
+        self._wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+        if self._folder is not None:
+            self._folder.lock.close()
+
+    def _read(self) -> dict[str, np.ndarray]:
+        folder = self._folder
+        try:
+            found = checkpoint.read(folder.newest, folder.facts)
+        except Damaged as error:
+            raise ValueError(
+                f"checkpoint {str(folder.newest)!r} cannot be read: {error}."
+            ) from error
+        folder.set_damaged_aside()
+        return found
+
+    def _go_on(self, snapshot: Snapshot) -> tuple[RunState, list[Generation]]:
+        self.first = snapshot.first
+        self._records, self._seconds = list(snapshot.records), list(snapshot.seconds)
+        self._saved = len(self._records) - 1
+        generations = [
+            make_generation(number, record, seconds)
+            for number, (record, seconds) in enumerate(
+                zip(self._records, self._seconds, strict=True)
+            )
+        ]
+        if self._folder is not None:
+            write_safely(run_directory.write_history, self._folder.path, generations)
+        return snapshot.state, generations
+
+    def _is_due(self, number: int) -> bool:
+        every = self._config.checkpoint_every
+        if every != "auto":
+            return (number + 1) % every == 0
+        is_idle = self._writing is None or not self._writing.is_alive()
+        if is_idle:
+            self._wait()
+        rested = time.monotonic() - self._written_at
+        is_due = is_idle and rested >= self._cost * (1 / SHARE - 1)
+        # The clock of the process that writes decides.
+        return bool(agree(int(self._folder is not None and is_due)))
+
+    def _save(self, state: RunState) -> None:
+        self._wait()
+        start = time.monotonic()
+        arrays = state_arrays(state, self.first)  # every process takes part
+        number = len(self._records) - 1
+        self._saved = number
+        if self._folder is None:
+            return
+        records, seconds = list(self._records), list(self._seconds)
+        facts = {
+            "identity": self._folder.identity,
+            "chunk_size": self._folder.chunk_size,
+        }
+        root, num_kept = self._folder.checkpoints, self._config.keep_checkpoints
+
+        def write():
+            try:
+                content = arrays | history_arrays(records, seconds)
+                checkpoint.write(root, number, facts, content, num_kept)
+            except BaseException as error:
+                self._error = error
+            self._written_at = time.monotonic()
+            self._cost = self._written_at - start
+
+        # A daemon, so that the interpreter does not wait for it after a second Ctrl-C.
+        self._writing = threading.Thread(
+            target=write, name="jepbt-checkpoint", daemon=True
+        )
+        self._writing.start()
+
+    def _wait(self) -> None:
+        """Waits for what is being written, and says if it could not be."""
+        if self._writing is not None:
+            self._writing.join()
+        # The thread alone knows how orbax fails: whatever it is, the run goes on.
+        error, self._writing, self._error = self._error, None, None
+        if error is not None:
+            self._saved = -1
+            kept = checkpoint.list_all(self._folder.checkpoints)
+            last = f"the last is of generation {int(kept[0].name)}" if kept else "none"
+            reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
+            _warn(
+                f"no checkpoint could be written to {str(self._folder.checkpoints)!r} "
+                f"({reason}): the run goes on without ({last})."
+            )
+
+
+def write_safely(write: Any, folder: Any, content: Any) -> None:
+    """Writes a file of the run; a full disk costs the file, never the run.
+
+    Args:
+        write: called with the other two.
+        folder: of the run.
+        content: to write.
+
+    Warns:
+        RuntimeWarning: if it could not be written.
+    """
+    try:
+        write(folder, content)
+    except OSError as error:
+        # A disk that fills up while a file is written does not say which.
+        name = os.path.basename(error.filename2 or error.filename or "a file")
+        _warn(
+            f"run_dir={str(folder)!r} cannot be written to ({name}: "
+            f"{error.strerror}): the run goes on, and its result stays in memory."
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -1,0 +1,62 @@
+"""Each harness at a size for every change; run the files themselves for more."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jepbt import checkpoint
+
+FOLDER = pathlib.Path(__file__).parent
+SLOW_WRITER = """
+import sys, time
+import resumable
+from jepbt import checkpoint
+write = checkpoint.write
+def write_slowly(root, generation, *rest):
+    write(root, generation, *rest)
+    if generation == 2:
+        print("writing", flush=True)
+        time.sleep(600)
+checkpoint.write = write_slowly
+resumable.train(run_dir=sys.argv[1], num_generations=1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("kill_harness.py", "--kills", "8", "--seed", "1"),
+        ("damage_harness.py", "--damages", "40", "--seed", "1"),
+        ("soak.py", "--generations", "300"),
+    ],
+)
+def test_harness_finds_no_defect(arguments):
+    name, *rest = arguments
+    command = [sys.executable, str(FOLDER / name), *rest]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_at_once_and_whole_checkpoints(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(tmp_path / "run")],
+        cwd=FOLDER,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None  # it waits for what is being written
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in stderr
+    for path in checkpoint.list_all(tmp_path / "run" / "checkpoints"):
+        checkpoint.verify(path)
