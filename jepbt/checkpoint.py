@@ -142,13 +142,14 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
         stored = {}
         if numbers:
             wanted = orbax.RestoreArgs(restore_type=np.ndarray)
-            stored = _checkpointer().restore(
-                (path / _ARRAYS).absolute(),
-                args=orbax.args.PyTreeRestore(
-                    item=dict.fromkeys(numbers, 0),
-                    restore_args=dict.fromkeys(numbers, wanted),
-                ),
-            )
+            with _checkpointer() as checkpointer:
+                stored = checkpointer.restore(
+                    (path / _ARRAYS).absolute(),
+                    args=orbax.args.PyTreeRestore(
+                        item=dict.fromkeys(numbers, 0),
+                        restore_args=dict.fromkeys(numbers, wanted),
+                    ),
+                )
         arrays = {}
         for i, (key, dtype, shape) in enumerate(header):
             array = stored[f"{i:05d}"] if f"{i:05d}" in numbers else None
@@ -188,7 +189,8 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.size}
     if named:
-        _checkpointer().save(path.absolute(), args=orbax.args.PyTreeSave(named))
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path.absolute(), args=orbax.args.PyTreeSave(named))
 
 
 def _checkpointer() -> Any:
