@@ -168,7 +168,7 @@ def test_scaling_measures_a_task_of_the_users_own_and_says_what_it_did():
 def test_scaling_skips_what_does_not_fit(monkeypatch):
     task = make_task(SMALL["tiny_mlp"])
     # A device holds 0.7 MB of data, a member 39 kB: two of each fit, four do not.
-    monkeypatch.setattr("jepbt.checks.memory_limit", lambda device: 2_000_000)
+    monkeypatch.setattr("jepbt.memory.memory_limit", lambda device: 2_000_000)
     report = scaling(task, max_population=8, num_rounds=1, steps_per_generation=2)
     assert [row.population_size for row in report.rows] == [1, 2]
     assert report.notes[-1].startswith("P=4 skipped: population_size=4 needs at least")
