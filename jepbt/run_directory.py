@@ -43,15 +43,15 @@ def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
         True
     """
     folder = pathlib.Path(path)
-    if os.path.exists(folder) and not folder.is_dir():
-        raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
-    if holds_run(folder) and not resume:
-        raise ValueError(
-            f"run_dir={str(path)!r} holds a run already, which stays as it is. Name "
-            "another folder, or go on with it: resume=True, or --resume."
-        )
-    _refuse_links(folder)
     try:
+        if os.path.exists(folder) and not folder.is_dir():
+            raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
+        if holds_run(folder) and not resume:
+            raise ValueError(
+                f"run_dir={str(path)!r} holds a run already, which stays as it is. "
+                "Name another folder, or go on with it: resume=True, or --resume."
+            )
+        _refuse_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # As much as a settings file, since a full disk still takes an empty one.
         replace(folder / "writable", bytes(2**14))
@@ -65,7 +65,7 @@ def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
     """Says in words that a folder takes no files."""
     reason = error.strerror or str(error)
     name = os.path.basename(error.filename or "").lstrip(".")
-    where = f" ({name})" if name else ""
+    where = f" ({name[:60]})" if name else ""
     return ValueError(
         f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name "
         "another folder, or make room in this one."

@@ -68,9 +68,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
 @pytest.mark.parametrize("name", STRATEGY_NAMES)
 def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
     given = []
-    monkeypatch.setattr(cli_train, "_prepare", lambda options, _: given.append(options))
-    monkeypatch.setattr(cli_train, "_run", lambda prepared: None)
-    assert cli.main(["train", "--strategy", name]) == 0
+
+    def stop(dataset, options, config):
+        given.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_train, "_prepare", stop)
+    assert cli.main(["train", "--strategy", name]) == 130
     assert given[0].strategy == name
 
 

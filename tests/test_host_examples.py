@@ -44,6 +44,7 @@ def test_the_dummy_example_reaches_the_figure_it_promises(tmp_path):
     assert errors[0] > 1 and errors[-1] < 1e-6
 
 
+@pytest.mark.slow
 def test_the_pytorch_example_learns_and_goes_on(tmp_path):
     """Flags set hyperparameters and config; a saved run continues."""
     needs("torch")
@@ -76,6 +77,7 @@ def tiny_images(folder):
     return folder / "images.npz"
 
 
+@pytest.mark.slow
 def test_the_scikit_learn_example_learns_in_two_processes(tmp_path):
     needs("sklearn")
     flags = ["--num-generations", "2", "--population-size", "3", "--num-images", "800"]
@@ -88,6 +90,7 @@ def test_the_scikit_learn_example_learns_in_two_processes(tmp_path):
     assert validation[-1] > 0.6 and test[0] > 0.6
 
 
+@pytest.mark.slow
 def test_the_dask_example_learns_on_two_workers(tmp_path):
     needs("distributed")
     flags = ["--num-generations", "2", "--population-size", "3", "--num-images", "800"]

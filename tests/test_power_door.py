@@ -65,6 +65,7 @@ def test_the_toy_problem_shows_its_five_figures(tmp_path):
     assert (tmp_path / "toy.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_agents_learn_to_balance():
     """With a few updates the best of 4 agents stays up longer than at first."""
     result = load("rl_cartpole").main(
@@ -84,6 +85,7 @@ def test_a_poles_acceleration_is_the_textbooks():
     np.testing.assert_allclose(np.ravel(after), [0, 0.02 * pushed, 0, 0.02 * turned])
 
 
+@pytest.mark.slow
 def test_heads_share_one_backbone():
     """Every member holds a head of 650 weights and its optimizer's copy, no more."""
     first, result = load("frozen_backbone").main(
