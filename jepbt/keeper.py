@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jepbt import checkpoint, run_directory
+from jepbt.background import Worker
 from jepbt.checkpoint import Damaged
 from jepbt.config import Config
 from jepbt.history import Generation, make_generation
@@ -40,7 +41,7 @@ class Keeper:
         self._folder, self._config = folder, config
         self._records: list[Record] = []
         self._seconds: list[Mapping[str, float]] = []
-        self._writing: threading.Thread | None = None
+        self._writer = Worker("jepbt-checkpoint")
         self._error: BaseException | None = None
         self._saved = -1
         self._cost, self._written_at = 0.0, -float("inf")
@@ -108,8 +109,7 @@ class Keeper:
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._writing is not None:
-            self._writing.join()
+        self._writer.close()
         if self._folder is not None:
             self._folder.lock.close()
 
@@ -142,7 +142,7 @@ class Keeper:
         every = self._config.checkpoint_every
         if every != "auto":
             return (number + 1) % every == 0
-        is_idle = self._writing is None or not self._writing.is_alive()
+        is_idle = self._writer.is_idle
         if is_idle:
             self._wait()
         rested = time.monotonic() - self._written_at
@@ -174,18 +174,13 @@ class Keeper:
             self._written_at = time.monotonic()
             self._cost = self._written_at - start
 
-        # A daemon, so that the interpreter does not wait for it after a second Ctrl-C.
-        self._writing = threading.Thread(
-            target=write, name="jepbt-checkpoint", daemon=True
-        )
-        self._writing.start()
+        self._writer.start(write)
 
     def _wait(self) -> None:
         """Waits for what is being written, and says if it could not be."""
-        if self._writing is not None:
-            self._writing.join()
+        self._writer.wait()
         # The thread alone knows how orbax fails: whatever it is, the run goes on.
-        error, self._writing, self._error = self._error, None, None
+        error, self._error = self._error, None
         if error is not None:
             self._saved = -1
             kept = checkpoint.list_all(self._folder.checkpoints)

@@ -64,6 +64,7 @@ ORDER = [
     "fingerprint",
     "resume",
     "snapshot",
+    "background",
     "keeper",
     "benchmark_reports",
     "schedules",
