@@ -21,7 +21,6 @@ import jepbt
 from jepbt import config as configs
 from jepbt import run_directory, run_lock
 from jepbt.checks import STRATEGY_NAMES
-from jepbt.flops import count_step_flops
 from jepbt.history import Generation, describe
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.label_noise import with_label_noise
@@ -152,7 +151,7 @@ def _print_before(
     )
     steps = config.population_size * config.num_generations
     steps *= config.steps_per_generation
-    flops = steps * count_step_flops(task, batch_size)
+    flops = steps * prepared.step_flops
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
         f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "

@@ -49,7 +49,7 @@ def identify(
     Returns:
         Settings, hyperparameters, hashes of the data and of the programs, versions.
     """
-    programs = lower_portable(task, strategy, config, inputs, mesh)
+    programs = lower_portable(task, strategy, config, inputs, mesh, tuple(_PROGRAMS))
     names = ("population_size", "steps_per_generation", "seed", "batches")
     return {
         "settings": {
@@ -72,7 +72,7 @@ def identify(
         "programs": {
             name: hashlib.sha256(program.as_text().encode()).hexdigest()
             for name, program in programs._asdict().items()
-            if name in _PROGRAMS
+            if program is not None
         },
         "versions": {
             "jax": jax.__version__,

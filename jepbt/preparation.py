@@ -25,6 +25,7 @@ from jepbt.execution import (
     use_compilation_cache,
 )
 from jepbt.fingerprint import identify
+from jepbt.flops import count_step_flops
 from jepbt.memory import Need, check_memory, readable
 from jepbt.population import Task
 from jepbt.processes import agree, in_first
@@ -57,6 +58,7 @@ class Prepared:
         memory_bytes: that the largest program reserves on the devices of one memory.
         memory_limit: of that memory.
         compile_seconds: tracing and compiling.
+        step_flops: of one member's training step; 0 if unknown.
         checkpoint_bytes: of one checkpoint, but for the history in it.
         held: the run's folder, this process's alone, or `None`.
         start: what becomes of the state that a run begins with, or `None`.
@@ -72,6 +74,7 @@ class Prepared:
     memory_bytes: int
     memory_limit: float
     compile_seconds: float
+    step_flops: float
     checkpoint_bytes: int
     held: RunFolder | None
     start: Callable[[RunState], RunState] | None = None
@@ -140,8 +143,9 @@ def _compile(
     pinned = config
     if known_chunk and config.chunk_size == "auto":
         pinned = dataclasses.replace(config, chunk_size=known_chunk)
+    step_flops = count_step_flops(task, config.batch_size or task.batch_size)
     lowered, choice = lower_tuned(
-        task, strategy, pinned, inputs, mesh, need.most_at_once
+        task, strategy, pinned, inputs, mesh, step_flops, need.most_at_once
     )
     if pinned is not config:
         choice = ChunkChoice(choice.size, "as this run began")
@@ -162,6 +166,7 @@ def _compile(
         memory_bytes=sharing * max(map(reserved_bytes, programs)),
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,
+        step_flops=step_flops,
         checkpoint_bytes=checkpoint_bytes,
         held=held,
     )

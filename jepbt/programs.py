@@ -20,7 +20,6 @@ from jepbt.execution import (
     over_members,
     replicated,
 )
-from jepbt.flops import count_step_flops
 from jepbt.population import Member, Task
 from jepbt.strategies import Strategy, take
 from jepbt.training import Inputs, Phases, RunState, make_inputs, make_phases
@@ -59,6 +58,7 @@ def lower_tuned(
     config: Config,
     inputs: Inputs,
     mesh: Mesh,
+    step_flops: float = 0.0,
     most: int | None = None,
 ) -> tuple[Programs, ChunkChoice]:
     """Lowers the programs with the chunk size given, or with the one measured best.
@@ -83,11 +83,9 @@ def lower_tuned(
     if jax.process_count() > 1:  # each would measure something else
         reason = "the default; measured only in a single process"
         return lowered, ChunkChoice(candidates[0], reason)
-    if platform == "cpu":
-        flops = count_step_flops(task, config.batch_size or task.batch_size)
-        if flops >= BUSY:
-            reason = f"a step of {flops / 1e6:.0f} MFLOP keeps a core busy by itself"
-            return lowered, ChunkChoice(candidates[0], reason)
+    if platform == "cpu" and step_flops >= BUSY:
+        reason = f"a step of {step_flops / 1e6:.0f} MFLOP keeps a core busy by itself"
+        return lowered, ChunkChoice(candidates[0], reason)
     options = compiler_options(platform)
     start = functools.cache(lambda: lowered.init.compile(options)(inputs))
 
@@ -112,7 +110,12 @@ def lower_tuned(
 
 
 def lower_portable(
-    task: Task, strategy: Strategy, config: Config, inputs: Inputs, mesh: Mesh
+    task: Task,
+    strategy: Strategy,
+    config: Config,
+    inputs: Inputs,
+    mesh: Mesh,
+    only: Sequence[str],
 ) -> Programs:
     """Lowers the programs for one device and chunks of one member.
 
@@ -121,7 +124,7 @@ def lower_portable(
     """
     phases = make_phases(task, strategy, config, chunk_size=1)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
-    return lower(phases, shapes, make_mesh(mesh.local_devices[:1]))
+    return lower(phases, shapes, make_mesh(mesh.local_devices[:1]), only)
 
 
 def compile_all(lowered: Programs, mesh: Mesh) -> Programs:
