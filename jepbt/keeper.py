@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +61,7 @@ class Keeper:
         number = agree(number)
         if number < 0:
             if folder is not None:
-                write_safely(run_directory.write_history, folder.path, [])
+                run_directory.write_safely(run_directory.write_history, folder.path, [])
             return None, []
         found = share(in_first(self._read))
         where = str(self._config.run_dir)
@@ -135,7 +133,9 @@ class Keeper:
             )
         ]
         if self._folder is not None:
-            write_safely(run_directory.write_history, self._folder.path, generations)
+            run_directory.write_safely(
+                run_directory.write_history, self._folder.path, generations
+            )
         return snapshot.state, generations
 
     def _is_due(self, number: int) -> bool:
@@ -190,28 +190,6 @@ class Keeper:
                 f"no checkpoint could be written to {str(self._folder.checkpoints)!r} "
                 f"({reason}): the run goes on without ({last})."
             )
-
-
-def write_safely(write: Any, folder: Any, content: Any) -> None:
-    """Writes a file of the run; a full disk costs the file, never the run.
-
-    Args:
-        write: called with the other two.
-        folder: of the run.
-        content: to write.
-
-    Warns:
-        RuntimeWarning: if it could not be written.
-    """
-    try:
-        write(folder, content)
-    except OSError as error:
-        # A disk that fills up while a file is written does not say which.
-        name = os.path.basename(error.filename2 or error.filename or "a file")
-        _warn(
-            f"run_dir={str(folder)!r} cannot be written to ({name}: "
-            f"{error.strerror}): the run goes on, and its result stays in memory."
-        )
 
 
 def _warn(message: str) -> None:

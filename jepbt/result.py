@@ -137,8 +137,10 @@ class Result:
             self._report = TestReport(*self.score_on_test(winners))
             if self.run_dir is not None:
                 scores = {k: v._asdict() for k, v in self._report._asdict().items()}
-                text = json.dumps(scores, indent=2)
-                run_directory.replace(self.run_dir / "test.json", text.encode())
+                text = json.dumps(scores, indent=2).encode()
+                run_directory.write_safely(
+                    run_directory.replace, self.run_dir / "test.json", text
+                )
         return self._report
 
     def ensemble(self, k: int = 5) -> Ensemble:

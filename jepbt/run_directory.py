@@ -7,7 +7,8 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -230,6 +231,32 @@ def _as_numpy(leaf: Any) -> np.ndarray:
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
     return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def write_safely(
+    write: Callable[[pathlib.Path, Any], None], folder: pathlib.Path, content: Any
+) -> None:
+    """Writes a file of the run; a full disk costs the file, never the run.
+
+    Args:
+        write: called with the other two.
+        folder: of the run.
+        content: to write.
+
+    Warns:
+        RuntimeWarning: if it could not be written.
+    """
+    try:
+        write(folder, content)
+    except OSError as error:
+        # A disk that fills up while a file is written does not say which.
+        name = os.path.basename(error.filename2 or error.filename or "a file")
+        warnings.warn(
+            f"run_dir={str(folder)!r} cannot be written to ({name}: "
+            f"{error.strerror}): the run goes on, and its result stays in memory.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def replace(path: pathlib.Path, content: bytes | memoryview) -> None:

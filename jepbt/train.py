@@ -21,7 +21,7 @@ from jepbt.config import Config
 from jepbt.history import Generation, History, describe, make_generation
 from jepbt.hyperparameters import decode, encode, spaces, to_python
 from jepbt.interruption import Interrupted, listen
-from jepbt.keeper import Keeper, write_safely
+from jepbt.keeper import Keeper
 from jepbt.population import EVALUATE, Member, Task, derive_key
 from jepbt.preparation import Prepared, prepare
 from jepbt.processes import agree
@@ -155,8 +155,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             bar.update(len(before))
             best = _as_winner(jax.device_get(state.best))
             if prepared.folder is not None:
-                write_safely(_save, prepared.folder, best)
-                write_safely(takeaway.save, prepared.folder, take_away)
+                run_directory.write_safely(_save, prepared.folder, best)
+                run_directory.write_safely(takeaway.save, prepared.folder, take_away)
         is_over = _is_reached(config.target_fitness, best)
         for number in range(len(history), 0 if is_over else config.num_generations):
             generation = np.int32(number)
@@ -180,10 +180,14 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             ):
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
-                    write_safely(_save, prepared.folder, best)
-                    write_safely(takeaway.save, prepared.folder, take_away)
+                    run_directory.write_safely(_save, prepared.folder, best)
+                    run_directory.write_safely(
+                        takeaway.save, prepared.folder, take_away
+                    )
             if prepared.folder is not None:
-                write_safely(run_directory.append_history, prepared.folder, report)
+                run_directory.write_safely(
+                    run_directory.append_history, prepared.folder, report
+                )
             if not bar.disable:
                 _show(bar, prepared, history, best)
             logger.info(
@@ -214,7 +218,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     result = _make_result(prepared, programs, state, best, keeper.first, history)
     if prepared.folder is not None:
         axes = plots.fitness(history)
-        write_safely(run_directory.save_figure, prepared.folder, axes)
+        run_directory.write_safely(run_directory.save_figure, prepared.folder, axes)
     if error is not None:
         _hand_over(error, result)
     if stop == _FAILED:

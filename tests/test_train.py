@@ -285,6 +285,9 @@ def test_a_full_disk_costs_the_files_and_not_the_run(tmp_path, monkeypatch):
     with pytest.warns(RuntimeWarning, match="No space left on device.*goes on"):
         result = train(run_dir=tmp_path / "run")
     assert len(result.history) == 4
+    monkeypatch.setattr(jepbt.run_directory, "replace", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device.*stays in memory"):
+        assert 0 < result.test().best.mean <= 1
 
 
 @pytest.mark.parametrize("content", ["file", "run", "read-only"])
