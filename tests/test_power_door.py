@@ -95,3 +95,25 @@ def test_heads_share_one_backbone():
     assert sum(leaf[0].size for leaf in params["dense1"].values()) == 650
     assert set(result.task.shared) == set(first.best.params)
     assert result.best.fitness.mean > 0.15  # by chance 0.1, give or take 0.01
+
+
+@pytest.mark.slow
+def test_a_population_of_resnets_trains_on_a_file(tmp_path, monkeypatch, capsys):
+    """Images whose brightness tells their class, and a network of depth 8."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(240) % 10
+    images = (
+        generator.integers(0, 30, (240, 32, 32, 3)) + 22 * labels[:, None, None, None]
+    )
+    arrays = {"x_train": images[:200], "y_train": labels[:200, None]}
+    arrays |= {"x_test": images[200:], "y_test": labels[200:, None]}
+    np.savez(
+        tmp_path / "data.npz", **{k: v.astype(np.uint8) for k, v in arrays.items()}
+    )
+    sizes = {"depth": 8, "num-members": 2, "num-generations": 2, "num-steps": 8}
+    flags = [f"--{name}={value}" for name, value in sizes.items()]
+    flags += [f"--data={tmp_path / 'data.npz'}", "--batch-size=16"]
+    monkeypatch.setattr("sys.argv", ["resnet_population.py", *flags])
+    load("resnet_population").main()
+    accuracy = re.search(r"best validation accuracy (0\.\d+)", capsys.readouterr().out)
+    assert float(accuracy[1]) >= 0.2  # by chance 0.1

@@ -18,6 +18,9 @@ IMAGES = rng.normal(size=(60, 6)).astype(np.float32)
 LABELS = (IMAGES[:, 0] > 0).astype(np.int32) + (IMAGES[:, 1] > 1)
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass
 class Hyper(jepbt.HyperParameters):
     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
@@ -55,9 +58,7 @@ def final_state(task, strategy, mesh):
     return run(inputs)
 
 
-@pytest.mark.parametrize(
-    "metric", ["correctness", pytest.param("probabilities", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("metric", ["correctness", "probabilities"])
 def test_novelty_and_a_teacher_do_not_depend_on_the_devices(metric):
     task = make_task(jepbt.distillation(teacher="elites", weight=0.5))
     novelty = strategies.pulsation(period=1, metric=metric, num_examples=5)

@@ -7,7 +7,9 @@ in an environment with the extra `tpu-compile`. Every figure is the compiler's.
 
 import math
 import os
+import pathlib
 import re
+import runpy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -134,3 +136,15 @@ def test_the_default_chunk_is_estimated_faster_than_all_at_once_and_than_one(com
     assert 1.2 * cycles < estimated_cycles(single.programs.train.compile().as_text())
     estimated = default.estimated_bytes["train"]
     assert estimated == pytest.approx(compiled_bytes(program), rel=0.2)
+
+
+def test_the_example_prints_estimates_of_one_chip(monkeypatch, capsys):
+    path = pathlib.Path(__file__).parent.parent / "examples" / "compile_for_tpu.py"
+    flags = ["--members", "8", "--batch", "8", "--convolutions", "lax"]
+    monkeypatch.setattr("sys.argv", [path.name, *flags])
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "nothing ran on one" in printed
+    rows = re.findall(r"^ +8 lax +(\d+) +([\d.]+)", printed, re.M)
+    assert [int(chunk) for chunk, _ in rows] == [1, 8, 8]
+    assert all(float(cycles) > 0 for _, cycles in rows)
