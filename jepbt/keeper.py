@@ -21,7 +21,7 @@ from jepbt.resume import RunFolder
 from jepbt.snapshot import Snapshot, detach, history_arrays, restore, state_arrays
 from jepbt.training import Best, Record, RunState
 
-SHARE = 0.1
+SHARE = 0.03
 """Of a run's time, what "auto" lets the writing of checkpoints take."""
 
 
