@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 
-class Worker:
+class JobThread:
     """Runs jobs one at a time in a thread that stays.
 
     One thread for all: memory that a new thread allocates stays with it when it ends,
@@ -19,9 +19,9 @@ class Worker:
 
     Example:
         >>> done = []
-        >>> worker = Worker("example")
-        >>> worker.start(lambda: done.append(1))
-        >>> worker.close()
+        >>> thread = JobThread("example")
+        >>> thread.start(lambda: done.append(1))
+        >>> thread.close()
         >>> done
         [1]
     """

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jepbt import checkpoint, run_directory
-from jepbt.background import Worker
+from jepbt.background import JobThread
 from jepbt.checkpoint import Damaged
 from jepbt.config import Config
 from jepbt.history import Generation, make_generation
@@ -39,7 +39,7 @@ class Keeper:
         self._folder, self._config = folder, config
         self._records: list[Record] = []
         self._seconds: list[Mapping[str, float]] = []
-        self._writer = Worker("jepbt-checkpoint")
+        self._writer = JobThread("jepbt-checkpoint")
         self._error: BaseException | None = None
         self._saved = -1
         self._cost, self._written_at = 0.0, -float("inf")
