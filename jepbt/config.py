@@ -47,7 +47,7 @@ class Config:
         resume: go on with the run that `run_dir` holds, from its newest checkpoint, or
             start one if it holds none.
         checkpoint_every: generations between two checkpoints, or "auto": as often as
-            keeps the time that writing them takes to 3 %. Ctrl-C, the end of a
+            keeps the time that writing them takes to 3 percent. Ctrl-C, the end of a
             run and an error in a callback save in any case.
         keep_checkpoints: how many stay; older ones are removed.
         progress: whether a terminal or notebook shows a progress bar.
