@@ -23,8 +23,8 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 # multiplication, and `lax`'s convolution is three times slower than windows are.
 _FEW_CHANNELS = 8
 
-# A core's own caches hold about this much of what a kernel's gradient copies.
-_BLOCK_BYTES = 2**21
+# A core's own cache holds about this much of what a kernel's gradient copies.
+_BLOCK_BYTES = 2**20
 
 _AS_IS = ((0, 0, 0), (0, 0, 0))  # padding of the last two axes
 
@@ -344,11 +344,13 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
         """
         zero = jnp.zeros((), lhs.dtype)
         lhs = lax.pad(lhs, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
-        rest, columns = lhs.shape[1] - gradient.shape[1], gradient.shape[2]
+        rows, columns = lhs.shape[1], gradient.shape[2]
+        rest = rows - gradient.shape[1]
         shifted_images = [lhs[:, :, left : left + columns] for left in range(width)]
+        # Slices of what is padded once are copied row by row, pads value by value.
+        gradient = lax.pad(gradient, zero, ((0, 0, 0), (rest, rest, 0), *_AS_IS))
         shifted_gradients = [
-            lax.pad(gradient, zero, ((0, 0, 0), (top, rest - top, 0), *_AS_IS))
-            for top in range(height)
+            gradient[:, rest - top : rest - top + rows] for top in range(height)
         ]
         return _matmul(
             jnp.concatenate(shifted_images, 3).reshape(-1, width * num_channels),
@@ -363,11 +365,17 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
     if block == lhs.shape[0]:
         product = of_block(lhs, gradient)
     else:
-        blocks = [x.reshape(-1, block, *x.shape[1:]) for x in (lhs, gradient)]
         zeros = jnp.zeros((width * num_channels, height * num_features), lhs.dtype)
-        product, _ = lax.scan(
-            lambda total, pair: (total + of_block(*pair), None), zeros, tuple(blocks)
-        )
+
+        def add_block(number, total):
+            # Slices of what is there; scanned arrays in blocks would be made again.
+            blocks = [
+                lax.dynamic_slice_in_dim(x, number * block, block)
+                for x in (lhs, gradient)
+            ]
+            return total + of_block(*blocks)
+
+        product = lax.fori_loop(0, lhs.shape[0] // block, add_block, zeros)
     product = product.reshape(width, num_channels, height, num_features)
     return product.transpose(2, 0, 1, 3)
 
