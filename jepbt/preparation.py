@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,7 @@ class Prepared:
         step_flops: of one member's training step; 0 if unknown.
         checkpoint_bytes: of one checkpoint, but for the history in it.
         held: the run's folder, this process's alone, or `None`.
+        identify: says what the run is, so that it can be continued; takes a while.
         start: what becomes of the state that a run begins with, or `None`.
     """
 
@@ -77,6 +78,7 @@ class Prepared:
     step_flops: float
     checkpoint_bytes: int
     held: RunFolder | None
+    identify: Callable[[], Mapping[str, Any]]
     start: Callable[[RunState], RunState] | None = None
 
     @property
@@ -133,10 +135,14 @@ def _compile(
     start = time.perf_counter()
     inputs = place_inputs(task, config.seed, mesh)
 
+    def find_identity():
+        return identify(task, strategy, config, inputs, mesh, initial)
+
     def compare():
         if held is None:
             return 0
-        held.check(identify(task, strategy, config, inputs, mesh, initial), config)
+        if held.holds_run:  # else there is time for it while the devices are busy
+            held.check(find_identity(), config)
         return held.known_chunk(config.population_size // mesh.size)
 
     known_chunk = agree(in_first(compare) or 0)
@@ -169,6 +175,7 @@ def _compile(
         step_flops=step_flops,
         checkpoint_bytes=checkpoint_bytes,
         held=held,
+        identify=find_identity,
     )
     if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
         raise ValueError(
@@ -216,7 +223,6 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size or task.batch_size,
         "chunk_size": prepared.chunk.size,
-        "identity": prepared.held.identity,
         "checkpoint_bytes": prepared.checkpoint_bytes,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),
         "hparams": run_directory.describe_spaces(task.hparams),

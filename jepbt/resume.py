@@ -8,7 +8,7 @@ import logging
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from jepbt import checkpoint, run_directory
@@ -29,7 +29,8 @@ class RunFolder:
         newest: checkpoint that is whole, or `None`.
         facts: of that checkpoint, or `None`.
         damaged: newer checkpoints that are not, and why.
-        identity: of the run that is about to start.
+        identity: of the run that is about to start, as soon as it is known.
+        settings: that `config.json` holds.
         chunk_size: that it trains with.
     """
 
@@ -38,7 +39,8 @@ class RunFolder:
     newest: pathlib.Path | None = None
     facts: Mapping[str, Any] | None = None
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
-    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    identity: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chunk_size: int = 1
 
     @property
@@ -50,6 +52,11 @@ class RunFolder:
     def generation(self) -> int:
         """The last one that the newest checkpoint has seen; -1 without one."""
         return -1 if self.newest is None else int(self.newest.name)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is anything that this run would continue."""
+        return self.facts is not None or run_directory.holds_run(self.path)
 
     def known_chunk(self, num_members: int) -> int:
         """The chunk size that the run began with; 0 if there is none that fits."""
@@ -122,14 +129,30 @@ class RunFolder:
         Raises:
             ValueError: if it cannot be written.
         """
+        self.settings = settings
         try:
-            run_directory.write_config(self.path, settings)
+            run_directory.write_config(self.path, self._with_identity())
         except OSError as error:
             raise run_directory.not_writable(self.path, error) from error
 
+    def complete(self, identify: Callable[[], Mapping[str, Any]]) -> None:
+        """Adds the identity to `config.json`, unless it was known before the run.
+
+        Before a run's first generation has ended there is nothing to continue: until
+        then nobody needs it.
+        """
+        if self.identity is None:
+            self.identity = identify()
+            run_directory.write_safely(
+                run_directory.write_config, self.path, self._with_identity()
+            )
+
+    def _with_identity(self) -> dict[str, Any]:
+        return {**self.settings, "identity": self.identity}
+
     def _identity_there(self) -> Mapping[str, Any] | None:
         where = f"run_dir={str(self.path)!r}"
-        if self.facts is None and not run_directory.holds_run(self.path):
+        if not self.holds_run:
             return None
         facts = self.facts
         if facts is None:
@@ -139,11 +162,10 @@ class RunFolder:
                 f"{where} holds a run of jepbt.epbt, which goes on with that function "
                 "alone. Name another folder."
             )
-        before = facts.get("identity")
+        before = facts.get("identity", "unknown")
+        is_new = before is None and not run_directory.has_history(self.path)
         # As much as tells runs apart.
-        if not isinstance(before, Mapping) or not isinstance(
-            before.get("settings"), Mapping
-        ):
+        if not is_new and not isinstance(_settings(before), Mapping):
             raise ValueError(
                 f"{where} holds a run that cannot go on: it has no checkpoint, and its "
                 "config.json does not say what it was. Name another folder."
@@ -225,6 +247,10 @@ def _find_newest(folder: RunFolder) -> None:
             f"run_dir={str(folder.path)!r} holds a run of which no checkpoint is whole "
             f"({reasons}). Put a copy back, or name another folder."
         )
+
+
+def _settings(identity: Any) -> Any:
+    return identity.get("settings") if isinstance(identity, Mapping) else None
 
 
 def _warn(message: str) -> None:

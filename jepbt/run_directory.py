@@ -79,6 +79,12 @@ def holds_run(folder: pathlib.Path) -> bool:
     return any(os.path.exists(folder / name) for name in names)
 
 
+def has_history(folder: pathlib.Path) -> bool:
+    """Whether a run has ended a generation here."""
+    path = folder / _HISTORY
+    return path.exists() and path.stat().st_size > 0
+
+
 def _refuse_links(folder: pathlib.Path) -> None:
     """Refuses a folder from which a run would write somewhere else."""
     for path in (folder, *(folder / name for name in ("best", "figures"))):

@@ -166,6 +166,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 parents, info = plan.parents, plan.info
             clock.lap("evolve", state)
             state, metrics = programs.train(inputs, generation, state)
+            if prepared.held is not None:  # while the devices are busy
+                prepared.held.complete(prepared.identify)
             clock.lap("train", state)
             state = programs.evaluate(inputs, generation, metrics, state)
             clock.lap("evaluate", state)

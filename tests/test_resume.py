@@ -15,7 +15,7 @@ import pytest
 from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
-from jepbt import checkpoint, keeper, run_lock
+from jepbt import checkpoint, fingerprint, keeper, run_lock
 
 
 class Stop(Exception):
@@ -193,6 +193,40 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
 
 def test_resume_starts_a_run_where_nothing_is(finished):
     assert checkpoints(finished) == [5, 4]
+
+
+def stop_before_the_first_generation(folder, monkeypatch):
+    def stop(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(fingerprint, "lower_portable", stop)
+        train(run_dir=folder)
+    assert json.loads((folder / "config.json").read_text())["identity"] is None
+
+
+def test_a_run_that_ended_before_its_first_generation_starts_again(
+    tmp_path, monkeypatch, whole
+):
+    stop_before_the_first_generation(tmp_path / "run", monkeypatch)
+    with pytest.warns(RuntimeWarning, match="starts again from its first generation"):
+        again = train(run_dir=tmp_path / "run", resume=True)
+    assert_equal_bits(again, whole)
+
+
+def test_a_history_without_a_checkpoint_or_an_identity_is_kept(tmp_path, monkeypatch):
+    stop_before_the_first_generation(tmp_path, monkeypatch)
+    (tmp_path / "history.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="does not say what it was"):
+        train(run_dir=tmp_path, resume=True)
+    assert (tmp_path / "history.jsonl").read_text() == "{}\n"
+
+
+def test_the_settings_file_says_what_the_checkpoints_say(finished):
+    identity = json.loads((finished / "config.json").read_text())["identity"]
+    newest = checkpoint.list_all(finished / "checkpoints")[0]
+    assert identity == checkpoint.verify(newest)["identity"]
+    assert identity["settings"]["seed"] == 0
 
 
 def test_fewer_generations_than_were_trained_are_refused(copy):
