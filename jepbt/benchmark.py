@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt import config as configs
+from jepbt.batches import batch_indices
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.checks import resolve_strategy
 from jepbt.execution import choose_devices, memory_limit
@@ -20,7 +21,6 @@ from jepbt.population import BATCHES, STRATEGY, Task, derive_key
 from jepbt.preparation import Prepared, prepare
 from jepbt.stopwatch import best_rate, matmul_peak, measure_in_turns
 from jepbt.strategies import Strategy
-from jepbt.training import batch_indices
 
 SECONDS_PER_CALL = 0.3
 """How long a timed call should take: longer than the clock and the scheduler err."""
