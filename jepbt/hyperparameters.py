@@ -122,6 +122,8 @@ class HyperParameters:
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # `copy` and `pickle` ask for what may not be there
+            raise AttributeError(name)
         names = getattr(type(self), "__dataclass_fields__", ())
         close = difflib.get_close_matches(name, names, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -607,7 +609,8 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
     return lambda *args: jax.lax.switch(choice.index, branches, *args)
 
 
-def _names(hparams_type: type[HyperParameters]) -> list[str]:
+@functools.cache
+def _names(hparams_type: type[HyperParameters]) -> tuple[str, ...]:
     """The field names, or an error if the dataclass decorator was forgotten."""
     if not (
         dataclasses.is_dataclass(hparams_type)
@@ -621,7 +624,7 @@ def _names(hparams_type: type[HyperParameters]) -> list[str]:
             f"{hparams_type.__name__} inherits from jepbt.HyperParameters but is no "
             "dataclass: write @dataclasses.dataclass above the class."
         )
-    return [field.name for field in dataclasses.fields(hparams_type)]
+    return tuple(field.name for field in dataclasses.fields(hparams_type))
 
 
 def _build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
@@ -647,8 +650,14 @@ def _encode(space: Space, value: Any) -> np.ndarray:
         case Integer():
             return np.int32(value)
         case Real(min=low, max=high):
-            low, high = _round_inside(low, +1), _round_inside(high, -1)
-            return np.clip(np.asarray(value, np.float32), low, high)
+            value = np.float32(value) if np.isscalar(value) else np.array(
+                value, np.float32
+            )
+            if low is not None:
+                value = np.maximum(value, _round_inside(low, +1))
+            if high is not None:
+                value = np.minimum(value, _round_inside(high, -1))
+            return value
         case TaylorLoss():
             return np.array(value, np.float32)
 
@@ -660,6 +669,7 @@ def _uniform(key, shape, low, high, log):
     return jnp.exp(draws)
 
 
+@functools.cache
 def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
     """The float32 nearest to a bound that does not lie outside of it.
 
