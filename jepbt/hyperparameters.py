@@ -17,7 +17,7 @@ import math
 import numbers
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -486,14 +486,16 @@ def decode(hparams: HyperParameters) -> HyperParameters:
         0.25
     """
 
-    def value(space, leaf):
+    def value(name, space):
+        leaf = getattr(hparams, name)
         if not isinstance(space, Categorical):
             return leaf
         if not space.is_numeric:
-            return Choice(leaf, space.choices)
+            return Choice(leaf, space.choices, name)
         return jnp.asarray(np.array(space.choices))[leaf]
 
-    return map_fields(value, hparams)
+    hparams_type = type(hparams)
+    return _build(hparams_type, [value(*each) for each in spaces(hparams_type).items()])
 
 
 def to_python(hparams: HyperParameters) -> HyperParameters:
@@ -563,12 +565,28 @@ def encode(hparams: HyperParameters) -> HyperParameters:
     return map_fields(_encode, hparams)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """What member code sees of a categorical that is no number: see `choose`."""
+    """What member code sees of a categorical that is no number: see `choose`.
+
+    It has no value to compare: `h.activation == "relu"` would be false for every
+    member, without a word, so that it raises.
+    """
 
     index: jax.Array
     choices: tuple[Any, ...]
+    name: str = "a choice"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"{self.name} is a choice of {self.choices}: inside the compiled step an "
+            "index, of which Python knows no value to compare or look up. Pick a "
+            f"function by it, jepbt.choose(h.{self.name}, {{{self.choices[0]!r}: ..., "
+            "...}). What decides on shapes, such as layers or a batch size, evolves "
+            "with jepbt.epbt alone."
+        )
+
+    __eq__ = __hash__ = __bool__ = _refuse
 
 
 def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
@@ -650,8 +668,8 @@ def _encode(space: Space, value: Any) -> np.ndarray:
         case Integer():
             return np.int32(value)
         case Real(min=low, max=high):
-            value = np.float32(value) if np.isscalar(value) else np.array(
-                value, np.float32
+            value = (
+                np.float32(value) if np.isscalar(value) else np.array(value, np.float32)
             )
             if low is not None:
                 value = np.maximum(value, _round_inside(low, +1))
