@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepbt.batches import batch_indices
 from jepbt.benchmark_models import (
     Workload,
     from_flax,
@@ -25,7 +26,6 @@ from jepbt.hyperparameters import decode
 from jepbt.population import BATCHES, Task, derive_key
 from jepbt.preparation import Prepared
 from jepbt.strategies import take
-from jepbt.training import batch_indices
 
 PyTree = Any
 

@@ -101,9 +101,7 @@ def lower_tuned(
         return call
 
     key = program_key(lowered.train.as_text(), list(mesh.devices.flat))
-    choice = choose_by_measuring(
-        candidates, make_call, config.steps_per_generation, key
-    )
+    choice = choose_by_measuring(candidates, make_call, key)
     if choice.size != candidates[0]:
         lowered = lower_with(choice.size)
     return lowered, choice

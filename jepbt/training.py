@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jepbt.batches import batch_indices
 from jepbt.config import Config, check
 from jepbt.execution import check_chunk, map_members, over_members, replicated
 from jepbt.hyperparameters import HyperParameters, decode
@@ -586,53 +587,6 @@ def keep_best(
     return jax.tree.map(
         lambda new, old: jnp.where(is_better, new, old), candidate, best
     )
-
-
-def batch_indices(
-    key: jax.Array,
-    generation: jax.Array,
-    *,
-    num_examples: int,
-    batch_size: int,
-    num_steps: int,
-) -> jax.Array:
-    """Draws the examples of a generation's steps: every epoch a new permutation.
-
-    Generations continue where the last one stopped, within an epoch too, so that the
-    whole run reads every example equally often.
-
-    Args:
-        key: of the whole run; the same in every generation.
-        generation: `i32[]`; `(generation + 1) * num_steps * batch_size` is below 2**31.
-        num_examples: `N`.
-        batch_size: `B`.
-        num_steps: `S`.
-
-    Returns:
-        `i32[S, B]` row numbers.
-
-    Example:
-        >>> import jax
-        >>> rows = [
-        ...     batch_indices(
-        ...         jax.random.key(0), g, num_examples=6, batch_size=3, num_steps=1
-        ...     )
-        ...     for g in range(2)
-        ... ]
-        >>> sorted(rows[0].ravel().tolist() + rows[1].ravel().tolist())
-        [0, 1, 2, 3, 4, 5]
-    """
-    count = num_steps * batch_size
-    start = generation * count
-    first_epoch, offset = start // num_examples, start % num_examples
-    num_epochs = (count - 1) // num_examples + 2  # as many as a generation can touch
-    epochs = jax.vmap(
-        lambda epoch: jax.random.permutation(
-            jax.random.fold_in(key, first_epoch + epoch), num_examples
-        )
-    )(jnp.arange(num_epochs))
-    rows = jax.lax.dynamic_slice(epochs.ravel(), (offset,), (count,))
-    return rows.reshape(num_steps, batch_size)
 
 
 def _num_rows(rows: PyTree) -> int:

@@ -19,6 +19,9 @@ NUM_ROUNDS = 5
 SHORTEST = 0.05
 """Seconds that a measured call should take at least, or its overhead would count."""
 
+MOST_STEPS = 512
+"""Of a measured call, however short they are."""
+
 GAIN = 1.1
 """How much faster than the default another size must be to be taken."""
 
@@ -75,7 +78,6 @@ def chunk_candidates(
 def choose_by_measuring(
     candidates: list[int],
     make_call: Callable[[int, int], Callable[[], None]],
-    max_steps: int,
     key: str,
 ) -> ChunkChoice:
     """Times each candidate once for all runs of a program on this machine.
@@ -84,7 +86,6 @@ def choose_by_measuring(
         candidates: from `chunk_candidates`, the default first.
         make_call: `(chunk_size, num_steps) -> call`, compiles a short generation;
             `call()` runs it to its end.
-        max_steps: of a generation.
         key: from `program_key`; what was chosen under it before is chosen again, so
             that the same call gives the same bits.
 
@@ -97,7 +98,7 @@ def choose_by_measuring(
     if known in candidates:
         return ChunkChoice(known, "measured before")
     start = time.perf_counter()
-    calls = _warm_calls(candidates, make_call, max_steps)
+    calls = _warm_calls(candidates, make_call)
     seconds = {size: [] for size in calls}
     for _ in range(NUM_ROUNDS):  # in turns, so that other work slows all alike
         for size, call in calls.items():
@@ -137,7 +138,7 @@ def program_key(text: str, devices: list[jax.Device]) -> str:
     return hashlib.sha256(f"{text}{where}".encode()).hexdigest()
 
 
-def _warm_calls(candidates, make_call, max_steps) -> dict[int, Callable[[], None]]:
+def _warm_calls(candidates, make_call) -> dict[int, Callable[[], None]]:
     """Compiles side by side, with as many steps as make a call long enough.
 
     Where two steps of the default are long already, overhead is not what limits them,
@@ -149,13 +150,13 @@ def _warm_calls(candidates, make_call, max_steps) -> dict[int, Callable[[], None
         call()
         return call
 
-    num_steps = min(2, max_steps)
+    num_steps = 2
     first = warm(candidates[0], num_steps)
     seconds = _time(first)
-    if seconds < SHORTEST and num_steps < max_steps:
-        num_steps = min(max_steps, 64, int(num_steps * SHORTEST / seconds) + 1)
+    if seconds < SHORTEST:
+        num_steps = min(MOST_STEPS, int(num_steps * SHORTEST / seconds) + 1)
         first = warm(candidates[0], num_steps)
-    elif num_steps < max_steps:
+    else:
         candidates = candidates[:2]
     with ThreadPoolExecutor(len(candidates)) as pool:
         rest = pool.map(lambda size: warm(size, num_steps), candidates[1:])

@@ -48,6 +48,7 @@ ORDER = [
     "execution",
     "processes",
     "inheritance",
+    "batches",
     "training",
     "estimate",
     "flops",

@@ -13,9 +13,9 @@ import optax
 import pytest
 
 import jepbt
+from jepbt.batches import batch_indices
 from jepbt.population import BATCHES, FIRST_STATES, derive_key
 from jepbt.schedules import Schedules, load_schedules
-from jepbt.training import batch_indices
 
 EXAMPLE = pathlib.Path(jepbt.__file__).parents[1] / "examples" / "replay_with_optax.py"
 rng = np.random.default_rng(0)

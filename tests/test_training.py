@@ -11,12 +11,12 @@ import pytest
 
 import jepbt
 from jepbt import population as keys
+from jepbt.batches import batch_indices
 from jepbt.execution import make_mesh
 from jepbt.population import Member, derive_key
 from jepbt.strategies import Evaluation, Plan, Strategy
 from jepbt.training import (
     Best,
-    batch_indices,
     keep_best,
     make_inputs,
     make_phases,
@@ -406,30 +406,6 @@ def test_padding_of_the_last_batch_does_not_count(num_rows):
     np.testing.assert_allclose(mean, rows.mean(dtype=np.float64), atol=1e-6)
     expected = rows.std(dtype=np.float64) / np.sqrt(num_rows)
     np.testing.assert_allclose(error, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("num_examples", "batch_size", "num_steps"), [(10, 3, 4), (6, 6, 1), (5, 4, 7)]
-)
-def test_every_epoch_is_a_permutation_across_generations(
-    key, num_examples, batch_size, num_steps
-):
-    rows = np.concatenate(
-        [
-            batch_indices(
-                key,
-                generation,
-                num_examples=num_examples,
-                batch_size=batch_size,
-                num_steps=num_steps,
-            ).ravel()
-            for generation in range(5)
-        ]
-    )
-    whole = rows[: len(rows) // num_examples * num_examples].reshape(-1, num_examples)
-    for epoch in whole:
-        np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
-    assert len({tuple(epoch) for epoch in whole}) > 1
 
 
 @pytest.mark.parametrize("batches", ["shared", "per_member"])

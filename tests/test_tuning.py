@@ -58,7 +58,7 @@ def test_candidates_are_at_most_three_divisors(num_members, platform):
 def test_the_default_stays_unless_another_is_a_tenth_faster(
     cache, milliseconds, chosen
 ):
-    choice = choose_by_measuring([1, 8, 32], sleeping(milliseconds, []), 3, "a")
+    choice = choose_by_measuring([1, 8, 32], sleeping(milliseconds, []), "a")
     assert choice.size == chosen
     others = sorted({1, 8, 32} - {chosen})
     assert all(f"x over {other}" in choice.reason for other in others)
@@ -69,13 +69,13 @@ def test_what_was_measured_is_remembered_by_this_process_and_the_next(
 ):
     log = []
     make_call = sleeping({1: 4, 8: 2}, log)
-    assert choose_by_measuring([1, 8], make_call, 3, "b").size == 8
+    assert choose_by_measuring([1, 8], make_call, "b").size == 8
     measured = len(log)
-    assert choose_by_measuring([1, 8], make_call, 3, "b").reason == "measured before"
+    assert choose_by_measuring([1, 8], make_call, "b").reason == "measured before"
     monkeypatch.setattr(tuning, "_CHOSEN", {})
-    assert choose_by_measuring([1, 8], make_call, 3, "b").size == 8
+    assert choose_by_measuring([1, 8], make_call, "b").size == 8
     assert len(log) == measured
-    choose_by_measuring([1, 8], make_call, 3, "another program")
+    choose_by_measuring([1, 8], make_call, "another program")
     assert len(log) > measured
 
 
@@ -85,13 +85,13 @@ def test_a_damaged_memory_is_measured_anew(cache, content):
     folder.mkdir()
     (folder / "c.json").write_text(content)
     make_call = sleeping({1: 4, 8: 2}, [])
-    assert choose_by_measuring([1, 8], make_call, 3, "c").size == 8
+    assert choose_by_measuring([1, 8], make_call, "c").size == 8
     assert json.loads((folder / "c.json").read_text()) == 8
 
 
 def test_long_steps_spare_the_third_candidate(cache):
     log = []
-    choose_by_measuring([1, 8, 32], sleeping({1: 30, 8: 20, 32: 1}, log), 9, "d")
+    choose_by_measuring([1, 8, 32], sleeping({1: 30, 8: 20, 32: 1}, log), "d")
     assert 32 not in log
 
 
