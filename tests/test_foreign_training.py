@@ -167,7 +167,7 @@ class NnxLSTM(nnx.Module):
 class NnxShared(nnx.Module):
     """One layer under two names, batch norm, a variable of a class of its own."""
 
-    class Count(nnx.Variable):
+    class Offset(nnx.Variable):
         pass
 
     def __init__(self, rngs, dtype=jnp.float32):
@@ -176,12 +176,11 @@ class NnxShared(nnx.Module):
         self.first = nnx.Linear(4, 4, rngs=rngs, dtype=dtype)
         self.second = self.first
         self.head = nnx.Linear(4, 3, rngs=rngs, dtype=dtype)
-        self.count = self.Count(jnp.zeros(()))
+        self.offset = self.Offset(jnp.ones(()))
 
     def __call__(self, x):
         x = nnx.relu(self.norm(self.conv(x))).mean((1, 2))
-        self.count.value = self.count.value + 1
-        return self.head(self.second(nnx.relu(self.first(x))))
+        return self.head(self.second(nnx.relu(self.first(x + self.offset[...]))))
 
 
 class NnxScanned(nnx.Module):
@@ -274,22 +273,20 @@ def train_population(model, inputs):
     return params, variables, scores
 
 
-def assert_alike(ours, theirs):
+def assert_alike(ours, theirs, is_half):
+    """To what rounding leaves: batched and alone a sum has another order."""
+    rtol, atol = (2e-2, 5e-3) if is_half else (2e-3, 2e-4)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert one.dtype == other.dtype
-        is_half = other.dtype == jnp.bfloat16
-        np.testing.assert_allclose(
-            np.asarray(one, np.float32),
-            np.asarray(other, np.float32),
-            **(
-                {"rtol": 0.1, "atol": 0.05} if is_half else {"rtol": 2e-3, "atol": 2e-4}
-            ),
-        )
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(("module", "inputs", "flag"), LINEN)
-def test_a_linen_member_is_what_a_plain_flax_loop_makes_of_it(module, inputs, flag):
+def test_a_linen_member_is_what_a_plain_flax_loop_makes_of_it(
+    module, inputs, flag, request
+):
     params, variables, scores = train_population(module, inputs)
 
     def settings(train):
@@ -326,11 +323,11 @@ def test_a_linen_member_is_what_a_plain_flax_loop_makes_of_it(module, inputs, fl
 
     expected = plain(jax.random.key(1))
     ours = jax.tree.map(lambda leaf: leaf[1], (params, variables, scores))
-    assert_alike(ours, expected)
+    assert_alike(ours, expected, "half" in request.node.callspec.id)
 
 
 @pytest.mark.parametrize(("factory", "inputs"), NNX)
-def test_an_nnx_member_is_what_a_plain_flax_loop_makes_of_it(factory, inputs):
+def test_an_nnx_member_is_what_a_plain_flax_loop_makes_of_it(factory, inputs, request):
     params, variables, scores = train_population(factory, inputs)
     module = factory(rngs=nnx.Rngs(jax.random.key(1)))
     optimizer = nnx.Optimizer(module, OPTIMIZER, wrt=nnx.Param)
@@ -343,10 +340,9 @@ def test_an_nnx_member_is_what_a_plain_flax_loop_makes_of_it(factory, inputs):
     weights = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     others = nnx.All(nnx.Variable, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
     state = nnx.to_pure_dict(nnx.state(module, others))
-    if "count" in state:  # evaluating counted too
-        state["count"] = state["count"] - 1
     ours = jax.tree.map(lambda leaf: leaf[1], (params, variables, scores))
-    assert_alike(ours, (weights, state, logits))
+    is_half = "half" in request.node.callspec.id
+    assert_alike(ours, (weights, state, logits), is_half)
 
 
 def test_nnx_attention_draws_masks_of_its_own_for_each_key():
