@@ -223,7 +223,7 @@ LINEN = [
 NNX = [
     pytest.param(NnxTransformer, TOKENS, id="transformer", marks=slow),
     pytest.param(NnxLSTM, TOKENS, id="LSTM", marks=slow),
-    pytest.param(NnxShared, IMAGES, id="shared"),
+    pytest.param(NnxShared, IMAGES, id="shared", marks=slow),
     pytest.param(
         lambda rngs: NnxShared(rngs, jnp.bfloat16), IMAGES, id="half", marks=slow
     ),
@@ -275,7 +275,7 @@ def train_population(model, inputs):
 
 def assert_alike(ours, theirs, is_half):
     """To what rounding leaves: batched and alone a sum has another order."""
-    rtol, atol = (2e-2, 5e-3) if is_half else (2e-3, 2e-4)
+    rtol, atol = (2e-2, 3e-2) if is_half else (2e-3, 2e-4)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert one.dtype == other.dtype
