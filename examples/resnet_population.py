@@ -10,8 +10,8 @@ minutes on 2 CPU cores that others use too; expect a validation accuracy of abou
 The second needs PyTorch (any CPU build) and takes about 1 minute: it times a population
 of 4, one of 1, and PyTorch training the same network alone with all cores,
 channels-last, in turns. Expect seconds per member-step and two ratios: the population
-1.3 times as fast as one member, and 0.75 times as fast as PyTorch (0.092, 0.124 and
-0.068 s on 2 idle cores). On busy cores they mean nothing: PyTorch's two threads wait
+1.4 times as fast as one member, and 0.85 times as fast as PyTorch (0.081, 0.115 and
+0.069 s on 2 idle cores). On busy cores they mean nothing: PyTorch's two threads wait
 for each other at every layer.
 """
 
