@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
 _FACTS = "facts.json"
 _ARRAYS = "arrays"
+
+
+_OWN = threading.local()
 
 
 class Damaged(Exception):
@@ -188,9 +192,17 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as orbax
 
     named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.size}
-    if named:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path.absolute(), args=orbax.args.PyTreeSave(named))
+    if not named:
+        return
+    # One for all that a thread writes: each of them leaves memory behind.
+    if not hasattr(_OWN, "checkpointer"):
+        _OWN.checkpointer = _checkpointer()
+    try:
+        _OWN.checkpointer.save(path.absolute(), args=orbax.args.PyTreeSave(named))
+    except BaseException:
+        _OWN.checkpointer.close()
+        del _OWN.checkpointer
+        raise
 
 
 def _checkpointer() -> Any:
