@@ -12,21 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt import config as configs
-from jepbt.batches import batch_indices
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
 from jepbt.checks import resolve_strategy
-from jepbt.execution import choose_devices, memory_limit
+from jepbt.execution import choose_devices, compiler_options, memory_limit
 from jepbt.flops import count_step_flops
-from jepbt.population import BATCHES, STRATEGY, Task, derive_key
+from jepbt.population import STRATEGY, Task, derive_key
 from jepbt.preparation import Prepared, prepare
+from jepbt.programs import lower
 from jepbt.stopwatch import best_rate, matmul_peak, measure_in_turns
 from jepbt.strategies import Strategy
+from jepbt.training import make_phases
 
 SECONDS_PER_CALL = 0.3
 """How long a timed call should take: longer than the clock and the scheduler err."""
 
-LIKELY_FLOPS = 2e10
-"""What a CPU reaches in small networks: only decides how many steps are timed."""
+LIKELY_FLOPS = 1e11
+"""What a CPU reaches in networks: only decides how many steps are timed."""
+
+BRIEF = 2
+"""Steps of the shortest generation that is timed: one step would be no loop."""
+
+FEWEST_STEPS = 8
+"""That are timed, however long they take, unless a generation has fewer."""
 
 
 def scaling(
@@ -163,7 +170,7 @@ class _Timing(NamedTuple):
     """Functions to time, and what they stand for."""
 
     train: Callable[[], Any]
-    shuffle: Callable[[], Any]
+    brief: Callable[[], Any]
     evolve: Callable[[], Any]
     plan: Callable[[], Any]
     copy: Callable[[], Any]
@@ -196,11 +203,15 @@ class _Size:
             self.state, _ = programs.evolve(inputs, second, self.state)
             jax.block_until_ready(self.state)
 
-        shuffle_program = jax.jit(self._shuffle)
+        brief_program = self._compile_brief()
+
+        def train_briefly():
+            self.state, _ = brief_program(inputs, first, self.state)
+            jax.block_until_ready(self.state)
 
         self.timing = _Timing(
             train,
-            lambda: jax.block_until_ready(shuffle_program(inputs)),
+            train_briefly,
             evolve,
             lambda: jax.block_until_ready(plan_program(inputs, *self.evaluated)),
             copy,
@@ -208,17 +219,19 @@ class _Size:
         for run in self.timing:
             run()
 
-    def _shuffle(self, inputs):
-        task, config = self.prepared.task, self.prepared.config
-        if task.data is None:
-            return inputs.key
-        return batch_indices(
-            derive_key(inputs.key, BATCHES),
-            0,
-            num_examples=jax.tree.leaves(inputs.train)[0].shape[0],
-            batch_size=config.batch_size or task.batch_size,
-            num_steps=config.steps_per_generation,
+    def _compile_brief(self):
+        """A generation of two steps: what every generation costs, and little more."""
+        prepared = self.prepared
+        phases = make_phases(
+            prepared.task,
+            self.strategy,
+            dataclasses.replace(prepared.config, steps_per_generation=BRIEF),
+            mesh=prepared.mesh if prepared.mesh.size > 1 else None,
+            chunk_size=prepared.chunk.size,
         )
+        lowered = lower(phases, prepared.inputs, prepared.mesh, ("train",)).train
+        platform = prepared.mesh.devices.flat[0].platform
+        return lowered.compile(compiler_options(platform))
 
     def _plan(self, inputs, strategy_state, hparams, evaluation):
         key = derive_key(inputs.key, STRATEGY, 1)
@@ -245,8 +258,7 @@ def _make_copy(state: Any, num_members: int) -> Callable[[], Any]:
 
 def _count_timed_steps(flops: float, steps: int) -> int:
     affordable = SECONDS_PER_CALL * LIKELY_FLOPS / flops if flops else 20
-    # Fewer than two would be no loop, which compiles to another program.
-    return int(min(steps, max(2, affordable)))
+    return int(min(steps, max(FEWEST_STEPS, affordable)))
 
 
 def _fitting_chunk(chunk_size: int | str, num_members: int) -> int | str:
@@ -282,13 +294,14 @@ def _measure(
     batch_size = config.batch_size or sizes[0].prepared.task.batch_size
     steps_seconds, generations = [], []
     for i, size in enumerate(sizes):
-        # Shuffling is paid once a generation, however many steps it has.
-        shuffle = np.median(seconds[f"shuffle {i}"])
-        train = seconds[f"train {i}"]
-        stepping = np.maximum(train - shuffle, 0.1 * train)
-        stepping *= steps / size.prepared.config.steps_per_generation
+        train, brief = seconds[f"train {i}"], np.median(seconds[f"brief {i}"])
+        timed = size.prepared.config.steps_per_generation
+        # Shuffling, and copying members in and out, are paid once a generation.
+        stepping = (train - brief) / max(timed - BRIEF, 1)
+        stepping = np.maximum(stepping, 0.1 * train / timed) * steps
+        fixed = np.maximum(train - stepping * timed / steps, 0)
         steps_seconds.append(stepping)
-        generations.append(stepping + shuffle)
+        generations.append(stepping + fixed)
     rows = []
     for i, size in enumerate(sizes):
         prepared = size.prepared

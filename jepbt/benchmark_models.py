@@ -52,8 +52,8 @@ class Workload:
 
 WORKLOADS = (
     Workload("tiny_mlp", "MLP 64-64-10", "mlp", (64, 64, 10), 64, 64, 200, 200),
-    Workload("mlp", "MLP 784-256-10", "mlp", (784, 256, 10), 16, 64, 40, 40),
-    Workload("cnn", "CNN of 105,866 weights", "cnn", (), 16, 64, 10, 2),
+    Workload("mlp", "MLP 784-256-10", "mlp", (784, 256, 10), 16, 64, 100, 40),
+    Workload("cnn", "CNN of 105,866 weights", "cnn", (), 16, 64, 30, 2),
     Workload(
         "wide_mlp",
         "MLP 784-1024-1024-10",
@@ -61,7 +61,7 @@ WORKLOADS = (
         (784, 1024, 1024, 10),
         8,
         256,
-        6,
+        25,
         6,
     ),
     Workload(
@@ -71,7 +71,7 @@ WORKLOADS = (
         (784, 1024, 1024, 10),
         8,
         64,
-        12,
+        50,
         12,
     ),
 )
