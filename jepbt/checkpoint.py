@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -26,6 +27,8 @@ _FACTS = "facts.json"
 _ARRAYS = "arrays"
 
 
+_PACKED = "packed"
+_LARGE = 2**20
 _OWN = threading.local()
 
 
@@ -141,23 +144,31 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     try:
         header = [(key, np.dtype(kind), tuple(s)) for key, kind, s in facts["arrays"]]
-        # Orbax takes no empty arrays; their shape is all there is to them.
-        numbers = {f"{i:05d}": i for i, h in enumerate(header) if np.prod(h[2])}
-        stored = {}
+        sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in header]
+        numbers = [f"{i:05d}" for i, size in enumerate(sizes) if size >= _LARGE]
+        num_packed = sum(size for size in sizes if size < _LARGE)
+        numbers += [_PACKED] if num_packed else []
+        stored = {_PACKED: np.zeros(0, np.uint8)}
         if numbers:
             wanted = orbax.RestoreArgs(restore_type=np.ndarray)
             with _checkpointer() as checkpointer:
-                stored = checkpointer.restore(
+                stored |= checkpointer.restore(
                     (path / _ARRAYS).absolute(),
                     args=orbax.args.PyTreeRestore(
                         item=dict.fromkeys(numbers, 0),
                         restore_args=dict.fromkeys(numbers, wanted),
                     ),
                 )
-        arrays = {}
+        arrays, start, packed = {}, 0, stored[_PACKED]
+        if packed.shape != (num_packed,):
+            raise ValueError(f"{packed.size} bytes are packed, not {num_packed}")
         for i, (key, dtype, shape) in enumerate(header):
-            array = stored[f"{i:05d}"] if f"{i:05d}" in numbers else None
-            array = np.zeros(shape, dtype) if array is None else array
+            if sizes[i] >= _LARGE:
+                array = stored[f"{i:05d}"]
+            else:
+                part = packed[start : start + sizes[i]].copy()
+                array = part.view(dtype).reshape(shape)
+                start += sizes[i]
             if array.shape != shape or array.dtype != dtype or dtype.hasobject:
                 raise ValueError(f"{key} is {array.dtype}{list(array.shape)}")
             arrays[key] = array
@@ -191,7 +202,16 @@ def clean(root: pathlib.Path) -> None:
 def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as orbax
 
-    named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.size}
+    named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.nbytes >= _LARGE}
+    # A history is many small arrays, each of which costs orbax more than its bytes,
+    # some kilobytes for good among that: all of them together are one.
+    small = [
+        np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        for x in arrays.values()
+        if x.nbytes < _LARGE
+    ]
+    packed = np.concatenate([np.zeros(0, np.uint8), *small])
+    named |= {_PACKED: packed} if packed.size else {}
     if not named:
         return
     # One for all that a thread writes: each of them leaves memory behind.

@@ -93,13 +93,34 @@ def test_nothing_but_what_was_written_is_whole(root, harm, reason):
         checkpoint.verify(path)
 
 
-def test_arrays_of_another_type_than_the_facts_tell_are_refused(root):
+def test_more_or_fewer_bytes_than_the_facts_tell_of_are_refused(root):
     path = root / "000004"
     facts = checkpoint.verify(path)
-    for key, kind, shape in (("x", "int64", [3]), ("x", "float64", [4])):
+    for key, kind, shape in (("x", "int16", [3]), ("x", "float64", [4])):
         wrong = {**facts, "arrays": [[key, kind, shape]]}
         with pytest.raises(checkpoint.Damaged, match="its arrays are others"):
             checkpoint.read(path, wrong)
+
+
+def test_arrays_of_all_sizes_and_types_come_back(tmp_path):
+    large = np.random.default_rng(0).normal(size=(2, 2**18)).astype(np.float32)
+    arrays = {
+        "flag": np.array(True),
+        "large": large,
+        "half": np.array([1.5, -0.0], jnp.bfloat16),
+        "none": np.zeros((0, 3), np.float64),
+        "column": np.arange(12, dtype=np.int16).reshape(3, 4).T,
+    }
+    checkpoint.write(tmp_path, 0, {}, arrays, 1)
+    found = checkpoint.read(tmp_path / "000000", checkpoint.verify(tmp_path / "000000"))
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes(), name
+    for kind, shape in (("int32", [2, 2**18]), ("float32", [2**19])):
+        wrong = {"arrays": [["large", kind, shape]]}
+        with pytest.raises(checkpoint.Damaged, match="its arrays are others"):
+            checkpoint.read(tmp_path / "000000", wrong)
 
 
 def test_none_is_removed_before_the_new_one_is_whole(root, monkeypatch):
