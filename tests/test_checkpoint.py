@@ -12,7 +12,7 @@ import pytest
 from resumable import make_task
 
 import jepbt
-from jepbt import checkpoint, resume, run_directory, snapshot
+from jepbt import checkpoint, resume, run_directory, run_lock, snapshot
 from jepbt.config import Config
 from jepbt.execution import make_mesh
 from jepbt.fingerprint import differences, identify
@@ -157,6 +157,13 @@ def test_a_folder_that_was_refused_is_free_again(tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match="no checkpoint is whole"):
             resume.open_folder(Config(run_dir=tmp_path, resume=True))
+
+
+def test_a_run_that_fails_before_it_starts_lets_go_of_its_folder(tmp_path):
+    folder = RunFolder(tmp_path, run_lock.lock(tmp_path))
+    with pytest.raises(MemoryError), resume.released_on_error(folder):
+        raise MemoryError
+    assert folder.lock.closed
 
 
 def test_a_run_that_starts_again_is_compared_with_the_settings_file(tmp_path):
