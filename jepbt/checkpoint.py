@@ -160,7 +160,7 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
                     ),
                 )
         arrays, start, packed = {}, 0, stored[_PACKED]
-        if packed.shape != (num_packed,):
+        if packed.shape != (_rounded(num_packed),):
             raise ValueError(f"{packed.size} bytes are packed, not {num_packed}")
         for i, (key, dtype, shape) in enumerate(header):
             if sizes[i] >= _LARGE:
@@ -210,8 +210,10 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         for x in arrays.values()
         if x.nbytes < _LARGE
     ]
-    packed = np.concatenate([np.zeros(0, np.uint8), *small])
-    named |= {_PACKED: packed} if packed.size else {}
+    total = sum(part.size for part in small)
+    if total:
+        named[_PACKED] = np.zeros(_rounded(total), np.uint8)
+        np.concatenate(small, out=named[_PACKED][:total])
     if not named:
         return
     # One for all that a thread writes: each of them leaves memory behind.
@@ -223,6 +225,11 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         _OWN.checkpointer.close()
         del _OWN.checkpointer
         raise
+
+
+def _rounded(size: int) -> int:
+    """The next power of two: copies of few different sizes leave no holes in memory."""
+    return 1 << max(size - 1, 2**16 - 1).bit_length() if size else 0
 
 
 def _checkpointer() -> Any:
