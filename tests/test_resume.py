@@ -214,6 +214,14 @@ def test_a_run_that_ended_before_its_first_generation_starts_again(
     assert_equal_bits(again, whole)
 
 
+def test_a_run_that_starts_again_begins_its_history_anew(copy, whole):
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.warns(RuntimeWarning, match="starts again from its first generation"):
+        assert_equal_bits(train(run_dir=copy, resume=True), whole)
+    lines = (copy / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["generation"] for line in lines] == list(range(6))
+
+
 def test_a_history_without_a_checkpoint_or_an_identity_is_kept(tmp_path, monkeypatch):
     stop_before_the_first_generation(tmp_path, monkeypatch)
     (tmp_path / "history.jsonl").write_text("{}\n")
