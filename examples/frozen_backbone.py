@@ -2,10 +2,10 @@
 
     python examples/frozen_backbone.py
 
-2 CPU cores, about 1 minute. A CNN learns Fashion-MNIST for a moment; its layers up to
-the last become the backbone, which lies in memory once (`shared`). 32 linear heads of
-650 weights then evolve their learning rate, weight decay and dropout on its features.
-Expect the best head to match the CNN or better it on the validation images.
+2 CPU cores, shared, about 1 minute. A CNN learns Fashion-MNIST for a moment; its layers
+up to the last become the backbone, which lies in memory once (`shared`). 32 linear
+heads of 650 weights then evolve their learning rate, weight decay and dropout on its
+features. Expect the best head to better the CNN on validation images: 0.78 after 0.70.
 """
 
 import dataclasses

@@ -164,6 +164,20 @@ def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, 
         "use_running_average": not train,
     }
     named = inspect.signature(call).parameters
+    missing = [
+        name
+        for name, parameter in list(named.items())[2:]  # after self and the images
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in offered
+    ]
+    if missing:
+        raise TypeError(
+            f"model: {call.__qualname__} needs {', '.join(missing)}, and is given, "
+            f"beside its input, only {', '.join(offered)}, as far as it names them. "
+            "Give it a default; random numbers come from self.make_rng(...) in linen, "
+            "from an nnx.Rngs that the module keeps in nnx."
+        )
     return {name: value for name, value in offered.items() if name in named}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -149,15 +150,25 @@ def _python_column(space: Space, column: np.ndarray) -> list[Any]:
         case TaylorLoss():
             return [row.copy() for row in column]
         case Real(min=low, max=high):
-            shortest = column.astype(str).astype(np.float64)
-            # A bound is no float32: the nearest one inside of it stands for it.
-            if low is not None:
-                above = np.nextafter(np.float32(low), np.float32(np.inf))
-                shortest[column <= above] = low
-            if high is not None:
-                below = np.nextafter(np.float32(high), np.float32(-np.inf))
-                shortest[column >= below] = high
-            numbers = shortest.tolist()
-            return [tuple(row) for row in numbers] if space.shape else numbers
+            above, below = _beside(low, +1), _beside(high, -1)
+
+            def shorten(value):
+                if low is not None and value <= above:
+                    return float(low)
+                if high is not None and value >= below:
+                    return float(high)
+                return float(str(value))
+
+            if space.shape:
+                return [tuple(map(shorten, row)) for row in column]
+            return list(map(shorten, column))
         case Integer():
             return column.tolist()
+
+
+@functools.cache
+def _beside(bound: float | None, direction: int) -> float | None:
+    """The last float32 that stands for a bound, which itself may be none."""
+    if bound is None:
+        return None
+    return float(np.nextafter(np.float32(bound), np.float32(direction * np.inf)))

@@ -77,13 +77,19 @@ def epbt(
     `jepbt.strategies.epbt` builds the strategy of the same name, which both use.
 
     The evaluation function gets a `Candidate` of its own: a copy, so that its model,
-    `None` at first, may be trained in place. It trains with `candidate.hparams`,
+    `None` at first, may be trained in place, and whatever else it changes there reaches
+    no other candidate. It trains with `candidate.hparams`,
     measures fitness on validation data, and returns a *new* `Candidate`, perhaps with
     the fitness's `standard_error`, which `strategies.significant` needs. If it raises,
     or its process dies, or its fitness is not finite, that one evaluation has failed:
     a warning names slot, hyperparameters and error, its fitness is `nan`, and its slot
     goes to another's child. When all of a generation fail, the loop ends with a
     `RuntimeError`.
+
+    An evaluation that never returns is waited for: only the function knows how long
+    is too long. With `n_processes`, `signal.alarm(600)` as its first line (not on
+    Windows) ends its process after ten minutes, which fails that one evaluation; and
+    Ctrl-C, or closing the generator, ends all workers and what they have started.
 
     The initial population is used as given, but a candidate whose hyperparameters
     repeat an earlier one's would be the same trial again: it takes the strategy's first

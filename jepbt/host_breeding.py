@@ -113,8 +113,9 @@ def _step(strategy: Strategy, seed: int, progress: Progress, *indices: int):
             progress.fitness,
             progress.standard_error,
         )
-    # Fetching what is still being computed would cost more than computing it.
-    return jax.device_get(jax.block_until_ready(stepped))
+    # Fetching what is still being computed would cost more than computing it, and
+    # `jax.device_get`, which starts transfers, more than looking at what lies here.
+    return jax.tree.map(np.asarray, jax.block_until_ready(stepped))
 
 
 @functools.lru_cache(maxsize=16)

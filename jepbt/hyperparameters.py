@@ -17,7 +17,7 @@ import math
 import numbers
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,8 @@ class HyperParameters:
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # `copy` and `pickle` ask for what may not be there
+            raise AttributeError(name)
         names = getattr(type(self), "__dataclass_fields__", ())
         close = difflib.get_close_matches(name, names, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -484,14 +486,16 @@ def decode(hparams: HyperParameters) -> HyperParameters:
         0.25
     """
 
-    def value(space, leaf):
+    def value(name, space):
+        leaf = getattr(hparams, name)
         if not isinstance(space, Categorical):
             return leaf
         if not space.is_numeric:
-            return Choice(leaf, space.choices)
+            return Choice(leaf, space.choices, name)
         return jnp.asarray(np.array(space.choices))[leaf]
 
-    return map_fields(value, hparams)
+    hparams_type = type(hparams)
+    return _build(hparams_type, [value(*each) for each in spaces(hparams_type).items()])
 
 
 def to_python(hparams: HyperParameters) -> HyperParameters:
@@ -561,12 +565,28 @@ def encode(hparams: HyperParameters) -> HyperParameters:
     return map_fields(_encode, hparams)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """What member code sees of a categorical that is no number: see `choose`."""
+    """What member code sees of a categorical that is no number: see `choose`.
+
+    It has no value to compare: `h.activation == "relu"` would be false for every
+    member, without a word, so that it raises.
+    """
 
     index: jax.Array
     choices: tuple[Any, ...]
+    name: str = "a choice"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"{self.name} is a choice of {self.choices}: inside the compiled step an "
+            "index, of which Python knows no value to compare or look up. Pick a "
+            f"function by it, jepbt.choose(h.{self.name}, {{{self.choices[0]!r}: ..., "
+            "...}). What decides on shapes, such as layers or a batch size, evolves "
+            "with jepbt.epbt alone."
+        )
+
+    __eq__ = __hash__ = __bool__ = _refuse
 
 
 def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
@@ -607,7 +627,8 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
     return lambda *args: jax.lax.switch(choice.index, branches, *args)
 
 
-def _names(hparams_type: type[HyperParameters]) -> list[str]:
+@functools.cache
+def _names(hparams_type: type[HyperParameters]) -> tuple[str, ...]:
     """The field names, or an error if the dataclass decorator was forgotten."""
     if not (
         dataclasses.is_dataclass(hparams_type)
@@ -621,7 +642,7 @@ def _names(hparams_type: type[HyperParameters]) -> list[str]:
             f"{hparams_type.__name__} inherits from jepbt.HyperParameters but is no "
             "dataclass: write @dataclasses.dataclass above the class."
         )
-    return [field.name for field in dataclasses.fields(hparams_type)]
+    return tuple(field.name for field in dataclasses.fields(hparams_type))
 
 
 def _build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
@@ -647,8 +668,14 @@ def _encode(space: Space, value: Any) -> np.ndarray:
         case Integer():
             return np.int32(value)
         case Real(min=low, max=high):
-            low, high = _round_inside(low, +1), _round_inside(high, -1)
-            return np.clip(np.asarray(value, np.float32), low, high)
+            value = (
+                np.float32(value) if np.isscalar(value) else np.array(value, np.float32)
+            )
+            if low is not None:
+                value = np.maximum(value, _round_inside(low, +1))
+            if high is not None:
+                value = np.minimum(value, _round_inside(high, -1))
+            return value
         case TaylorLoss():
             return np.array(value, np.float32)
 
@@ -660,6 +687,7 @@ def _uniform(key, shape, low, high, log):
     return jnp.exp(draws)
 
 
+@functools.cache
 def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
     """The float32 nearest to a bound that does not lie outside of it.
 

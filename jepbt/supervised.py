@@ -354,6 +354,13 @@ def _naming(part: str) -> Iterator[None]:
         if not isinstance(error.obj, HyperParameters):
             raise
         raise ValueError(f"{part}: {error}") from error
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            f"{part}: it averages over an axis that is not there ({error}). A member "
+            "lives on one device, with its whole batch: leave axis_name out."
+        ) from error
     except jax.errors.JAXTypeError as error:
         advice = (
             "Hyperparameters are arrays inside the compiled step: Python branches, "

@@ -261,3 +261,48 @@ def test_flax_dropout_at_an_evolved_rate_gets_advice(model):
             loss=lambda h: jepbt.losses.cross_entropy,
             optimizer=lambda h: optax.sgd(h.rate),
         )
+
+
+class LinenVAE(linen.Module):
+    """The VAE example asks for a key, after its input."""
+
+    @linen.compact
+    def __call__(self, x, z_rng):
+        return linen.Dense(3)(x + jax.random.normal(z_rng, x.shape))
+
+
+class LinenPmapped(linen.Module):
+    """Batch norm as it was written for `pmap`."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        norm = linen.BatchNorm(use_running_average=not train, axis_name="batch")
+        return linen.Dense(3)(norm(x.reshape(x.shape[0], -1)))
+
+
+class NnxPmapped(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(64, axis_name="devices", rngs=rngs)
+        self.dense = nnx.Linear(64, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.norm(x.reshape(x.shape[0], -1)))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        (LinenVAE(), TypeError, r"model: .*__call__ needs z_rng, .*self\.make_rng"),
+        (LinenPmapped(), ValueError, r"model: .*batch.*leave axis_name out"),
+        (NnxPmapped, ValueError, r"model: .*devices.*leave axis_name out"),
+    ],
+)
+def test_what_a_model_asks_for_in_vain_is_named(model, error, words):
+    with jax.numpy_rank_promotion("allow"), pytest.raises(error, match=words):
+        jepbt.classification(
+            (IMAGES, LABELS),
+            hparams=Hyper,
+            model=model,
+            loss=lambda h: jepbt.losses.cross_entropy,
+            optimizer=lambda h: optax.sgd(h.rate),
+        )

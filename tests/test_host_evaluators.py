@@ -47,6 +47,47 @@ def test_processes_and_executors_give_the_same_run_as_this_process():
         assert [c.hparams for c in other] == [c.hparams for c in here]
 
 
+@pytest.mark.parametrize("num_processes", [None, 1])
+def test_what_an_evaluation_writes_over_its_argument_reaches_nobody(num_processes):
+    given = population(3)
+    clean = run(3, given, functions.climb)
+    for best, other in zip(
+        run(3, given, functions.change_what_was_given, num_processes),
+        clean,
+        strict=True,
+    ):
+        assert (best.model, best.fitness) == (other.model, other.fitness)
+        assert best.hparams == other.hparams
+    assert all(c.model is None and c.hparams == Hyper() for c in given)
+
+
+def test_an_evaluation_is_tried_again_with_what_it_was_first_given():
+    seen = []
+
+    def spoil(candidate):
+        seen.append((list(candidate.model), candidate.hparams.rate))
+        candidate.model.append(1)
+        candidate.hparams.rate = 0.9
+        raise ValueError("no luck")
+
+    given = [Candidate([0], Hyper())]
+    with (
+        pytest.warns(RuntimeWarning, match=r"Hyper\(rate=0\.05,"),
+        pytest.raises(RuntimeError, match="all 1 evaluations"),
+    ):
+        run(1, given, spoil, retries=1)
+    assert seen == [([0], 0.05)] * 2
+
+
+def test_hyperparameters_changed_in_place_are_checked_when_they_come_back():
+    def leave_the_bounds(candidate):
+        candidate.hparams.rate = 7.7
+        return Candidate(None, candidate.hparams, 1.0)
+
+    with pytest.raises(ValueError, match=r"slot 0, hparams\.rate=7\.7 lies outside"):
+        run(1, population(2), leave_the_bounds)
+
+
 def test_workers_are_other_processes_and_keep_the_users_candidate():
     best = run(2, population(4, Counting), functions.count, 2)[-1]
     assert best.model != os.getpid()
@@ -63,6 +104,7 @@ def test_a_worker_does_not_start_jax():
     [
         (functions.die_with_defaults, r"exit code 7"),
         (functions.kill_with_defaults, r"signal SIGKILL"),
+        (functions.sleep_with_an_alarm, r"signal SIGALRM"),
         (functions.fail_first_slot, "ValueError: no luck"),
     ],
 )

@@ -462,6 +462,21 @@ TABLE = [
             "optimizer: it asks for the number behind a hyperparameter",
         ),
         (
+            {"optimizer": lambda h: optax.sgd(0.1 if h.activation == "relu" else 1.0)},
+            "activation is a choice of ('relu', 'tanh') ... jepbt.choose(h.activation",
+            TypeError,
+        ),
+        (
+            {"optimizer": lambda h: {"relu": optax.sgd}[h.activation](h.rate)},
+            "activation is a choice of ... with jepbt.epbt alone",
+            TypeError,
+        ),
+        (
+            {"loss": lambda h: losses.brier if h.activation else losses.cross_entropy},
+            "activation is a choice of ... no value to compare",
+            TypeError,
+        ),
+        (
             {
                 "optimizer": lambda h: optax.sgd(
                     optax.warmup_cosine_decay_schedule(0, h.rate, 10, 100)

@@ -97,9 +97,8 @@ def test_heads_share_one_backbone():
     assert result.best.fitness.mean > 0.15  # by chance 0.1, give or take 0.01
 
 
-@pytest.mark.slow
-def test_a_population_of_resnets_trains_on_a_file(tmp_path, monkeypatch, capsys):
-    """Images whose brightness tells their class, and a network of depth 8."""
+def start_resnets(folder, monkeypatch, *flags):
+    """Images whose brightness tells their class, and networks of depth 8."""
     generator = np.random.default_rng(0)
     labels = np.arange(240) % 10
     images = (
@@ -107,13 +106,27 @@ def test_a_population_of_resnets_trains_on_a_file(tmp_path, monkeypatch, capsys)
     )
     arrays = {"x_train": images[:200], "y_train": labels[:200, None]}
     arrays |= {"x_test": images[200:], "y_test": labels[200:, None]}
-    np.savez(
-        tmp_path / "data.npz", **{k: v.astype(np.uint8) for k, v in arrays.items()}
-    )
-    sizes = {"depth": 8, "num-members": 2, "num-generations": 2, "num-steps": 8}
-    flags = [f"--{name}={value}" for name, value in sizes.items()]
-    flags += [f"--data={tmp_path / 'data.npz'}", "--batch-size=16"]
-    monkeypatch.setattr("sys.argv", ["resnet_population.py", *flags])
+    np.savez(folder / "data.npz", **{k: v.astype(np.uint8) for k, v in arrays.items()})
+    flags = [*flags, f"--data={folder / 'data.npz'}", "--depth=8", "--num-members=2"]
+    monkeypatch.setattr("sys.argv", ["resnet_population.py", *flags, "--batch-size=16"])
     load("resnet_population").main()
+
+
+@pytest.mark.slow
+def test_a_population_of_resnets_trains_on_a_file(tmp_path, monkeypatch, capsys):
+    start_resnets(tmp_path, monkeypatch, "--num-generations=2", "--num-steps=8")
     accuracy = re.search(r"best validation accuracy (0\.\d+)", capsys.readouterr().out)
     assert float(accuracy[1]) >= 0.2  # by chance 0.1
+
+
+@pytest.mark.slow
+def test_a_population_of_resnets_is_timed_beside_pytorch(tmp_path, monkeypatch, capsys):
+    """Two rounds: a time for each of three, and what the times say as ratios."""
+    pytest.importorskip("torch", reason="needs PyTorch: pip install jepbt[examples]")
+    flags = ["--compare", "--num-steps=1", "--num-rounds=2"]
+    start_resnets(tmp_path, monkeypatch, *flags)
+    output = capsys.readouterr().out
+    assert len(re.findall(r"\d\.\d{3} s per member-step", output)) == 3
+    for other in ("one member", "PyTorch"):
+        ratio = re.search(rf"is (\d+\.\d\d) times as fast as {other}", output)
+        assert float(ratio[1]) > 0
