@@ -27,7 +27,6 @@ _FACTS = "facts.json"
 _ARRAYS = "arrays"
 
 
-_PACKED = "packed"
 _LARGE = 2**20
 _OWN = threading.local()
 
@@ -147,8 +146,8 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
         sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in header]
         numbers = [f"{i:05d}" for i, size in enumerate(sizes) if size >= _LARGE]
         num_packed = sum(size for size in sizes if size < _LARGE)
-        numbers += [_PACKED] if num_packed else []
-        stored = {_PACKED: np.zeros(0, np.uint8)}
+        numbers += [f"packed{num_packed}"] if num_packed else []
+        stored = {}
         if numbers:
             wanted = orbax.RestoreArgs(restore_type=np.ndarray)
             with _checkpointer() as checkpointer:
@@ -159,9 +158,8 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
                         restore_args=dict.fromkeys(numbers, wanted),
                     ),
                 )
-        arrays, start, packed = {}, 0, stored[_PACKED]
-        if packed.shape != (_rounded(num_packed),):
-            raise ValueError(f"{packed.size} bytes are packed, not {num_packed}")
+        arrays, start = {}, 0
+        packed = stored.get(f"packed{num_packed}", np.zeros(0, np.uint8))
         for i, (key, dtype, shape) in enumerate(header):
             if sizes[i] >= _LARGE:
                 array = stored[f"{i:05d}"]
@@ -212,8 +210,8 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     ]
     total = sum(part.size for part in small)
     if total:
-        named[_PACKED] = np.zeros(_rounded(total), np.uint8)
-        np.concatenate(small, out=named[_PACKED][:total])
+        named[f"packed{total}"] = packed = np.zeros(_rounded(total), np.uint8)
+        np.concatenate(small, out=packed[:total])
     if not named:
         return
     # One for all that a thread writes: each of them leaves memory behind.

@@ -16,6 +16,7 @@ from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
 from jepbt import checkpoint, fingerprint, keeper, run_lock
+from jepbt.resume import RunFolder
 
 
 class Stop(Exception):
@@ -333,6 +334,24 @@ def test_a_strategy_that_plans_by_the_number_of_generations_is_told_so(tmp_path)
 def test_the_last_few_checkpoints_are_kept_and_nothing_else(finished):
     names = sorted(path.name for path in (finished / "checkpoints").iterdir())
     assert names == ["000004", "000005"]
+
+
+def test_every_third_generation_is_saved_and_the_last(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        checkpoint, "write", lambda root, generation, *_: saved.append(generation)
+    )
+    train(run_dir=tmp_path / "run", checkpoint_every=3, num_generations=8)
+    assert saved == [2, 5, 7]
+
+
+@pytest.mark.parametrize(("seconds_ago", "is_due"), [(90, False), (110, True)])
+def test_auto_rests_until_saving_took_three_percent(tmp_path, seconds_ago, is_due):
+    """After three seconds of writing: 97 seconds."""
+    folder = RunFolder(tmp_path, run_lock.lock(tmp_path))
+    with keeper.Keeper(folder, jepbt.Config(run_dir=tmp_path)) as kept:
+        kept._cost, kept._written_at = 3.0, time.monotonic() - seconds_ago
+        assert kept._is_due(0) == is_due
 
 
 @pytest.mark.slow
