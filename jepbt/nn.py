@@ -382,12 +382,8 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
 
 def _block_size(num_images: int, image_bytes: int) -> int:
     """The most images at a time, a divisor of all, whose copies stay in a cache."""
-    sizes = [
-        size
-        for size in range(4, num_images + 1)
-        if num_images % size == 0 and size * image_bytes <= _BLOCK_BYTES
-    ]
-    return max(sizes, default=num_images)
+    sizes = [size for size in range(1, num_images + 1) if num_images % size == 0]
+    return max((n for n in sizes if n * image_bytes <= _BLOCK_BYTES), default=1)
 
 
 def _kernel_by_kernel(convolve):
