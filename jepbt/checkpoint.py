@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,10 @@ FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
 _FACTS = "facts.json"
 _ARRAYS = "arrays"
+
+
+_LARGE = 2**20
+_OWN = threading.local()
 
 
 class Damaged(Exception):
@@ -137,23 +143,30 @@ def read(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     try:
         header = [(key, np.dtype(kind), tuple(s)) for key, kind, s in facts["arrays"]]
-        # Orbax takes no empty arrays; their shape is all there is to them.
-        numbers = {f"{i:05d}": i for i, h in enumerate(header) if np.prod(h[2])}
+        sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in header]
+        numbers = [f"{i:05d}" for i, size in enumerate(sizes) if size >= _LARGE]
+        num_packed = sum(size for size in sizes if size < _LARGE)
+        numbers += [f"packed{num_packed}"] if num_packed else []
         stored = {}
         if numbers:
             wanted = orbax.RestoreArgs(restore_type=np.ndarray)
             with _checkpointer() as checkpointer:
-                stored = checkpointer.restore(
+                stored |= checkpointer.restore(
                     (path / _ARRAYS).absolute(),
                     args=orbax.args.PyTreeRestore(
                         item=dict.fromkeys(numbers, 0),
                         restore_args=dict.fromkeys(numbers, wanted),
                     ),
                 )
-        arrays = {}
+        arrays, start = {}, 0
+        packed = stored.get(f"packed{num_packed}", np.zeros(0, np.uint8))
         for i, (key, dtype, shape) in enumerate(header):
-            array = stored[f"{i:05d}"] if f"{i:05d}" in numbers else None
-            array = np.zeros(shape, dtype) if array is None else array
+            if sizes[i] >= _LARGE:
+                array = stored[f"{i:05d}"]
+            else:
+                part = packed[start : start + sizes[i]].copy()
+                array = part.view(dtype).reshape(shape)
+                start += sizes[i]
             if array.shape != shape or array.dtype != dtype or dtype.hasobject:
                 raise ValueError(f"{key} is {array.dtype}{list(array.shape)}")
             arrays[key] = array
@@ -187,10 +200,34 @@ def clean(root: pathlib.Path) -> None:
 def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as orbax
 
-    named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.size}
-    if named:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path.absolute(), args=orbax.args.PyTreeSave(named))
+    named = {f"{i:05d}": x for i, x in enumerate(arrays.values()) if x.nbytes >= _LARGE}
+    # A history is many small arrays, each of which costs orbax more than its bytes,
+    # some kilobytes for good among that: all of them together are one.
+    small = [
+        np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        for x in arrays.values()
+        if x.nbytes < _LARGE
+    ]
+    total = sum(part.size for part in small)
+    if total:
+        named[f"packed{total}"] = packed = np.zeros(_rounded(total), np.uint8)
+        np.concatenate(small, out=packed[:total])
+    if not named:
+        return
+    # One for all that a thread writes: each of them leaves memory behind.
+    if not hasattr(_OWN, "checkpointer"):
+        _OWN.checkpointer = _checkpointer()
+    try:
+        _OWN.checkpointer.save(path.absolute(), args=orbax.args.PyTreeSave(named))
+    except BaseException:
+        _OWN.checkpointer.close()
+        del _OWN.checkpointer
+        raise
+
+
+def _rounded(size: int) -> int:
+    """The next power of two: copies of few different sizes leave no holes in memory."""
+    return 1 << max(size - 1, 2**16 - 1).bit_length() if size else 0
 
 
 def _checkpointer() -> Any:

@@ -232,10 +232,12 @@ def _print_after(result: Result, prepared: Prepared) -> None:
 def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
     """Says what an interrupted run leaves behind, and how to go on with it."""
     result = stop.result
+    is_over = len(result.history) == result.config.num_generations
+    command = resume_command(arguments, result.run_dir)
     print(
         f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
         f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}\n"
-        f"{resume_command(arguments, result.run_dir)}   goes on",
+        + ("it had no more to do" if is_over else f"{command}   goes on"),
         file=sys.stderr,
     )
 

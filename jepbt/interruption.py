@@ -12,18 +12,23 @@ from typing import Any
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and did so after a whole generation.
 
+    Also if that was the last one: the result is then a whole run's, but whoever runs
+    several after each other must hear that they are to stop.
+
     Attributes:
         result: the `Result` so far.
         signal_number: what asked for it, `signal.SIGINT` for Ctrl-C.
     """
 
     def __init__(self, result: Any, signal_number: int):
-        go_on = "; resume=True with the same run_dir goes on" if result.run_dir else ""
+        done, wanted = len(result.history), result.config.num_generations
+        count = f"{done} generations" if done < wanted else f"all {done} generations"
         super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after "
-            f"{len(result.history)} generations; what was trained is in `.result`"
-            f"{go_on}"
+            f"stopped by {signal.Signals(signal_number).name} after {count}; what was "
+            "trained is in `.result`"
         )
+        if result.run_dir and done < wanted:
+            self.args = (f"{self}; resume=True with the same run_dir goes on",)
         self.result = result
         self.signal_number = signal_number
 

@@ -80,7 +80,8 @@ class Keeper:
             self.first = jax.tree.map(detach, state.best)
         if self._config.run_dir is None:
             return
-        self._records.append(record)
+        # Copies: a view keeps its whole device array, kilobytes for a few numbers.
+        self._records.append(jax.tree.map(np.array, record))
         self._seconds.append(report.seconds)
         if report.num_failed < report.fitness.size and self._is_due(report.number):
             self._save(state)

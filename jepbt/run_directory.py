@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -269,6 +270,11 @@ def replace(path: pathlib.Path, content: bytes | memoryview) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
-    with open(temporary, "xb") as file:
-        file.write(content)
-    temporary.replace(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

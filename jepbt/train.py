@@ -73,8 +73,8 @@ def train_population(
         ValueError: if a value is not allowed; the message names it. Both come before
             anything compiles.
         RuntimeError: if no member ever had a finite fitness.
-        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight; its
-            `.result` is what there is.
+        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight, even if it
+            is the last; its `.result` is what there is.
 
     Example:
         >>> from dataclasses import dataclass

@@ -63,8 +63,8 @@ def _memory():
 def check(rows, late):
     """What grew that should not; empty if nothing did."""
     half, last = rows[len(rows) // 2], rows[-1]
-    # A generation of eight members is some 40 small arrays in the history.
-    allowed = 20e6 + 25_000 * (last[0] - half[0])
+    # A generation of eight members is some 40 small arrays in the history, about 5 kB.
+    allowed = 10e6 + 10_000 * (last[0] - half[0])
     wrong = []
     if last[1] - half[1] > allowed:
         wrong.append(f"memory grew by {(last[1] - half[1]) / 1e6:.1f} MB")

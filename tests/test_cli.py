@@ -2,18 +2,22 @@
 
 import json
 import os
+import pathlib
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 from jepbt import cli, cli_train
 from jepbt.checks import STRATEGY_NAMES
+from jepbt.config import Config
+from jepbt.interruption import Interrupted
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
@@ -107,6 +111,26 @@ def test_help_names_every_setting():
     ):
         assert flag in text
     assert "how many networks train side by side" in text
+
+
+@pytest.mark.parametrize(
+    ("num_done", "said"), [(3, "jepbt train --resume   goes on"), (4, "no more to do")]
+)
+def test_an_interruption_says_how_to_go_on_if_anything_is_left(
+    num_done, said, monkeypatch, capsys
+):
+    result = types.SimpleNamespace(
+        history=[None] * num_done,
+        config=Config(num_generations=4),
+        best=types.SimpleNamespace(fitness="0.5"),
+        run_dir=pathlib.Path("run"),
+    )
+    stop = Interrupted(result, signal.SIGINT)
+    monkeypatch.setattr(cli_train, "resume_command", lambda *_: "jepbt train --resume")
+    cli_train.print_interruption(stop, None)
+    err = capsys.readouterr().err
+    assert said in err and ("goes on" in err) == (num_done < 4)
+    assert ("resume=True" in str(stop)) == (num_done < 4)
 
 
 def test_interrupting_saves_and_exits_130(tmp_path):

@@ -16,6 +16,7 @@ from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
 from jepbt import checkpoint, fingerprint, keeper, run_lock
+from jepbt.resume import RunFolder
 
 
 class Stop(Exception):
@@ -214,6 +215,14 @@ def test_a_run_that_ended_before_its_first_generation_starts_again(
     assert_equal_bits(again, whole)
 
 
+def test_a_run_that_starts_again_begins_its_history_anew(copy, whole):
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.warns(RuntimeWarning, match="starts again from its first generation"):
+        assert_equal_bits(train(run_dir=copy, resume=True), whole)
+    lines = (copy / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["generation"] for line in lines] == list(range(6))
+
+
 def test_a_history_without_a_checkpoint_or_an_identity_is_kept(tmp_path, monkeypatch):
     stop_before_the_first_generation(tmp_path, monkeypatch)
     (tmp_path / "history.jsonl").write_text("{}\n")
@@ -325,6 +334,24 @@ def test_a_strategy_that_plans_by_the_number_of_generations_is_told_so(tmp_path)
 def test_the_last_few_checkpoints_are_kept_and_nothing_else(finished):
     names = sorted(path.name for path in (finished / "checkpoints").iterdir())
     assert names == ["000004", "000005"]
+
+
+def test_every_third_generation_is_saved_and_the_last(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        checkpoint, "write", lambda root, generation, *_: saved.append(generation)
+    )
+    train(run_dir=tmp_path / "run", checkpoint_every=3, num_generations=8)
+    assert saved == [2, 5, 7]
+
+
+@pytest.mark.parametrize(("seconds_ago", "is_due"), [(90, False), (110, True)])
+def test_auto_rests_until_saving_took_three_percent(tmp_path, seconds_ago, is_due):
+    """After three seconds of writing: 97 seconds."""
+    folder = RunFolder(tmp_path, run_lock.lock(tmp_path))
+    with keeper.Keeper(folder, jepbt.Config(run_dir=tmp_path)) as kept:
+        kept._cost, kept._written_at = 3.0, time.monotonic() - seconds_ago
+        assert kept._is_due(0) == is_due
 
 
 @pytest.mark.slow

@@ -352,6 +352,7 @@ def test_a_signal_in_the_last_generation_is_not_lost():
     with pytest.raises(jepbt.Interrupted) as stop:
         train(callbacks=[press])
     assert len(stop.value.result.history) == 4
+    assert "after all 4 generations" in str(stop.value)
 
 
 @pytest.fixture
