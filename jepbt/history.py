@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,6 +204,9 @@ def describe(generation: Generation) -> str:
 def to_json(generation: Generation) -> str:
     """Writes a generation as one line of JSON; `nan` becomes `null`.
 
+    Its last entry is the CRC-32 of the line without it, so that a digit that changes
+    later does not become another result.
+
     Args:
         generation: to write.
 
@@ -226,7 +230,8 @@ def to_json(generation: Generation) -> str:
         values = getattr(generation, name)
         fields[name] = {key: _jsonable(value) for key, value in values.items()}
     fields["seconds"] = {k: round(v, 6) for k, v in generation.seconds.items()}
-    return json.dumps(fields, allow_nan=False)
+    text = json.dumps(fields, allow_nan=False)
+    return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
 
 
 def load_history(run: str | os.PathLike) -> History:
@@ -301,6 +306,13 @@ _UNREADABLE = (
 
 def _from_json(line: str) -> Generation:
     fields = json.loads(line, parse_constant=_refuse_constant)
+    if "crc32" in fields:  # lines by others may come without
+        body, _, end = line.rpartition(', "crc32": ')
+        if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
+            raise ValueError(
+                "it has changed since it was written; resume=True writes it again from "
+                "the newest checkpoint"
+            )
     by_name = {
         group: {name: _as_array(value) for name, value in fields[group].items()}
         for group in ("hparams", "metrics", "info")
