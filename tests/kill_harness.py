@@ -93,7 +93,7 @@ def outcome(run, settings):
         f"history/{number}/{key}": np.array(json.dumps(value))
         for number, line in enumerate((run / "history.jsonl").open())
         for key, value in json.loads(line).items()
-        if key != "seconds"
+        if key not in ("seconds", "crc32")
     }
     with np.load(run / "best" / "weights.npz") as arrays:
         found |= {f"best/{name}": array for name, array in arrays.items()}
