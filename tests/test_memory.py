@@ -80,7 +80,7 @@ CNN = jepbt.models.CNN(num_classes=10, dropout=lambda h: h.dropout)
 def test_the_estimate_is_near_what_the_compiler_reserves(
     model, num_members, chunk_size, batch_size
 ):
-    """Within a third, never more than a tenth below: what is refused could not run."""
+    """Within a half, never more than a tenth below: what is refused could not run."""
     task = jepbt.classification("fashion_mnist", model=model)
     settings = {"population_size": num_members, "chunk_size": chunk_size}
     settings |= {"batch_size": batch_size, "steps_per_generation": 20}
@@ -90,7 +90,7 @@ def test_the_estimate_is_near_what_the_compiler_reserves(
     estimated = memory.check_memory(
         member, task, prepared.config, jax.devices()[:1]
     ).num_bytes
-    assert 0.9 < estimated / prepared.memory_bytes < 1.35
+    assert 0.9 < estimated / prepared.memory_bytes < 1.5
 
 
 SCRIPT = """
