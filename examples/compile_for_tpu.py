@@ -3,9 +3,11 @@
     python examples/compile_for_tpu.py
 
 Needs no TPU, but the extra `tpu-compile`, in an environment of its own. 2 CPU cores,
-5 to 15 minutes. Compiled for one v5e chip, never run on one: cycles are the compiler's
+1.5 to 5 minutes. Compiled for one v5e chip, never run on one: cycles are the compiler's
 estimates, added up over a training step of the whole population (see
-`jepbt.ahead.estimated_cycles`), bytes are what a compiled program reserves.
+`jepbt.ahead.estimated_cycles`), bytes are what a compiled program reserves. Expect 0.60
+million cycles for 16 members in chunks of 8, 1.08 one by one and 1.57 all at once; with
+convolutions as windows 3.9 to 35.
 """
 
 import argparse
