@@ -227,7 +227,7 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _rounded(size: int) -> int:
     """The next power of two: copies of few different sizes leave no holes in memory."""
-    return 1 << max(size - 1, 2**16 - 1).bit_length() if size else 0
+    return 1 << max(size - 1, 2**16 - 1).bit_length()
 
 
 def _checkpointer() -> Any:

@@ -249,18 +249,22 @@ class NnxEvolved(nnx.Module):
         return nnx.Dropout(hparams.dropout, deterministic=False, rngs=self.rngs)(x)
 
 
+def make_task(model):
+    return jepbt.classification(
+        (IMAGES, LABELS),
+        hparams=Hyper,
+        model=model,
+        loss=lambda h: jepbt.losses.cross_entropy,
+        optimizer=lambda h: optax.sgd(h.rate),
+    )
+
+
 @pytest.mark.parametrize("model", [LinenEvolved(), NnxEvolved])
 def test_flax_dropout_at_an_evolved_rate_gets_advice(model):
     with pytest.raises(
         ValueError, match=r"model: .*For dropout use jepbt\.nn\.dropout"
     ):
-        jepbt.classification(
-            (IMAGES, LABELS),
-            hparams=Hyper,
-            model=model,
-            loss=lambda h: jepbt.losses.cross_entropy,
-            optimizer=lambda h: optax.sgd(h.rate),
-        )
+        make_task(model)
 
 
 class LinenVAE(linen.Module):
@@ -299,10 +303,4 @@ class NnxPmapped(nnx.Module):
 )
 def test_what_a_model_asks_for_in_vain_is_named(model, error, words):
     with jax.numpy_rank_promotion("allow"), pytest.raises(error, match=words):
-        jepbt.classification(
-            (IMAGES, LABELS),
-            hparams=Hyper,
-            model=model,
-            loss=lambda h: jepbt.losses.cross_entropy,
-            optimizer=lambda h: optax.sgd(h.rate),
-        )
+        make_task(model)
