@@ -116,15 +116,20 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-def test_the_estimate_is_near_what_the_process_takes():
-    """A factor of 1.5, beyond what one member and the library take."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+def test_the_estimate_is_near_what_the_process_takes(tmp_path):
+    """A factor of 1.5, beyond what one member, the library and compiling take.
+
+    Compiling takes 100 to 300 MB of its own, so a first process does it.
+    """
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    for _ in ("compiles", "is measured"):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | settings,
+        )
     estimated, taken = map(int, done.stdout.split()[-2:])
     print(f"estimated {estimated / 1e6:.0f} MB, taken {taken / 1e6:.0f} MB")
     assert 1 / 1.5 < estimated / taken < 1.5
