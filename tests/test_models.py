@@ -286,7 +286,8 @@ def test_linen_gradient_is_plain_flaxs(key):
 
     expected, updated = jit(jax.grad(plain, has_aux=True))(params)
     actual, changed = gradient(model, params, variables, key)
-    assert_trees_close(actual, expected, rtol=1e-5, atol=1e-7)
+    # The bias before batch norm has no gradient: what is left of it is rounding.
+    assert_trees_close(actual, expected, rtol=1e-5, atol=1e-6)
     assert_trees_close(changed, updated, rtol=1e-6)
 
 
@@ -301,7 +302,8 @@ def test_nnx_gradient_is_plain_flaxs(key):
 
     expected = nnx.grad(plain)(module)
     actual, changed = gradient(model, params, variables, key)
-    assert_trees_close(actual, nnx.to_pure_dict(expected), rtol=1e-5, atol=1e-7)
+    # The bias before batch norm has no gradient: what is left of it is rounding.
+    assert_trees_close(actual, nnx.to_pure_dict(expected), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(changed["norm"]["var"], module.norm.var[...], rtol=1e-6)
 
 

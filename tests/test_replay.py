@@ -29,8 +29,8 @@ SETTINGS |= {"progress": False, "chunk_size": 1}
 
 @dataclass
 class Hyper(jepbt.HyperParameters):
-    learning_rate: float = jepbt.hparam(0.05, min=1e-3, max=0.3, log=True)
-    momentum: float = jepbt.hparam(0.9, min=0.0, max=0.99)
+    learning_rate: float = jepbt.hparam(0.03, min=1e-3, max=0.1, log=True)
+    momentum: float = jepbt.hparam(0.7, min=0.0, max=0.9)
     weight_decay: float = jepbt.hparam(1e-4, min=1e-6, max=1e-2, log=True)
     power: float = jepbt.hparam(0.1, choices=(0.1, 0.3))
     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
