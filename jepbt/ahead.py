@@ -90,13 +90,7 @@ def lower_for_tpu(
     if chunk_size is None:
         chunk_size = chunk_candidates(share, "tpu")[0]
     check_chunk(chunk_size, share)
-    phases = make_phases(
-        task,
-        resolved,
-        config,
-        mesh=mesh if mesh.size > 1 else None,
-        chunk_size=chunk_size,
-    )
+    phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
     inputs = jax.eval_shape(
         lambda: make_inputs(jax.random.key(0), _as_arrays(task.data), task.shared)
     )

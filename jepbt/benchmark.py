@@ -226,7 +226,7 @@ class _Size:
             prepared.task,
             self.strategy,
             dataclasses.replace(prepared.config, steps_per_generation=BRIEF),
-            mesh=prepared.mesh if prepared.mesh.size > 1 else None,
+            mesh=prepared.mesh,
             chunk_size=prepared.chunk.size,
         )
         lowered = lower(phases, prepared.inputs, prepared.mesh, ("train",)).train

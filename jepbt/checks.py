@@ -14,10 +14,11 @@ from jepbt import strategies
 from jepbt.config import Config
 from jepbt.estimate import program_bytes
 from jepbt.execution import tree_bytes
-from jepbt.hyperparameters import decode, sample_population, spaces
+from jepbt.hyperparameters import decode, default_member, spaces
 from jepbt.memory import MemberBytes
 from jepbt.population import Member, Splits, Task
-from jepbt.strategies import Strategy, take
+from jepbt.priors import sample_population
+from jepbt.strategies import Strategy
 from jepbt.training import EVALUATION_BATCH
 
 _NAMED = {
@@ -119,9 +120,7 @@ def check_task(
         )[1],
         key,
     )
-    hparams = jax.eval_shape(
-        lambda k: take(sample_population(k, task.hparams, 1), 0), key
-    )
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
     state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
     batch, rows = _check_data(task.data, batch_size, config)
     _check_behaviour(task, strategy)

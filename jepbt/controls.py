@@ -13,9 +13,9 @@ from jepbt.hyperparameters import (
     Real,
     clip,
     map_fields,
-    sample_population,
     spaces,
 )
+from jepbt.priors import sample_population
 from jepbt.settings import check_mapping, check_operator, check_whole
 from jepbt.strategy import Plan, Strategy, where
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.hyperparameters import HyperParameters
+from jepbt.priors import uniforms
 from jepbt.settings import check_real
 
 CrossoverFn: TypeAlias = Callable[
@@ -56,13 +57,12 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     def crossover(key, hparams, is_child):
         partners, pair = pair_children(is_child)
         leaves, treedef = jax.tree.flatten(hparams)
-        swapped = []
-        for leaf_key, leaf in zip(
-            jax.random.split(key, len(leaves)), leaves, strict=True
-        ):
-            # Both of a pair read one draw; a pair's number is below P.
-            swaps = jax.random.bernoulli(leaf_key, probability, leaf.shape)[pair]
-            swapped.append(jnp.where(swaps, leaf[partners], leaf))
+        draws = uniforms(key, [leaf.shape for leaf in leaves])
+        # Both of a pair read one draw; a pair's number is below P.
+        swapped = [
+            jnp.where(chance[pair] < probability, leaf[partners], leaf)
+            for chance, leaf in zip(draws, leaves, strict=True)
+        ]
         return jax.tree.unflatten(treedef, swapped)
 
     return crossover

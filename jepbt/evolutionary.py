@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jepbt import crossover as crossovers
-from jepbt.hyperparameters import clip_all, sample_population
+from jepbt.hyperparameters import clip_all
 from jepbt.mutation import MutationFn, gaussian
 from jepbt.novelty import Pulsation, check_pulsation, novel_elites
+from jepbt.placement import settle
+from jepbt.priors import sample_population
 from jepbt.selection import SelectionFn, binary_tournament, is_elite
 from jepbt.settings import check_operator
 from jepbt.strategy import Plan, Strategy, take, where
@@ -124,8 +126,12 @@ def epbt(
         parents = jnp.where(elites, slots, select(select_key, evaluation.fitness))
         children = mutate(mutate_key, take(hparams, parents))
         children = clip_all(crossover(cross_key, children, ~elites))
-        return state, Plan(
-            parents, where(elites, hparams, children), {"elites": elites}
+        order = settle(parents, ~elites)
+        plan = Plan(
+            parents[order],
+            where(elites, hparams, take(children, order)),
+            {"elites": elites},
         )
+        return state, plan
 
     return Strategy(init, step, None if novelty is None else novelty.behaviour)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jepbt.hyperparameters import decode, sample_population
+from jepbt.hyperparameters import decode, default_member
 from jepbt.population import Task
-from jepbt.strategies import take
 
 
 def count_step_flops(task: Task, batch_size: int) -> float:
@@ -39,9 +38,7 @@ def count_step_flops(task: Task, batch_size: int) -> float:
         True
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(
-        lambda k: take(sample_population(k, task.hparams, 1), 0), key
-    )
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
     state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
     batch = None
     if task.data is not None:

@@ -303,48 +303,6 @@ def _read_spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
     }
 
 
-def sample(key: jax.Array, space: Space, shape: tuple[int, ...]) -> jax.Array:
-    """Draws from a space's prior.
-
-    Uniform between bounds (of the logarithm, where the space is logarithmic), uniform
-    over choices; `default * exp(N(0, 0.5))` where a bound is missing; the default plus
-    its noise for a loss.
-
-    Args:
-        key: consumed.
-        space: from `spaces`.
-        shape: how many draws.
-
-    Returns:
-        `f32[*shape]`, `i32[*shape]`, or `f32[*shape, n]` for a vector or a loss.
-
-    Example:
-        >>> import jax
-        >>> draws = sample(jax.random.key(0), Integer(2, 1, 3, False), (100,))
-        >>> sorted(set(draws.tolist()))
-        [1, 2, 3]
-    """
-    match space:
-        case Categorical(choices=choices):
-            return jax.random.randint(key, shape, 0, len(choices))
-        case TaylorLoss(default=default, noise=noise):
-            draws = jax.random.normal(key, (*shape, len(default)))
-            seed = jnp.broadcast_to(jnp.asarray(default), draws.shape)
-            return move_loss(space, seed, noise * draws)
-        case Real():
-            shape = (*shape, *space.shape)
-    match space:
-        case Real(min=None) | Real(max=None) | Integer(min=None) | Integer(max=None):
-            default = np.broadcast_to(np.float32(space.default), shape)
-            draws = default * jnp.exp(0.5 * jax.random.normal(key, shape))
-        case Real():
-            draws = _uniform(key, shape, space.min, space.max, space.log)
-        case Integer():  # the cell of n is [n, n + 1), so that both ends are as likely
-            draws = _uniform(key, shape, space.min, space.max + 1, space.log)
-            return clip(jnp.floor(draws), space)
-    return clip(draws, space)
-
-
 def clip(value: jax.Array, space: Space) -> jax.Array:
     """Brings values back into a space: rounded where whole, inside its bounds.
 
@@ -427,40 +385,6 @@ def clip_all(hparams: HyperParameters) -> HyperParameters:
         [1, 5, 64]
     """
     return map_fields(lambda space, leaf: clip(leaf, space), hparams)
-
-
-def sample_population(
-    key: jax.Array, hparams_type: type[HyperParameters], num_members: int
-) -> HyperParameters:
-    """Draws the first population: defaults in slot 0, the prior everywhere else.
-
-    Args:
-        key: consumed.
-        hparams_type: the user's dataclass.
-        num_members: `P`.
-
-    Returns:
-        `hparams_type` with leaves `[P, ...]`.
-
-    Example:
-        >>> import jax
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
-        >>> int(sample_population(jax.random.key(0), Hyper, 5).width[0])
-        4
-    """
-    fields = spaces(hparams_type).values()
-    keys = jax.random.split(key, len(fields))
-    leaves = [
-        sample(field_key, space, (num_members,))
-        .at[0]
-        .set(_encode(space, space.default))
-        for field_key, space in zip(keys, fields, strict=True)
-    ]
-    return _build(hparams_type, leaves)
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -563,6 +487,23 @@ def encode(hparams: HyperParameters) -> HyperParameters:
         1
     """
     return map_fields(_encode, hparams)
+
+
+def default_member(hparams_type: type[HyperParameters]) -> HyperParameters:
+    """A member that has every field's default, as the device holds it: see `encode`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
+        >>> int(default_member(Hyper).width)
+        4
+    """
+    fields = spaces(hparams_type).values()
+    leaves = [_encode(space, space.default) for space in fields]
+    return _build(hparams_type, leaves)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -678,13 +619,6 @@ def _encode(space: Space, value: Any) -> np.ndarray:
             return value
         case TaylorLoss():
             return np.array(value, np.float32)
-
-
-def _uniform(key, shape, low, high, log):
-    if not log:
-        return jax.random.uniform(key, shape, minval=low, maxval=high)
-    draws = jax.random.uniform(key, shape, minval=math.log(low), maxval=math.log(high))
-    return jnp.exp(draws)
 
 
 @functools.cache

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jepbt.hyperparameters import clip_all, sample_population
+from jepbt.hyperparameters import clip_all
 from jepbt.mutation import MutationFn, perturb
+from jepbt.priors import sample_population
 from jepbt.selection import best_first
 from jepbt.settings import check_each, check_operator
 from jepbt.strategy import Plan, Strategy, take, where

@@ -1,8 +1,7 @@
 """How inherited hyperparameters change: pure functions of a key and a population.
 
-Every field draws from a key of its own and every slot from a place of its own in the
-draw, so two children of one parent differ and equal fields are independent. Values stay
-in their spaces.
+Every field and every slot has places of its own in one draw, so two children of one
+parent differ and equal fields are independent. Values stay in their spaces.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from jepbt.hyperparameters import (
     TaylorLoss,
     clip,
     move_loss,
-    sample,
     spaces,
 )
+from jepbt.priors import normal, prior, uniforms
 from jepbt.settings import check_each, check_real
 
 MutationFn: TypeAlias = Callable[[jax.Array, HyperParameters], HyperParameters]
@@ -78,30 +77,24 @@ def gaussian(
     check_real("gaussian", "reset", reset, 0, 1)
     check_real("gaussian", "redraw", redraw, 0, 1)
 
-    def vary(key, space, value):
-        step_key, round_key, prior_key, reset_key = jax.random.split(key, 4)
-        prior = sample(prior_key, space, value.shape[:1])
-        step = jax.random.normal(step_key, value.shape)
+    def vary(draws, space, value):
+        step, side, anew, chance = draws
         match space:
             case Categorical(ordered=True):
-                move_key, side_key = jax.random.split(round_key)
-                moves = jax.random.bernoulli(move_key, redraw, value.shape)
-                up = jax.random.bernoulli(side_key, 0.5, value.shape)
-                neighbour = _neighbour(space, value, up)
-                moved, probability = jnp.where(moves, neighbour, value), reset
+                neighbour = _neighbour(space, value, side < 0.5)
+                moved, probability = jnp.where(step < redraw, neighbour, value), reset
             case Categorical():
                 moved, probability = value, redraw
             case TaylorLoss(sigma=own_sigma):
-                moved, probability = move_loss(space, value, own_sigma * step), reset
+                step = own_sigma * normal(step)
+                moved, probability = move_loss(space, value, step), reset
             case Real():
-                moved, probability = _step(space, sigma * step, value), reset
+                moved, probability = _step(space, sigma * normal(step), value), reset
             case Integer():  # rounded at random, in proportion: see `clip`
-                dither = jax.random.uniform(
-                    round_key, value.shape, minval=-0.5, maxval=0.5
-                )
-                moved, probability = _step(space, sigma * step, value) + dither, reset
-        is_reset = jax.random.bernoulli(reset_key, probability, value.shape)
-        return clip(jnp.where(is_reset, prior, moved), space)
+                dither = side - 0.5
+                moved = _step(space, sigma * normal(step), value) + dither
+                probability = reset
+        return clip(jnp.where(chance < probability, prior(space, anew), moved), space)
 
     return lambda key, hparams: _per_field(vary, key, hparams)
 
@@ -147,10 +140,10 @@ def perturb(
     for number, factor in enumerate(factors):
         check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
-    def vary(key, space, value):
-        factor_key, step_key, prior_key, reset_key = jax.random.split(key, 4)
-        prior = sample(prior_key, space, value.shape[:1])
-        factor = jax.random.choice(factor_key, jnp.array(factors), value.shape)
+    def vary(draws, space, value):
+        step, which, anew, chance = draws
+        number = jnp.minimum(jnp.int32(which * len(factors)), len(factors) - 1)
+        factor = jnp.array(factors)[number]
         match space:
             case Categorical(ordered=True):
                 moved = jnp.where(
@@ -159,16 +152,14 @@ def perturb(
             case Categorical():
                 moved = value
             case TaylorLoss(sigma=sigma):
-                step = jax.random.normal(step_key, value.shape)
-                moved = move_loss(space, value, sigma * step)
+                moved = move_loss(space, value, sigma * normal(step))
             case Real():
                 moved = value * factor
             case Integer():
                 size = jnp.abs(value) * factor
                 size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
                 moved = jnp.sign(value) * size
-        is_reset = jax.random.bernoulli(reset_key, resample, value.shape)
-        return clip(jnp.where(is_reset, prior, moved), space)
+        return clip(jnp.where(chance < resample, prior(space, anew), moved), space)
 
     return lambda key, hparams: _per_field(vary, key, hparams)
 
@@ -176,11 +167,8 @@ def perturb(
 def _per_field(vary: Callable, key: jax.Array, hparams: HyperParameters):
     leaves, treedef = jax.tree.flatten(hparams)
     fields = spaces(type(hparams)).values()
-    keys = jax.random.split(key, len(leaves))
-    varied = [
-        vary(field_key, space, leaf)
-        for field_key, space, leaf in zip(keys, fields, leaves, strict=True)
-    ]
+    draws = uniforms(key, [(4, *leaf.shape) for leaf in leaves])
+    varied = [vary(*given) for given in zip(draws, fields, leaves, strict=True)]
     return jax.tree.unflatten(treedef, varied)
 
 

@@ -17,14 +17,9 @@ from jepbt.gaussian_process import (
     observe,
     upper_bound,
 )
-from jepbt.hyperparameters import (
-    Categorical,
-    HyperParameters,
-    TaylorLoss,
-    sample_population,
-    spaces,
-)
+from jepbt.hyperparameters import Categorical, HyperParameters, TaylorLoss, spaces
 from jepbt.mutation import MutationFn, gaussian
+from jepbt.priors import sample_population
 from jepbt.selection import SelectionFn, truncation
 from jepbt.settings import check_operator, check_whole
 from jepbt.strategy import Plan, Strategy, take, where

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jepbt.hyperparameters import clip_all, sample_population
+from jepbt.hyperparameters import clip_all
 from jepbt.mutation import MutationFn, perturb
+from jepbt.priors import sample_population
 from jepbt.selection import SelectionFn, truncation
 from jepbt.settings import check_operator, check_whole
 from jepbt.significance import Exploit

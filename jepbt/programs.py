@@ -69,12 +69,7 @@ def lower_tuned(
     candidates = chunk_candidates(config.population_size // mesh.size, platform, most)
 
     def lower_with(chunk_size, settings=config, only=Programs._fields):
-        # One device shares with nobody; and jax 0.7 cannot take the gradient of a
-        # batched convolution inside shard_map (jax-ml/jax#32157).
-        shared_mesh = mesh if mesh.size > 1 else None
-        phases = make_phases(
-            task, strategy, settings, mesh=shared_mesh, chunk_size=chunk_size
-        )
+        phases = make_phases(task, strategy, settings, mesh=mesh, chunk_size=chunk_size)
         return lower(phases, inputs, mesh, only)
 
     if config.chunk_size != "auto":

@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jepbt.hyperparameters import sample_population
 from jepbt.population import Task
+from jepbt.priors import sample_population
 from jepbt.settings import check_real, check_whole
 from jepbt.strategy import Plan, Strategy, check_strategy
 

@@ -198,6 +198,8 @@ def _to_device(array: np.ndarray, sharding: Any) -> jax.Array:
     placed = jax.make_array_from_callback(
         array.shape, sharding, lambda index: array[index]
     )
+    if array.size == 0:  # a copy's compiler forgets where nothing is
+        return placed
     return jnp.copy(placed)  # donated later: it must not be NumPy's memory
 
 

@@ -15,9 +15,8 @@ import optax
 
 from jepbt import models
 from jepbt.adapters import accepts
-from jepbt.hyperparameters import HyperParameters, decode, sample_population, spaces
+from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
 from jepbt.population import Blend, PyTree, Splits, Task
-from jepbt.strategies import take
 from jepbt.teaching import Distillation, make_teacher, mix
 
 _AUGMENT = 0x61756720  # a step's key is the model's; folded with this, augmentation's
@@ -227,7 +226,7 @@ def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -
         if name != "augment" or function is not None:
             _check_takes_hparams(name, function)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    member = jax.eval_shape(lambda k: take(sample_population(k, hparams, 1), 0), key)
+    member = jax.eval_shape(lambda: default_member(hparams))
     labels = jax.ShapeDtypeStruct((example.shape[0], outputs.size), jnp.float32)
 
     def apply(key, params, variables, h, images, train):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jepbt.hyperparameters import decode, sample_population
+from jepbt.hyperparameters import decode, default_member
 from jepbt.population import Member, PyTree, Task
 from jepbt.result import Result
 from jepbt.strategies import take
@@ -140,9 +140,7 @@ def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
 def _shapes(task: Task) -> Member:
     """One member of a task, as shapes."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(
-        lambda k: take(sample_population(k, task.hparams, 1), 0), key
-    )
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
     state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
     return Member(state, hparams, None)
 

@@ -69,7 +69,7 @@ def test_schedules_scale_the_first_draw_within_bounds():
         schedules={"rate": strategies.cosine_decay, "width": lambda p: 1 - p}
     )
     seen, _ = evolve(strategy, [[0.1, 0.2, 0.3]] * 3)
-    drawn = jepbt.hyperparameters.sample_population(jax.random.key(0), Hyper, 3)
+    drawn = jepbt.priors.sample_population(jax.random.key(0), Hyper, 3)
     for generation, hparams in enumerate(seen):
         progress = generation / 4
         factor = (1 + np.cos(np.pi * progress)) / 2

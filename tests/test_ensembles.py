@@ -108,7 +108,7 @@ def test_batch_statistics_of_an_average_fit_its_weights():
     """The statistics that a pass over the training data gives, in NumPy."""
     from jepbt import ensembles
 
-    result = train(Normalized(), num_generations=2)
+    result = train(Normalized())
     history, task = result.history, result.task
     history.generations[-1].fitness[:] -= 1  # so that any average improves
     state = result.population.state

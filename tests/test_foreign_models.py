@@ -203,6 +203,7 @@ def test_a_model_written_elsewhere_trains_as_a_population(name):
             num_generations=2,
             steps_per_generation=3,
             batch_size=16,
+            strategy="pbt",
             progress=False,
             devices=jax.devices()[:1],
         )

@@ -22,11 +22,12 @@ from jepbt.hyperparameters import (
     clip,
     decode,
     encode,
-    sample,
-    sample_population,
     spaces,
     to_python,
 )
+from jepbt.priors import normal, prior, sample_population, uniforms
+
+uniform = jax.random.uniform
 
 
 @dataclass
@@ -100,19 +101,19 @@ def test_slot_zero_of_the_first_population_takes_the_defaults(key):
     ],
 )
 def test_real_priors_are_uniform(key, space, transform, low, high):
-    draws = transform(np.asarray(sample(key, space, (4_000,)), np.float64))
+    draws = transform(np.asarray(prior(space, uniform(key, (4_000,))), np.float64))
     result = stats.kstest(draws, stats.uniform(low, high - low).cdf)
     assert result.pvalue > 0.01
 
 
 def test_integer_prior_gives_both_ends_their_share(key):
-    draws = np.asarray(sample(key, Integer(3, 1, 5, False), (10_000,)))
+    draws = np.asarray(prior(Integer(3, 1, 5, False), uniform(key, (10_000,))))
     np.testing.assert_allclose(np.bincount(draws)[1:] / 10_000, 0.2, atol=0.015)
 
 
 def test_log_integer_prior_is_uniform_over_octaves(key):
     """A cell [n, n+1) has probability log((n+1)/n) / log(17)."""
-    draws = np.asarray(sample(key, Integer(1, 1, 16, True), (20_000,)))
+    draws = np.asarray(prior(Integer(1, 1, 16, True), uniform(key, (20_000,))))
     numbers = np.arange(1, 17)
     expected = np.log((numbers + 1) / numbers) / math.log(17)
     np.testing.assert_allclose(
@@ -121,14 +122,32 @@ def test_log_integer_prior_is_uniform_over_octaves(key):
 
 
 def test_unbounded_prior_is_lognormal_about_the_default(key):
-    draws = np.asarray(sample(key, Real(0.9, None, None, False), (4_000,)))
+    draws = np.asarray(prior(Real(0.9, None, None, False), uniform(key, (4_000,))))
     assert stats.kstest(np.log(draws / 0.9), stats.norm(0, 0.5).cdf).pvalue > 0.01
 
 
+def test_normal_draws_are_the_quantiles_of_uniform_ones():
+    """To their very ends: what `jax.random.uniform` draws goes by steps of 2^-23."""
+    given = np.float32([0.0, 2**-23, 0.01, 0.3, 0.5, 0.9, 0.999, 1 - 2**-23])
+    expected = stats.norm.ppf(np.maximum(np.float64(given), 2**-26))
+    draws = np.asarray(normal(jnp.asarray(given)))
+    np.testing.assert_allclose(draws[1:], expected[1:], rtol=1e-5, atol=1e-6)
+    assert -5.5 < draws[0] < draws[1]
+
+
+def test_draws_for_many_arrays_are_independent(key):
+    draws = uniforms(key, [(5_000,), (2, 5_000), ()])
+    assert [x.shape for x in draws] == [(5_000,), (2, 5_000), ()]
+    rows = np.stack([draws[0], *draws[1]])
+    np.testing.assert_allclose(np.corrcoef(rows), np.eye(3), atol=0.06)
+
+
 def test_loss_starts_at_its_seed_plus_noise(key):
-    draws = np.asarray(sample(key, TaylorLoss((1.0,) * 8, 0.5, 0.1), (3_000,)))
+    draws = np.asarray(
+        prior(TaylorLoss((1.0,) * 8, 0.5, 0.1), uniform(key, (3_000, 8)))
+    )
     assert stats.kstest(draws.ravel(), stats.norm(1.0, 0.5).cdf).pvalue > 0.01
-    still = sample(key, TaylorLoss((1.0,) * 8, 0.0, 0.1), (3,))
+    still = prior(TaylorLoss((1.0,) * 8, 0.0, 0.1), uniform(key, (3, 8)))
     np.testing.assert_array_equal(still, np.ones((3, 8)))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 import jepbt
 from jepbt import strategies, taylorglo
-from jepbt.hyperparameters import clip, sample_population, spaces
+from jepbt.hyperparameters import clip, spaces
 from jepbt.mutation import gaussian, perturb
+from jepbt.priors import sample_population
 from jepbt.strategies import Evaluation
 
 

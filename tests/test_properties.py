@@ -20,9 +20,10 @@ from hypothesis.extra.numpy import arrays
 import jepbt
 from jepbt import strategies
 from jepbt.crossover import uniform
-from jepbt.hyperparameters import sample_population, spaces
+from jepbt.hyperparameters import spaces
 from jepbt.mutation import gaussian, perturb
 from jepbt.novelty import spread_out
+from jepbt.priors import sample_population
 from jepbt.selection import best_first, binary_tournament, duel, is_elite, truncation
 from jepbt.strategies import Evaluation, take
 
