@@ -36,7 +36,8 @@ def epbt(
 
     That half of the population are elites, tournaments of two, and swapping with
     probability 0.5 follow the paper. What a member does that is not told there is said
-    by `mutation.gaussian` and `novelty.pulsation`.
+    by `mutation.gaussian` and `novelty.pulsation`; which child takes which slot, and so
+    how little has to be copied, by `placement.settle`.
 
     Args:
         *loop_arguments: none; what `jepbt.epbt` takes is refused by name.

@@ -37,9 +37,9 @@ def check_memory(
 ) -> Need:
     """Refuses what cannot fit: a population, or the members computed together.
 
-    Every member is held twice, since inheriting writes the next population beside the
-    last one; the data once for each device; and a step's arrays for each member that a
-    device computes at a time.
+    Every member is held twice, since training (and on accelerators inheriting) writes
+    the next population beside the last one; the data once for each device; and a step's
+    arrays for each member that a device computes at a time.
 
     Args:
         member: from `check_task`.
@@ -68,7 +68,7 @@ def check_memory(
         raise ValueError(
             f"population_size={config.population_size} needs at least "
             f"{readable(held)} of {where}: a member has {readable(member.state)} of "
-            f"state, held twice while a generation inherits. At most {fits} members "
+            f"state, held twice while a generation trains. At most {fits} members "
             "fit; choose fewer, or a smaller model."
         )
     step = max(member.train, member.evaluate)

@@ -208,7 +208,8 @@ def save_member(
     to float32, which keeps every bit of the value.
 
     Args:
-        folder: made if missing; replaced file by file, each whole or not at all.
+        folder: made if missing; replaced file by file, each whole or not at all, the
+            weights first: where they cannot be, what describes them stays as well.
         state: the member's, host arrays.
         hparams: its hyperparameters, Python values.
         facts: fitness, generation and whatever else belongs beside it.

@@ -81,7 +81,11 @@ def settled_parents(num_members):
 def test_inheriting_equals_indexing_for_any_parents(
     monkeypatch, num_members, num_devices, copy
 ):
-    """Three columns at a time, so that a leaf takes several turns and a rest."""
+    """Three columns at a time, so that a leaf takes several turns and a rest.
+
+    The leaf of single numbers is a small one, copied as a whole.
+    """
+    monkeypatch.setattr(inheritance, "_SMALL_BYTES", 4)
     share_bytes = num_members // num_devices * 4
     monkeypatch.setattr(inheritance, "_BLOCK_BYTES", 3 * share_bytes)
     population = draw(num_members, (3,), (2, 5), ())
@@ -93,7 +97,9 @@ def test_inheriting_equals_indexing_for_any_parents(
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-def test_leaves_of_every_kind_are_inherited(num_devices):
+@pytest.mark.parametrize("small", [0, 2**13])
+def test_leaves_of_every_kind_are_inherited(monkeypatch, small, num_devices):
+    monkeypatch.setattr(inheritance, "_SMALL_BYTES", small)
     numbers = np.arange(8)
     population = {
         "empty": np.zeros((8, 0), np.float32),

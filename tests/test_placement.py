@@ -12,7 +12,6 @@ import jepbt
 from jepbt.placement import settle
 from jepbt.strategies import Evaluation, epbt
 
-
 settled_by = jax.jit(settle)
 SIZES = (1, 2, 3, 5, 8, 24)  # a program each
 
