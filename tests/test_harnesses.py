@@ -30,7 +30,7 @@ resumable.train(run_dir=sys.argv[1], num_generations=1000)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("kill_harness.py", "--kills", "8", "--seed", "1"),
+        ("kill_harness.py", "--kills", "5", "--seed", "1"),
         ("damage_harness.py", "--damages", "40", "--seed", "1"),
         ("soak.py", "--generations", "300"),
     ],
