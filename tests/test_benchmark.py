@@ -28,6 +28,8 @@ from jepbt.stopwatch import measure_in_turns
 from jepbt.train import prepare
 from jepbt.worker import Worker
 
+slow = pytest.mark.slow
+
 SMALL = {
     workload.name: replace(
         workload, population_size=2, batch_size=8, num_steps=2, num_vmap_steps=2
@@ -47,7 +49,7 @@ def start_of(workload):
     return prepared, make_start(prepared)
 
 
-@pytest.fixture(scope="module", params=["mlp", "cnn"])
+@pytest.fixture(scope="module", params=["mlp", pytest.param("cnn", marks=slow)])
 def trained(request):
     """A workload, where it starts, and jepbt's own weights after its steps."""
     workload = SMALL[request.param]
@@ -255,6 +257,7 @@ def command(*arguments, cwd=None):
     )
 
 
+@slow
 def test_the_command_prints_its_rows_and_writes_its_files(tmp_path):
     done = command(
         *["--models", "tiny_mlp", "--quick", "--max-population", "2"],

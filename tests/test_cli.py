@@ -50,6 +50,7 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     assert winner[2] == f"{member['fitness']:.3f}"
 
 
+@pytest.mark.slow
 def test_trains_on_noisy_labels_of_a_file_without_a_test_split(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
     np.savez(tmp_path / "toy.npz", x_train=images, y_train=np.arange(600) % 3)

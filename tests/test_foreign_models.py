@@ -186,7 +186,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+LONG = {"linen ResNet, bfloat16", "linen ViT"}
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in MODELS
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_written_elsewhere_trains_as_a_population(name):
     """Two generations; weights move, and members that differ stay apart."""
     with jax.numpy_rank_promotion("allow"):

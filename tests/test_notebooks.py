@@ -104,7 +104,7 @@ def test_the_pattern_finds_paths():
 
 @each_notebook
 def test_a_notebook_stays_small(path):
-    assert path.stat().st_size < 700_000
+    assert path.stat().st_size < 800_000
 
 
 def test_all_notebooks_install_alike():
@@ -135,11 +135,20 @@ def test_a_tpu_runtime_that_fell_to_the_cpu_is_named_once(tmp_path):
 @pytest.mark.notebook
 @each_notebook
 def test_executes_as_it_is(path, tmp_path):
-    """In a copy, so that the outputs that are kept are not touched."""
+    """In a copy, so that the outputs that are kept are not touched.
+
+    Optimised, unlike all else that tests compile: notebooks train for minutes.
+    """
     copy = tmp_path / path.name
     shutil.copyfile(path, copy)
     run = [sys.executable, "-c", "import nbclient.cli; nbclient.cli.main()"]
     command = [*run, "--inplace", str(copy)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     assert len(pictures(copy)) == len(pictures(path))
