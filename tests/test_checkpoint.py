@@ -139,7 +139,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(root):
     for name in (".saving-000005", ".removing-000001", ".removing-saving-000005"):
         (root / name).mkdir()
     (root / "mine").mkdir()
-    checkpoint.clean(root)
+    resume.open_folder(Config(run_dir=root.parent, resume=True)).lock.close()
     assert sorted(path.name for path in root.iterdir()) == ["000003", "000004", "mine"]
 
 
@@ -266,3 +266,13 @@ def test_a_single_number_that_a_model_closes_over_makes_another_program():
 def test_arrays_that_do_not_fit_the_program_are_named(array, said):
     with pytest.raises(ValueError, match=said):
         snapshot._check("x", array, (2,), np.dtype(np.float32))
+
+
+def test_a_restored_array_has_memory_of_its_own():
+    """Programs take over what they are given: JAX could not, of memory it shares."""
+    memory = np.zeros(64 * 65, np.uint8)
+    start = -memory.ctypes.data % 64  # as aligned as JAX needs it, to share it
+    array = memory[start : start + 4096].view(np.float32)
+    place = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    restored = snapshot._to_device(array, place)
+    assert restored.unsafe_buffer_pointer() != array.ctypes.data
