@@ -10,18 +10,25 @@ from jepbt import run_directory
 from jepbt.recorded import Recorded
 
 
-def save(folder: pathlib.Path, run: Recorded) -> None:
-    """Writes the winner's schedule so far, and its loss if one evolved.
+def save_schedule(folder: pathlib.Path, run: Recorded) -> None:
+    """Writes the winner's schedule so far.
 
-    Each file is replaced whole. Before any member has a finite fitness there is no
+    The file is replaced whole. Before any member has a finite fitness there is no
     winner and nothing is written.
 
     Args:
         folder: of the run.
-        run: to take them from.
+        run: to take it from.
     """
-    if np.isnan(run.history.fitness).all():
-        return
-    run_directory.replace(folder / "schedule.json", run.schedule.to_json().encode())
-    if run.has_loss:
+    if not np.isnan(run.history.fitness).all():
+        run_directory.replace(folder / "schedule.json", run.schedule.to_json().encode())
+
+
+def save_loss(folder: pathlib.Path, run: Recorded) -> None:
+    """Writes the winner's loss so far, if one evolved; as `save_schedule` does."""
+    if run.has_loss and not np.isnan(run.history.fitness).all():
         run_directory.replace(folder / "loss.py", run.evolved_loss.source().encode())
+
+
+ALL = (save_schedule, save_loss)
+"""Each to be called by itself: where one file cannot be written, the other still is."""

@@ -156,7 +156,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             best = _as_winner(jax.device_get(state.best))
             if prepared.folder is not None:
                 run_directory.write_safely(_save, prepared.folder, best)
-                run_directory.write_safely(takeaway.save, prepared.folder, take_away)
+                for save in takeaway.ALL:
+                    run_directory.write_safely(save, prepared.folder, take_away)
         is_over = _is_reached(config.target_fitness, best)
         for number in range(len(history), 0 if is_over else config.num_generations):
             generation = np.int32(number)
@@ -183,9 +184,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
                     run_directory.write_safely(_save, prepared.folder, best)
-                    run_directory.write_safely(
-                        takeaway.save, prepared.folder, take_away
-                    )
+                    for save in takeaway.ALL:
+                        run_directory.write_safely(save, prepared.folder, take_away)
             if prepared.folder is not None:
                 run_directory.write_safely(
                     run_directory.append_history, prepared.folder, report

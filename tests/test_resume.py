@@ -158,6 +158,16 @@ def test_a_history_that_was_changed_is_written_anew(copy, whole):
     assert (copy / "history.jsonl").read_bytes() == before
 
 
+def test_one_file_that_cannot_be_written_keeps_no_other_from_it(copy):
+    loss = (copy / "loss.py").read_bytes()
+    (copy / "loss.py").write_text("stale")
+    (copy / "schedule.json").unlink()
+    (copy / "schedule.json").mkdir()
+    with pytest.warns(RuntimeWarning, match="cannot be written to .schedule.json: "):
+        train(run_dir=copy, resume=True)
+    assert (copy / "loss.py").read_bytes() == loss
+
+
 @pytest.mark.parametrize("name", ["config.json", ".history.jsonl", "best", ".lock"])
 def test_a_run_does_not_write_where_a_link_leads(copy, tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
