@@ -28,7 +28,3 @@ def save_loss(folder: pathlib.Path, run: Recorded) -> None:
     """Writes the winner's loss so far, if one evolved; as `save_schedule` does."""
     if run.has_loss and not np.isnan(run.history.fitness).all():
         run_directory.replace(folder / "loss.py", run.evolved_loss.source().encode())
-
-
-ALL = (save_schedule, save_loss)
-"""Each to be called by itself: where one file cannot be written, the other still is."""

@@ -155,9 +155,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             bar.update(len(before))
             best = _as_winner(jax.device_get(state.best))
             if prepared.folder is not None:
-                run_directory.write_safely(_save, prepared.folder, best)
-                for save in takeaway.ALL:
-                    run_directory.write_safely(save, prepared.folder, take_away)
+                for write, content in _winners_files(best, take_away):
+                    run_directory.write_safely(write, prepared.folder, content)
         is_over = _is_reached(config.target_fitness, best)
         for number in range(len(history), 0 if is_over else config.num_generations):
             generation = np.int32(number)
@@ -183,9 +182,8 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             ):
                 best = _as_winner(jax.device_get(state.best))
                 if prepared.folder is not None and best is not None:
-                    run_directory.write_safely(_save, prepared.folder, best)
-                    for save in takeaway.ALL:
-                        run_directory.write_safely(save, prepared.folder, take_away)
+                    for write, content in _winners_files(best, take_away):
+                        run_directory.write_safely(write, prepared.folder, content)
             if prepared.folder is not None:
                 run_directory.write_safely(
                     run_directory.append_history, prepared.folder, report
@@ -357,6 +355,11 @@ def _pick(programs: Programs, state: RunState, last: Generation):
         _make_winner(take(picked, i), last.standard_error[slot], last.number, int(slot))
         for i, slot in enumerate(slots)
     )
+
+
+def _winners_files(best: Winner, run: Recorded) -> Sequence[tuple[Callable, Any]]:
+    """Each to be written by itself: where one cannot be, the others still are."""
+    return (_save, best), (takeaway.save_schedule, run), (takeaway.save_loss, run)
 
 
 def _save(folder: pathlib.Path, best: Winner) -> None:
