@@ -5,23 +5,38 @@
 Needs no TPU, but the extra `tpu-compile`, in an environment of its own. 2 CPU cores,
 1.5 to 5 minutes. Compiled for one v5e chip, never run on one: cycles are the compiler's
 estimates, added up over a training step of the whole population (see
-`jepbt.ahead.estimated_cycles`), bytes are what a compiled program reserves. Expect 0.60
+`estimated_cycles` below), bytes are what a compiled program reserves. Expect 0.60
 million cycles for 16 members in chunks of 8, 1.08 one by one and 1.57 all at once; with
 convolutions as windows 3.9 to 35.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import os
+import re
 import time
+from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 import jepbt
+from jepbt import config as configs
 from jepbt import nn
-from jepbt.ahead import compiled_bytes, estimated_cycles, lower_for_tpu
+from jepbt.checks import check_task, resolve_strategy
+from jepbt.config import Config
+from jepbt.execution import check_chunk, make_mesh
+from jepbt.memory import reserved_bytes
+from jepbt.population import Task
+from jepbt.programs import Programs, lower
+from jepbt.strategies import Strategy
+from jepbt.training import make_inputs, make_phases
+from jepbt.tuning import chunk_candidates
 
+NAMES = ("init", "evolve", "train", "evaluate")
 NUM_STEPS = 100
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -89,8 +104,144 @@ def make_task(convolve, batch_size):
     )
 
 
+class Ahead(NamedTuple):
+    """Programs for devices that are not here.
+
+    Attributes:
+        programs: lowered; `.compile()` one to ask the compiler.
+        mesh: of the described devices.
+    """
+
+    programs: Programs
+    mesh: Mesh
+
+
+def lower_for_tpu(
+    task: Task,
+    topology: str,
+    *,
+    strategy: str | Strategy = "epbt",
+    chunk_size: int | None = None,
+    only: tuple[str, ...] = NAMES,
+    **fields: Any,
+) -> Ahead:
+    """Lowers the programs of a run for a TPU slice that need not be attached.
+
+    Needs the TPU compiler: `pip install "jepbt[tpu-compile]"` in an environment of its
+    own, beside no other accelerator's jaxlib.
+
+    Args:
+        task: as `train_population` takes it.
+        topology: such as "v5e:1x1", "v5e:2x4" or "v5e:16x16".
+        strategy: as `train_population` takes it.
+        chunk_size: members of a device computed together; a run's first choice on TPU
+            if left out.
+        only: the programs to lower.
+        **fields: of `Config`.
+
+    Returns:
+        The lowered programs.
+
+    Raises:
+        ValueError: if the compiler does not know `topology`, or its devices do not
+            divide the population.
+    """
+    config = Config(**fields)
+    configs.check(config)
+    resolved = resolve_strategy(strategy)
+    check_task(task, resolved, config)
+    mesh = make_mesh(_describe_devices(topology))
+    share, rest = divmod(config.population_size, mesh.size)
+    if rest:
+        raise ValueError(
+            f"population_size={config.population_size} is not divisible by the "
+            f"{mesh.size} devices of {topology!r}. Choose a multiple of {mesh.size}."
+        )
+    if chunk_size is None:
+        chunk_size = chunk_candidates(share, "tpu")[0]
+    check_chunk(chunk_size, share)
+    phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
+    inputs = jax.eval_shape(
+        lambda: make_inputs(jax.random.key(0), _as_arrays(task.data), task.shared)
+    )
+    programs = lower(phases, inputs, mesh, only)
+    return Ahead(programs, mesh)
+
+
+def estimated_cycles(text: str) -> int:
+    """Adds up the compiler's cycles of a program for TPU, loops unrolled.
+
+    The compiler notes an estimate at what it fuses; waiting for memory that its
+    schedule hides, and collectives, have none. A loop that its data end, not a counter,
+    is counted as one turn.
+
+    Args:
+        text: `compiled.as_text()`.
+
+    Returns:
+        Cycles of one core; 0 if the text has none, as for other platforms.
+    """
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    entry = None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?(\S+) \(.*\{$", line)
+        if header:
+            lines = bodies.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        else:
+            lines.append(line)
+    if entry is None:
+        return 0
+    return _cycles(bodies, entry)
+
+
+def _cycles(bodies: dict[str, list[str]], name: str) -> int:
+    total = 0
+    for line in bodies[name]:
+        own = re.search(r'"estimated_cycles":"(\d+)"', line)
+        total += int(own[1]) if own else 0
+        loop = re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line)
+        if loop:
+            total += _turns(bodies, line, loop[1]) * _cycles(bodies, loop[2])
+    return total
+
+
+def _turns(bodies: dict[str, list[str]], line: str, condition: str) -> int:
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if known:
+        return int(known[1])
+    text = "\n".join(bodies[condition])
+    limits = re.findall(r"s32\[\]\S* constant\((\d+)\)", text)
+    return int(limits[0]) if len(limits) == 1 else 1
+
+
+def _describe_devices(topology: str) -> list[Any]:
+    # The compiler would else ask a cloud's servers which machine this is.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    # By default a description is of whole hosts, of 2 x 2 chips each.
+    single = topology.endswith(":1x1")
+    bounds = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **bounds
+        )
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"topology={topology!r} cannot be described: {error}. Name one such as "
+            "'v5e:2x4', with jepbt[tpu-compile] installed."
+        ) from error
+    return described.devices
+
+
+def _as_arrays(data: Any) -> Any:
+    return jax.tree.map(jax.numpy.asarray, data)
+
+
 def estimate(convolution, num_members, chunk_size, batch_size, num_steps=NUM_STEPS):
-    """`(cycles a step, MB compiled for, MB estimated by jepbt)` of one v5e chip."""
+    """`(cycles a step, MB that the program reserves)` of one v5e chip."""
     ahead = lower_for_tpu(
         make_task(CONVOLUTIONS[convolution], batch_size),
         "v5e:1x1",
@@ -103,7 +254,7 @@ def estimate(convolution, num_members, chunk_size, batch_size, num_steps=NUM_STE
     )
     program = ahead.programs.train.compile()
     cycles = estimated_cycles(program.as_text()) / num_steps
-    return cycles, compiled_bytes(program) / 1e6, ahead.estimated_bytes["train"] / 1e6
+    return cycles, reserved_bytes(program) / 1e6
 
 
 def main():
@@ -116,19 +267,19 @@ def main():
     print(f"compiled for one TPU v5e chip; batch {options.batch}; nothing ran on one")
     print(
         f"{'P':>4} {'convolution':12} {'chunk':>5} {'M cycles':>9} {'a member':>9} "
-        f"{'MB':>8} {'MB (jepbt)':>10} {'compile s':>9}"
+        f"{'MB':>8} {'compile s':>9}"
     )
     for num_members in options.members:
         for name in options.convolutions:
             for chunk_size in (1, 8, num_members):
                 start = time.perf_counter()
-                cycles, compiled, estimated = estimate(
+                cycles, reserved = estimate(
                     name, num_members, chunk_size, options.batch
                 )
                 print(
                     f"{num_members:4} {name:12} {chunk_size:5} {cycles / 1e6:9.2f} "
-                    f"{cycles / num_members / 1e6:9.3f} {compiled:8.1f} "
-                    f"{estimated:10.1f} {time.perf_counter() - start:9.0f}",
+                    f"{cycles / num_members / 1e6:9.3f} {reserved:8.1f} "
+                    f"{time.perf_counter() - start:9.0f}",
                     flush=True,
                 )
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from jepbt import config as configs
 from jepbt.benchmark_reports import ScalingReport, ScalingRow, Spread
-from jepbt.checks import resolve_strategy
+from jepbt.checks import check_task, resolve_strategy
 from jepbt.execution import choose_devices, compiler_options, memory_limit
 from jepbt.flops import count_step_flops
+from jepbt.memory import DoesNotFit
 from jepbt.population import STRATEGY, Task, derive_key
 from jepbt.preparation import Prepared, prepare
 from jepbt.programs import lower
@@ -82,15 +83,11 @@ def scaling(
     )
     check_count("num_rounds", num_rounds)
     resolved = resolve_strategy(strategy)
-    if not isinstance(task, Task):
-        raise TypeError(f"task must be a jepbt.Task, got {type(task).__name__}.")
     offered = choose_devices(devices, 0)
     notes: list[str] = []
     sizes, held = [], 0
-    step_flops = None
+    step_flops = count_step_flops(task, check_task(task, resolved, settings))
     for number in population_sizes(max_population):
-        if step_flops is None:
-            step_flops = count_step_flops(task, batch_size or task.batch_size)
         used = choose_devices(devices, number)
         if number > 1 and len(used) < len(offered):
             notes.append(
@@ -113,8 +110,8 @@ def scaling(
         )
         try:
             prepared = prepare(task, strategy=resolved, config=config, devices=devices)
-        except ValueError as error:
-            if not sizes or "members fit" not in str(error):
+        except DoesNotFit as error:
+            if not sizes:
                 raise
             notes.append(f"P={number} skipped: {error}")
             break

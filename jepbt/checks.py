@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,10 @@ import numpy as np
 
 from jepbt import strategies
 from jepbt.config import Config
-from jepbt.estimate import program_bytes
-from jepbt.execution import tree_bytes
-from jepbt.hyperparameters import decode, default_member, spaces
-from jepbt.memory import MemberBytes
+from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
 from jepbt.population import Member, Splits, Task
 from jepbt.priors import sample_population
 from jepbt.strategies import Strategy
-from jepbt.training import EVALUATION_BATCH
 
 _NAMED = {
     "epbt": strategies.epbt,
@@ -82,20 +78,31 @@ def _build(name: str) -> Strategy:
     return _NAMED[name]()
 
 
-def check_task(
-    task: Task, strategy: Strategy, config: Config, platform: str = "cpu"
-) -> MemberBytes:
+class MemberShapes(NamedTuple):
+    """The shapes of one member and of what its training step gets.
+
+    Attributes:
+        state: the member's state.
+        hparams: its hyperparameters, as they are on the device.
+        batch: the batch of a training step, as `train_step` takes it: with the row of
+            `prepare`, if the task has one; `None` for a task without data.
+    """
+
+    state: Any
+    hparams: HyperParameters
+    batch: Any
+
+
+def check_task(task: Task, strategy: Strategy, config: Config) -> MemberShapes:
     """Traces a task's functions on shapes alone, so that errors come at once.
 
     Args:
         task: to be trained.
         strategy: that will evolve it.
         config: checked.
-        platform: that it will be compiled for.
 
     Returns:
-        Bytes of one member: of its state and hyperparameters, and estimates of what
-        a training step and the scoring of a batch hold.
+        The shapes of one member.
 
     Raises:
         TypeError: if the task is none.
@@ -152,19 +159,7 @@ def check_task(
             "evaluate must return one score for each example, shape "
             f"({batch_size},) here, got {getattr(scores, 'shape', type(scores))}."
         )
-    seen = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (min(EVALUATION_BATCH, len(leaf)), *leaf.shape[1:]), leaf.dtype
-        ),
-        task.data and task.data.validation,
-    )
-    return MemberBytes(
-        state=tree_bytes((state, hparams)),
-        train=program_bytes(step, (key, state, hparams, batch), platform=platform),
-        evaluate=program_bytes(
-            evaluate, (key, state, hparams, seen), platform=platform
-        ),
-    )
+    return MemberShapes(state, hparams, batch)
 
 
 def _check_behaviour(task: Task, strategy: Strategy) -> None:

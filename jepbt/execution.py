@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "population"
@@ -69,12 +68,11 @@ def map_members(
         # with feature groups).
         share_of = functools.partial(_describe, num_devices=mesh.size)
         shapes = jax.tree.map(share_of, members), jax.tree.map(_describe, common)
-        traced, result = jax.make_jaxpr(share, return_shape=True)(*shapes)
-        run, structure = jaxpr_as_fun(traced), jax.tree.structure(result)
+        run = trace_apart(share, *shapes)
         # A user's step is arbitrary code: custom gradients and constant carries fail
         # the check of varying axes, and a member has no collectives for it to protect.
         return jax.shard_map(
-            lambda *args: structure.unflatten(run(*jax.tree.leaves(args))),
+            run,
             mesh=mesh,
             in_specs=(PartitionSpec(AXIS), PartitionSpec()),
             out_specs=PartitionSpec(AXIS),
@@ -82,6 +80,36 @@ def map_members(
         )(members, common)
 
     return over_devices
+
+
+def trace_apart(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
+    """Traces a function now, so that it does not see what it is called under.
+
+    The one use that jepbt makes of `jax.extend`, whose names may change. Where the name
+    is gone, the function is traced where it is called, as any other: newer versions of
+    JAX may no longer need this, and a warning says what to suspect if they do.
+
+    Args:
+        function: a function of pytrees of arrays.
+        shapes: the `ShapeDtypeStruct`s of its arguments.
+
+    Returns:
+        A function of the same arguments with the same results.
+    """
+    try:
+        from jax.extend.core import jaxpr_as_fun
+    except ImportError:
+        warnings.warn(
+            "this version of JAX has no jax.extend.core.jaxpr_as_fun: should a "
+            "convolution's gradient fail over several devices, use one device, or an "
+            "earlier JAX.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return function
+    traced, result = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    run, structure = jaxpr_as_fun(traced), jax.tree.structure(result)
+    return lambda *args: structure.unflatten(run(*jax.tree.leaves(args)))
 
 
 def _describe(leaf: Any, num_devices: int | None = None) -> jax.ShapeDtypeStruct:

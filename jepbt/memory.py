@@ -1,103 +1,121 @@
-"""Whether a run fits into memory: estimated from one member, before it compiles."""
+"""Refuses a run that does not fit into memory, before and after it compiles.
+
+Before compiling, only what every program must hold is counted: the members, twice, and
+the data. What a step needs beside that, the compiler knows, and says after compiling.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Any
 
 import jax
 
+from jepbt.checks import MemberShapes
 from jepbt.config import Config
 from jepbt.execution import memory_limit, tree_bytes
 from jepbt.population import Task
 
 
-class MemberBytes(NamedTuple):
-    """What one member takes: its state, and what a call holds while it computes."""
-
-    state: int
-    train: int = 0
-    evaluate: int = 0
-
-
-class Need(NamedTuple):
-    """What a run takes of one memory, and how it is divided.
-
-    Attributes:
-        num_bytes: estimated, on all of this host's devices that share a memory.
-        most_at_once: members that a device can compute together.
-    """
-
-    num_bytes: int
-    most_at_once: int
+class DoesNotFit(ValueError):
+    """A run needs more memory than there is; the message says what would fit."""
 
 
 def check_memory(
-    member: MemberBytes, task: Task, config: Config, devices: list[jax.Device]
-) -> Need:
-    """Refuses what cannot fit: a population, or the members computed together.
+    member: MemberShapes, task: Task, config: Config, devices: list[jax.Device]
+) -> int:
+    """Refuses a population that cannot fit, before anything compiles.
 
-    Every member is held twice, since training (and on accelerators inheriting) writes
-    the next population beside the last one; the data once for each device; and a step's
-    arrays for each member that a device computes at a time.
+    Every member is held twice, since training writes the next population beside the
+    last one, and the data once on each device. This is a lower bound: the arrays of a
+    training step come on top, and `check_programs` looks at those.
 
     Args:
-        member: from `check_task`.
-        task: whose data and shared arrays every device holds.
+        member: the shapes of one member, from `check_task`.
+        task: the task, whose data and shared arrays every device holds.
         config: checked.
-        devices: that share the population.
+        devices: the devices that share the population.
 
     Returns:
-        What the run needs, with the chunk size given or else one member at a time.
+        The bytes that the run needs at least, of all devices that share one memory.
 
     Raises:
-        ValueError: says what would fit.
+        DoesNotFit: if they are more than there is; the message says what would fit.
     """
     data = task.data and (task.data.train, task.data.validation)
     fixed = tree_bytes((data, task.shared))
+    state = tree_bytes((member.state, member.hparams))
     on_cpu = devices[0].platform == "cpu"
     # The host's CPU devices live in one memory, each accelerator in its own.
     sharing = len(devices) if on_cpu else 1
     limit = memory_limit(devices[0])
-    where = f"{readable(limit)} {'memory' if on_cpu else 'on each device'}"
     members = config.population_size * sharing // len(devices)
-    held = 2 * members * member.state + sharing * fixed
+    held = 2 * members * state + sharing * fixed
     if held > limit:
+        where = f"{readable(limit)} {'memory' if on_cpu else 'on each device'}"
         room = max(0, limit - sharing * fixed)
-        fits = int(room // (2 * member.state)) * len(devices) // sharing
-        raise ValueError(
+        fits = int(room // (2 * state)) * len(devices) // sharing
+        raise DoesNotFit(
             f"population_size={config.population_size} needs at least "
-            f"{readable(held)} of {where}: a member has {readable(member.state)} of "
+            f"{readable(held)} of {where}: a member has {readable(state)} of "
             f"state, held twice while a generation trains. At most {fits} members "
             "fit; choose fewer, or a smaller model."
         )
-    step = max(member.train, member.evaluate)
-    share = config.population_size // len(devices)
-    room = (limit - held) / sharing
-    most = share if step == 0 or math.isinf(room) else min(share, int(room // step))
-    chunk = 1 if config.chunk_size == "auto" else config.chunk_size
-    if chunk > most:
-        batch_size = config.batch_size or task.batch_size
-        raise ValueError(
-            f"chunk_size={config.chunk_size}, batch_size={batch_size}: {chunk} "
-            f"member{'s' * (chunk > 1)} at a time on each of {len(devices)} devices "
-            f"hold{'s' * (chunk == 1)} about {readable(chunk * sharing * step)} while "
-            f"they compute, beside {readable(held)} of members and data, of {where}. "
-            f"{_advise(member, batch_size, share, most, room)}"
-        )
-    return Need(held + chunk * sharing * step, most)
+    return held
 
 
-def _advise(
-    member: MemberBytes, batch_size: int, share: int, most: int, room: float
-) -> str:
-    if most >= 1:
-        fits = max(n for n in range(1, most + 1) if share % n == 0)
-        return f"Choose chunk_size={fits}, 'auto', or a smaller batch_size."
-    fits = int(batch_size * room // max(member.train, 1))
-    if fits < 1 or member.evaluate > room:
-        return "Choose fewer members, or a smaller model."
-    return f"Choose batch_size={fits} or less, fewer members, or a smaller model."
+def reserved_bytes(program: Any) -> int:
+    """Adds up what a compiled program holds on one device while it runs.
+
+    Args:
+        program: the compiled program.
+
+    Returns:
+        Bytes of arguments, results that take no argument's place, and temporaries; 0
+        if the compiler does not tell.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(256))
+        >>> reserved_bytes(lowered.compile())
+        2048
+    """
+    memory = program.memory_analysis()
+    if memory is None:
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def check_programs(
+    reserved: int, limit: float, config: Config, chunk_size: int, batch_size: int
+) -> None:
+    """Refuses a run whose compiled programs reserve more memory than there is.
+
+    Args:
+        reserved: the bytes that the largest program reserves in one memory.
+        limit: the bytes of that memory.
+        config: checked.
+        chunk_size: members that a device computes together.
+        batch_size: examples in a training step.
+
+    Raises:
+        DoesNotFit: says what to choose instead.
+    """
+    if reserved <= limit:
+        return
+    advice = "a smaller batch_size, fewer members, or a smaller model"
+    if chunk_size > 1:
+        advice = f"chunk_size=1, {advice}"
+    together = f"{chunk_size} member{'s' * (chunk_size > 1)} at a time"
+    raise DoesNotFit(
+        f"population_size={config.population_size}, chunk_size={chunk_size}, "
+        f"batch_size={batch_size}: the compiled programs, with {together} on each "
+        f"device, reserve {readable(reserved)} of {readable(limit)}. Choose {advice}."
+    )
 
 
 def readable(count: float) -> str:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jepbt import config as configs
 from jepbt import resume, run_directory
-from jepbt.checks import check_task, resolve_strategy
+from jepbt.checks import MemberShapes, check_task, resolve_strategy
 from jepbt.config import Config
 from jepbt.execution import (
     check_chunk,
@@ -26,7 +26,7 @@ from jepbt.execution import (
 )
 from jepbt.fingerprint import identify
 from jepbt.flops import count_step_flops
-from jepbt.memory import Need, check_memory, readable
+from jepbt.memory import check_memory, check_programs, reserved_bytes
 from jepbt.population import Task
 from jepbt.processes import agree, in_first
 from jepbt.programs import (
@@ -34,7 +34,6 @@ from jepbt.programs import (
     compile_all,
     lower_tuned,
     place_inputs,
-    reserved_bytes,
 )
 from jepbt.resume import RunFolder
 from jepbt.strategies import Strategy
@@ -54,7 +53,6 @@ class Prepared:
         chunk: how many members are computed together on each, and why.
         inputs: on the devices.
         programs: compiled.
-        member_bytes: of one member's state and hyperparameters.
         memory_bytes: that the largest program reserves on the devices of one memory.
         memory_limit: of that memory.
         compile_seconds: tracing and compiling.
@@ -71,7 +69,6 @@ class Prepared:
     chunk: ChunkChoice
     inputs: Inputs
     programs: Programs
-    member_bytes: int
     memory_bytes: int
     memory_limit: float
     compile_seconds: float
@@ -103,17 +100,15 @@ def prepare(
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
     check_chunk(config.chunk_size, config.population_size // len(used))
-    member = check_task(task, resolved, config, used[0].platform)
-    need = check_memory(member, task, config, used)
+    member = check_task(task, resolved, config)
+    check_memory(member, task, config, used)
     start_from = initial_values = None
     if initial is not None:
         start_from = warm_start(initial, task, config.population_size)
         initial_values = initial_arrays(initial)
     held = in_first(lambda: resume.open_folder(config))
     with resume.released_on_error(held):
-        prepared = _compile(
-            task, resolved, config, mesh, member.state, need, held, initial_values
-        )
+        prepared = _compile(task, resolved, config, mesh, member, held, initial_values)
         prepared = dataclasses.replace(prepared, start=start_from)
         in_first(lambda: held and held.describe(_describe(prepared, strategy)))
         return prepared
@@ -124,8 +119,7 @@ def _compile(
     strategy: Strategy,
     config: Config,
     mesh: Mesh,
-    member_bytes: int,
-    need: Need,
+    member: MemberShapes,
     held: RunFolder | None,
     initial: Any,
 ) -> Prepared:
@@ -149,10 +143,8 @@ def _compile(
     pinned = config
     if known_chunk and config.chunk_size == "auto":
         pinned = dataclasses.replace(config, chunk_size=known_chunk)
-    step_flops = count_step_flops(task, config.batch_size or task.batch_size)
-    lowered, choice = lower_tuned(
-        task, strategy, pinned, inputs, mesh, step_flops, need.most_at_once
-    )
+    step_flops = count_step_flops(task, member)
+    lowered, choice = lower_tuned(task, strategy, pinned, inputs, mesh, step_flops)
     if pinned is not config:
         choice = ChunkChoice(choice.size, "as this run began")
     state = lowered.init.out_info
@@ -168,7 +160,6 @@ def _compile(
         chunk=choice,
         inputs=inputs,
         programs=programs,
-        member_bytes=member_bytes,
         memory_bytes=sharing * max(map(reserved_bytes, programs)),
         memory_limit=memory_limit(used[0]),
         compile_seconds=compile_seconds,
@@ -177,13 +168,13 @@ def _compile(
         held=held,
         identify=find_identity,
     )
-    if prepared.memory_bytes > prepared.memory_limit:  # more than was estimated
-        raise ValueError(
-            f"population_size={config.population_size}, chunk_size={choice.size}, "
-            f"batch_size={config.batch_size or task.batch_size}: the compiled programs "
-            f"need {readable(prepared.memory_bytes)} of "
-            f"{readable(prepared.memory_limit)}. Choose less of one of them."
-        )
+    check_programs(
+        prepared.memory_bytes,
+        prepared.memory_limit,
+        config,
+        choice.size,
+        config.batch_size or task.batch_size,
+    )
     if held is not None:
         held.chunk_size = choice.size
     return prepared

@@ -59,14 +59,10 @@ def lower_tuned(
     inputs: Inputs,
     mesh: Mesh,
     step_flops: float = 0.0,
-    most: int | None = None,
 ) -> tuple[Programs, ChunkChoice]:
-    """Lowers the programs with the chunk size given, or with the one measured best.
-
-    Of sizes above `most`, which memory would not hold, none is tried.
-    """
+    """Lowers the programs with the chunk size given, or with the one measured best."""
     platform = mesh.devices.flat[0].platform
-    candidates = chunk_candidates(config.population_size // mesh.size, platform, most)
+    candidates = chunk_candidates(config.population_size // mesh.size, platform)
 
     def lower_with(chunk_size, settings=config, only=Programs._fields):
         phases = make_phases(task, strategy, settings, mesh=mesh, chunk_size=chunk_size)
@@ -125,19 +121,6 @@ def compile_all(lowered: Programs, mesh: Mesh) -> Programs:
     options = compiler_options(mesh.devices.flat[0].platform)
     with ThreadPoolExecutor(len(lowered)) as pool:
         return Programs(*pool.map(lambda program: program.compile(options), lowered))
-
-
-def reserved_bytes(program: Any) -> int:
-    """Adds up what a compiled program holds on one device while it runs."""
-    memory = program.memory_analysis()
-    if memory is None:  # a backend that does not tell
-        return 0
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
 
 
 def lower(

@@ -388,7 +388,9 @@ def make_run(
                 "run(key, data): data must be a jepbt.Splits such as task.data, or "
                 f"None, got {type(data).__name__}."
             )
-        inputs = make_inputs(key, data, task.shared)
+        # The task's own arrays may be NumPy's, whose rows a traced index cannot pick.
+        data, shared = jax.tree.map(jnp.asarray, (data, task.shared))
+        inputs = make_inputs(key, data, shared)
 
         def stay(generation, state):
             _, plan = jax.eval_shape(phases.evolve, inputs, generation, state)

@@ -45,15 +45,12 @@ class ChunkChoice(NamedTuple):
     reason: str
 
 
-def chunk_candidates(
-    num_members: int, platform: str, most: int | None = None
-) -> list[int]:
+def chunk_candidates(num_members: int, platform: str) -> list[int]:
     """Lists the sizes worth measuring, the default first.
 
     Args:
         num_members: of one device.
         platform: of the devices.
-        most: that memory holds at a time; `None` for all.
 
     Returns:
         At most three divisors of `num_members`: on CPU one member at a time first,
@@ -64,8 +61,7 @@ def chunk_candidates(
         >>> chunk_candidates(32, "cpu"), chunk_candidates(6, "gpu")
         ([1, 8, 32], [6, 1])
     """
-    most = num_members if most is None else most
-    divisors = [n for n in range(1, most + 1) if num_members % n == 0]
+    divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
     few = max(n for n in divisors if n <= 8)
     many = max(n for n in divisors if n <= 64)
     if platform == "cpu":

@@ -11,6 +11,7 @@ import pytest
 
 import jepbt
 from jepbt import programs, tuning
+from jepbt.checks import check_task
 from jepbt.execution import make_mesh
 from jepbt.flops import count_step_flops
 from jepbt.tuning import choose_by_measuring, chunk_candidates, program_key
@@ -161,10 +162,9 @@ def test_steps_that_keep_a_core_busy_are_not_measured(monkeypatch, width, is_mea
     config = jepbt.Config(population_size=4, batch_size=64, steps_per_generation=2)
     mesh = make_mesh(jax.devices()[:1])
     inputs = programs.place_inputs(task, 0, mesh)
-    flops = count_step_flops(task, 64)
-    _, choice = programs.lower_tuned(
-        task, jepbt.strategies.epbt(), config, inputs, mesh, flops
-    )
+    strategy = jepbt.strategies.epbt()
+    flops = count_step_flops(task, check_task(task, strategy, config))
+    _, choice = programs.lower_tuned(task, strategy, config, inputs, mesh, flops)
     assert bool(log) == is_measured
     assert choice.size == 1
     assert ("MFLOP" in choice.reason) != is_measured
