@@ -50,7 +50,8 @@ def train_population(
 
     A member whose loss, fitness or weights (`params` of its state) are nan or inf has
     failed: it is counted in the history with the hyperparameters that it trained with,
-    and is never copied. What a run needs of memory is estimated before it compiles.
+    and is never copied. What a run must hold of memory is
+    checked before it compiles, what its programs reserve after.
     `Config` says when two runs give the same bits.
 
     Args:
