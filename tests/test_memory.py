@@ -68,7 +68,7 @@ CNN = jepbt.models.CNN(num_classes=10, dropout=lambda h: h.dropout)
     ("model", "num_members", "chunk_size"), [(MLP, 16, 4), (CNN, 4, 1)]
 )
 def test_the_bound_is_below_what_the_compiler_reserves(model, num_members, chunk_size):
-    """Below, or what could run would be refused; but not by much where members count."""
+    """Above it, what could run would be refused; far below, it would tell nothing."""
     task = jepbt.classification("fashion_mnist", model=model)
     settings = {"population_size": num_members, "chunk_size": chunk_size}
     settings |= {"batch_size": 64, "steps_per_generation": 20}
