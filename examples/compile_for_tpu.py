@@ -26,15 +26,15 @@ from jax.sharding import Mesh
 import jepbt
 from jepbt import config as configs
 from jepbt import nn
-from jepbt.checks import check_task, resolve_strategy
 from jepbt.config import Config
-from jepbt.execution import check_chunk, make_mesh
-from jepbt.memory import reserved_bytes
-from jepbt.population import Task
-from jepbt.programs import Programs, lower
-from jepbt.strategies import Strategy
-from jepbt.training import make_inputs, make_phases
-from jepbt.tuning import chunk_candidates
+from jepbt.engine import make_inputs, make_mesh, make_phases
+from jepbt.engine.chunks import chunk_candidates
+from jepbt.engine.devices import check_chunk
+from jepbt.engine.member import check_task
+from jepbt.engine.memory import reserved_bytes
+from jepbt.engine.programs import Programs, lower
+from jepbt.strategies import Strategy, resolve_strategy
+from jepbt.tasks import Task
 
 NAMES = ("init", "evolve", "train", "evaluate")
 NUM_STEPS = 100

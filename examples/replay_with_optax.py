@@ -82,7 +82,9 @@ def apply(params, images):
 
 def main(folder):
     run = pathlib.Path(folder)
-    data = np.load(pathlib.Path(__file__).parents[1] / "jepbt/data/fashion_mnist.npz")
+    data = np.load(
+        pathlib.Path(__file__).parents[1] / "jepbt/datasets/fashion_mnist.npz"
+    )
     arrays = {name: data[name] for name in data.files}
     mean, deviation = arrays["train_image"].mean(), arrays["train_image"].std()
     rng = np.random.default_rng(0)

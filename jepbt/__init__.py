@@ -6,31 +6,18 @@ Example:
     >>> result = jepbt.train_population(task)  # doctest: +SKIP
 """
 
-from jepbt import augment, datasets, losses, models, nn, plots, strategies, taylorglo
+from jepbt import augment, datasets, losses, models, nn, operators, plots, strategies
 from jepbt.benchmark import scaling
-from jepbt.candidate import Candidate, field_dict
-from jepbt.config import Config
-from jepbt.execution import use_all_cpu_cores
-from jepbt.history import load_history
-from jepbt.host import epbt
-from jepbt.hyperparameters import (
-    HyperParameters,
-    Loss,
-    choose,
-    hparam,
-    taylor_hparam,
-)
-from jepbt.interruption import Interrupted
-from jepbt.population import Splits, Task
-from jepbt.regression import regression
-from jepbt.replaying import replay
-from jepbt.result import Result
-from jepbt.task import classification
-from jepbt.teaching import distillation
-from jepbt.train import train_population
-from jepbt.training import make_run
+from jepbt.config import VERSION, Config
+from jepbt.engine import make_run, use_all_cpu_cores
+from jepbt.host import Candidate, epbt, field_dict
+from jepbt.hyperparameters import HyperParameters, Loss, choose, hparam, taylor_hparam
+from jepbt.losses import taylorglo
+from jepbt.results import load_history
+from jepbt.tasks import Splits, Task, classification, distillation, regression
+from jepbt.training import Interrupted, Result, replay, train_population
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Candidate",
@@ -54,6 +41,7 @@ __all__ = [
     "make_run",
     "models",
     "nn",
+    "operators",
     "plots",
     "regression",
     "replay",

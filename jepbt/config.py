@@ -7,6 +7,9 @@ import math
 import numbers
 import os
 
+VERSION = "0.1.0"
+"""Of jepbt."""
+
 
 @dataclasses.dataclass
 class Config:

@@ -20,11 +20,11 @@ def key():
 @pytest.fixture(autouse=True)
 def fixed_chunks(monkeypatch):
     """No test's bits or time hang on which chunk size was fastest just then."""
-    from jepbt import programs
-    from jepbt.tuning import ChunkChoice
+    from jepbt.engine import chunks
+    from jepbt.engine.chunks import ChunkChoice
 
     monkeypatch.setattr(
-        programs,
+        chunks,
         "choose_by_measuring",
         lambda candidates, *rest: ChunkChoice(candidates[0], "fixed by the tests"),
     )

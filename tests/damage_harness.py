@@ -24,7 +24,8 @@ import warnings
 import numpy as np
 import resumable
 
-from jepbt import checkpoint, preparation
+from jepbt.checkpoints import checkpoint
+from jepbt.training import preparation
 
 LIMIT = 8
 SETTINGS = {"num_generations": LIMIT, "steps_per_generation": 3}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from jepbt.history import Generation, to_json
+from jepbt.results import Generation, to_json
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 

@@ -94,11 +94,11 @@ def main():
     folder, devices, out, settings = sys.argv[1:5]
     jax.config.update("jax_num_cpu_devices", int(devices))
     task = make_task()
-    prepared = jepbt.preparation.prepare(
+    prepared = jepbt.training.prepare(
         task, **(SMALL | json.loads(settings) | {"run_dir": folder, "resume": True})
     )
     print("start", flush=True)
-    result = jepbt.train.execute(prepared, [lambda g: print(g.number, flush=True)])
+    result = jepbt.training.execute(prepared, [lambda g: print(g.number, flush=True)])
     arrays = everything(result)
     arrays = {k: v.astype(str) if v.dtype == object else v for k, v in arrays.items()}
     np.savez(out, **{k.replace("/", "|"): v for k, v in arrays.items()})

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jepbt import checkpoint
+from jepbt.checkpoints import checkpoint
 
 FOLDER = pathlib.Path(__file__).parent
 SLOW_WRITER = """

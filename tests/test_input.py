@@ -17,21 +17,13 @@ import pytest
 from flax import linen, nnx
 
 import jepbt
-from jepbt import (
-    Candidate,
-    augment,
-    cli,
-    cli_benchmark,
-    datasets,
-    losses,
-    models,
-    preparation,
-    strategies,
-)
-from jepbt.crossover import uniform
+from jepbt import Candidate, augment, cli, datasets, losses, models, strategies
+from jepbt.cli import benchmark
 from jepbt.hyperparameters import Choice, spaces
-from jepbt.mutation import gaussian, perturb
-from jepbt.schedules import Schedules
+from jepbt.operators import gaussian, perturb, uniform
+from jepbt.results import Schedules
+from jepbt.tasks import shrink_and_perturb
+from jepbt.training import preparation
 
 NAN, INF = float("nan"), float("inf")
 LABELS = np.arange(40) % 4
@@ -812,9 +804,7 @@ TABLE = [
     ),
     (uniform, ({"probability": 1.1}, "uniform: probability=1.1 must lie in [0, 1]")),
     (
-        lambda **settings: strategies.shrink_and_perturb(
-            **({"task": task()} | settings)
-        ),
+        lambda **settings: shrink_and_perturb(**({"task": task()} | settings)),
         ({"task": None}, "shrink_and_perturb: task must be a jepbt.Task", TypeError),
         ({"shrink": 2}, "shrink=2 must lie in [0, 1]"),
         ({"noise": -1}, "noise=-1 must be a number from 0 up"),
@@ -1313,7 +1303,7 @@ def test_what_is_wrong_is_named_before_anything_compiles(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     monkeypatch.setattr(jepbt, "use_all_cpu_cores", lambda: 4)
-    for module, name in ((preparation, "place_inputs"), (cli_benchmark, "_run")):
+    for module, name in ((preparation, "place_inputs"), (benchmark, "_run")):
         monkeypatch.setattr(module, name, go_on)
     before = sorted(tmp_path.rglob("*"))
     pattern = ".*".join(map(re.escape, words.split(" ... ")))

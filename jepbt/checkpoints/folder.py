@@ -1,0 +1,357 @@
+"""The files of a run: readable without jepbt, never overwritten, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.results import Generation, Recorded, to_json
+
+_CONFIG = "config.json"
+_HISTORY = "history.jsonl"
+_OWN = {_CONFIG, _HISTORY, "checkpoints", "best", "figures", "lock", "schedule.json"}
+_OWN |= {"loss.py", "test.json", "report.html", "candidates.pkl", "writable"}
+
+
+def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
+    """Takes a folder for a run, making it if it is missing.
+
+    Args:
+        path: absent, or a folder without a run in it.
+        resume: whether a run that it holds may go on.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if it is a file, holds a run, or cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> claim(folder) == pathlib.Path(folder)
+        True
+    """
+    folder = pathlib.Path(path)
+    try:
+        if os.path.exists(folder) and not folder.is_dir():
+            raise ValueError(f"run_dir={str(path)!r} is a file. Name a folder.")
+        if holds_run(folder) and not resume:
+            raise ValueError(
+                f"run_dir={str(path)!r} holds a run already, which stays as it is. "
+                "Name another folder, or go on with it: resume=True, or --resume."
+            )
+        _refuse_links(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # As much as a settings file, since a full disk still takes an empty one.
+        replace(folder / "writable", bytes(2**14))
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise not_writable(path, error) from error
+    return folder
+
+
+def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
+    """Says in words that a folder takes no files."""
+    reason = error.strerror or str(error)
+    name = os.path.basename(error.filename or "").lstrip(".")
+    where = f" ({name[:60]})" if name else ""
+    return ValueError(
+        f"run_dir={str(path)!r} cannot be written to: {reason}{where}. Name "
+        "another folder, or make room in this one."
+    )
+
+
+def holds_run(folder: pathlib.Path) -> bool:
+    """Whether a run has written anything here."""
+    names = (_CONFIG, _HISTORY, "checkpoints")
+    return any(os.path.exists(folder / name) for name in names)
+
+
+def has_history(folder: pathlib.Path) -> bool:
+    """Whether a run has ended a generation here."""
+    path = folder / _HISTORY
+    return path.exists() and path.stat().st_size > 0
+
+
+def _refuse_links(folder: pathlib.Path) -> None:
+    """Refuses a folder from which a run would write somewhere else."""
+    for path in (folder, *(folder / name for name in ("best", "figures"))):
+        for entry in path.iterdir() if path.is_dir() else ():
+            is_ours = path != folder or entry.name.removeprefix(".") in _OWN
+            if entry.is_symlink() and is_ours:
+                raise ValueError(
+                    f"run_dir={str(folder)!r}: {entry.relative_to(folder)} is a link "
+                    "to another place, where a run does not write. Name another folder."
+                )
+
+
+def next_numbered(root: str | os.PathLike) -> pathlib.Path:
+    """Makes the next of `root/0001`, `root/0002`, ...
+
+    Two processes that ask at once get two folders.
+
+    Args:
+        root: made if missing.
+
+    Returns:
+        A new, empty folder.
+
+    Raises:
+        ValueError: if it cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> root = tempfile.mkdtemp()
+        >>> next_numbered(root).name, next_numbered(root).name
+        ('0001', '0002')
+    """
+    root = pathlib.Path(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name) for p in root.iterdir() if p.name.isdecimal()]
+        number = max(taken, default=0) + 1
+        while True:
+            try:
+                (root / f"{number:04d}").mkdir()
+                return root / f"{number:04d}"
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise ValueError(
+            f"a run folder cannot be made in {str(root)!r}: {error.strerror}. Name one "
+            "with --run-dir."
+        ) from error
+
+
+def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Writes `config.json`: what was run, with what, on what."""
+    replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `config.json`.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: if it is missing, or no JSON object.
+    """
+    path = folder / _CONFIG
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read, and so it is not known what the run there "
+            f"was ({error}). Name another folder."
+        ) from error
+    return settings
+
+
+def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
+    """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
+    described = {
+        name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
+        for name, space in spaces(hparams_type).items()
+    }
+    return json.loads(json.dumps(described, default=str))
+
+
+def append_history(folder: pathlib.Path, generation: Generation) -> None:
+    """Adds a line to `history.jsonl`."""
+    with open(folder / _HISTORY, "a", encoding="utf-8") as file:
+        file.write(to_json(generation) + "\n")
+
+
+def write_history(folder: pathlib.Path, generations: Sequence[Generation]) -> None:
+    """Writes `history.jsonl` anew: what a checkpoint has seen, and no more."""
+    text = "".join(to_json(generation) + "\n" for generation in generations)
+    replace(folder / _HISTORY, text.encode())
+
+
+def save_figure(folder: pathlib.Path, axes: Any) -> None:
+    """Writes the fitness plot: `figures/fitness.png`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    image = io.BytesIO()
+    axes.figure.savefig(image, format="png")
+    replace(folder / "figures" / "fitness.png", image.getvalue())
+
+
+def save_member(
+    folder: pathlib.Path,
+    state: Any,
+    hparams: HyperParameters,
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes one member: `weights.npz` and `member.json`.
+
+    The arrays of the state are named by their path, `params/dense/kernel` for example,
+    and read by NumPy alone. Types that NumPy files do not have (bfloat16) are widened
+    to float32, which keeps every bit of the value.
+
+    Args:
+        folder: made if missing; replaced file by file, each whole or not at all, the
+            weights first: where they cannot be, what describes them stays as well.
+        state: the member's, host arrays.
+        hparams: its hyperparameters, Python values.
+        facts: fitness, generation and whatever else belongs beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
+        arrays[name] = _as_numpy(leaf)
+    weights = io.BytesIO()
+    np.savez(weights, **arrays)
+    replace(folder / "weights.npz", weights.getbuffer())
+    values = {
+        field.name: getattr(hparams, field.name)
+        for field in dataclasses.fields(hparams)
+    }
+    values = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
+    text = json.dumps({**facts, "hparams": values}, indent=2, default=str)
+    replace(folder / "member.json", text.encode())
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def write_safely(
+    write: Callable[[pathlib.Path, Any], None], folder: pathlib.Path, content: Any
+) -> None:
+    """Writes a file of the run; a full disk costs the file, never the run.
+
+    Args:
+        write: called with the other two.
+        folder: of the run.
+        content: to write.
+
+    Warns:
+        RuntimeWarning: if it could not be written.
+    """
+    try:
+        write(folder, content)
+    except OSError as error:
+        # A disk that fills up while a file is written does not say which.
+        name = os.path.basename(error.filename2 or error.filename or "a file")
+        warnings.warn(
+            f"run_dir={str(folder)!r} cannot be written to ({name}: "
+            f"{error.strerror}): the run goes on, and its result stays in memory.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def replace(path: pathlib.Path, content: bytes | memoryview) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+NAME = ".lock"
+
+
+def lock(folder: pathlib.Path) -> IO:
+    """Takes a run directory for this process alone, until the file is closed.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: exists.
+
+    Returns:
+        An open file; closing it lets go.
+
+    Raises:
+        ValueError: if another run is being written there.
+
+    Example:
+        >>> import tempfile
+        >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
+        >>> held.close()
+    """
+    try:
+        # It stays open as long as the run.
+        file = open(folder / NAME, "a")  # noqa: SIM115
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"run_dir={str(folder)!r} is in use by another run. Wait until it has "
+            "ended, or name another folder."
+        ) from None
+    except OSError as error:
+        warnings.warn(
+            f"run_dir={str(folder)!r} is on a disk that cannot lock files "
+            f"({os.strerror(error.errno)}): see to it that no other run writes there.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return file
+
+
+def discard(folder: pathlib.Path) -> None:
+    """Removes a folder that was made for a run and holds nothing but its lock."""
+    (folder / NAME).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def save_schedule(folder: pathlib.Path, run: Recorded) -> None:
+    """Writes the winner's schedule so far.
+
+    The file is replaced whole. Before any member has a finite fitness there is no
+    winner and nothing is written.
+
+    Args:
+        folder: of the run.
+        run: to take it from.
+    """
+    if not np.isnan(run.history.fitness).all():
+        replace(folder / "schedule.json", run.schedule.to_json().encode())
+
+
+def save_loss(folder: pathlib.Path, run: Recorded) -> None:
+    """Writes the winner's loss so far, if one evolved; as `save_schedule` does."""
+    if run.has_loss and not np.isnan(run.history.fitness).all():
+        replace(folder / "loss.py", run.evolved_loss.source().encode())

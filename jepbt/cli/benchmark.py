@@ -1,0 +1,163 @@
+"""`jepbt benchmark`: which models it measures, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+
+import jepbt
+from jepbt import plots
+from jepbt.arguments import check_count
+from jepbt.benchmark import ScalingReport, SpeedReport, scaling
+from jepbt.benchmark.speed import compare_speed, start_workers
+from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
+from jepbt.engine.devices import use_compilation_cache
+
+NAMES = tuple(dict.fromkeys(workload.name for workload in WORKLOADS))
+
+
+@dataclasses.dataclass
+class BenchmarkOptions:
+    """What to measure, and how often.
+
+    Attributes:
+        models: of tiny_mlp, mlp, cnn and wide_mlp, with commas between; all of them if
+            left out.
+        max_population: the largest population whose cost is measured; by default the
+            one that the controls train.
+        num_rounds: measurements behind each median; every round measures everything.
+        quick: smaller populations, a tenth of the steps, two rounds, no torch.compile:
+            to see that it works; its figures say little.
+        json: a file for all numbers.
+        figure: a PNG file for the picture of the first model's scaling; those of
+            further models get their names appended.
+    """
+
+    models: str = ",".join(NAMES)
+    max_population: int | None = None
+    num_rounds: int | None = None
+    quick: bool = False
+    json: str | None = None
+    figure: str | None = None
+
+
+def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
+    """Checks what the user gave, and returns what measures and prints."""
+    options = arguments.options
+    workloads = choose_workloads(options.models)
+    for name in ("max_population", "num_rounds"):
+        if getattr(options, name) is not None:
+            check_count(name, getattr(options, name))
+    for name in ("json", "figure"):
+        _check_file(name, getattr(options, name))
+    if options.quick:
+        first = {workload.name: workload for workload in reversed(workloads)}
+        workloads = [_shorten(first[name]) for name in NAMES if name in first]
+    return functools.partial(_run, options, workloads)
+
+
+def choose_workloads(names: str) -> list[Workload]:
+    """Finds the workloads of models' names, with commas between.
+
+    Raises:
+        ValueError: for a name that is none.
+
+    Example:
+        >>> [workload.batch_size for workload in choose_workloads("wide_mlp")]
+        [256, 64]
+    """
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in NAMES:
+            raise ValueError(
+                f"models={names!r}: {name!r} is none of {', '.join(NAMES)}. Give one "
+                "or more of them, with commas between."
+            )
+    return [workload for workload in WORKLOADS if workload.name in wanted]
+
+
+def _shorten(workload: Workload) -> Workload:
+    return dataclasses.replace(
+        workload,
+        population_size=4,
+        num_steps=max(2, workload.num_steps // 10),
+        num_vmap_steps=max(2, workload.num_vmap_steps // 10),
+    )
+
+
+def _check_file(name: str, path: str | None) -> None:
+    if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
+        raise ValueError(
+            f"{name}={path!r}: its folder does not exist. Make it first, or name a "
+            "file in one that does."
+        )
+    if path is not None and (pathlib.Path(path).is_dir() or not path):
+        raise ValueError(f"{name}={path!r} is a folder. Name a file in it.")
+
+
+def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
+    jepbt.use_all_cpu_cores()
+    use_compilation_cache()
+    num_rounds = options.num_rounds or (2 if options.quick else 5)
+    speeds: list[SpeedReport] = []
+    scalings: list[ScalingReport] = []
+    devices = jax.devices()
+    print(
+        f"jepbt {jepbt.__version__} | jax {jax.__version__} | {len(devices)} x "
+        f"{devices[0].device_kind} | Fashion-MNIST, cross-entropy, SGD with momentum, "
+        "a learning rate for each member",
+        flush=True,
+    )
+    with start_workers(len(devices)) as workers:
+        for workload in workloads:
+            speeds.append(
+                compare_speed(
+                    workload,
+                    workers,
+                    num_rounds=num_rounds,
+                    with_compiled=not options.quick,
+                )
+            )
+            print(f"\n{speeds[-1]}", flush=True)
+            scalings.append(
+                scaling(
+                    make_task(workload),
+                    max_population=options.max_population or workload.population_size,
+                    num_rounds=num_rounds,
+                )
+            )
+            print(f"\n{scalings[-1]}", flush=True)
+    if options.json is not None:
+        _write_json(pathlib.Path(options.json), speeds, scalings)
+    if options.figure is not None:
+        for i, (workload, report) in enumerate(zip(workloads, scalings, strict=True)):
+            path = pathlib.Path(options.figure)
+            if i > 0:
+                name = f"{path.stem}-{workload.name}-{workload.batch_size}{path.suffix}"
+                path = path.with_name(name)
+            axes = plots.scaling(report)
+            axes.set_title(f"{workload.title}, batch {workload.batch_size}")
+            axes.figure.savefig(path)
+            print(f"Look: {path}")
+
+
+def _write_json(
+    path: pathlib.Path,
+    speeds: Sequence[SpeedReport],
+    scalings: Sequence[ScalingReport],
+) -> None:
+    facts = {
+        "versions": {"jepbt": jepbt.__version__, "jax": jax.__version__},
+        "models": [
+            {"speed": dataclasses.asdict(speed), "scaling": json.loads(costs.to_json())}
+            for speed, costs in zip(speeds, scalings, strict=True)
+        ],
+    }
+    path.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    print(f"All numbers: {path}")

@@ -1,0 +1,122 @@
+"""The command line: `jepbt train`, `jepbt benchmark` and `jepbt report`.
+
+Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
+that an error is one line, and which takes a user's `HyperParameters` as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from simple_parsing import ArgumentParser, DashVariant
+from tqdm.auto import tqdm
+
+import jepbt
+from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli.train import TrainOptions, prepare_training, print_interruption
+from jepbt.report import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 2 if a flag or value is wrong."""
+    arguments = _parse(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **kwargs: tqdm.write(
+            f"jepbt: warning: {message}", file=sys.stderr
+        )
+        try:
+            try:
+                run = arguments.prepare(arguments)
+            except (ValueError, TypeError, OSError) as error:  # something a user gave
+                if _is_debugged(arguments):
+                    raise
+                return _fail(str(error))
+            run()
+        except jepbt.Interrupted as stop:
+            print_interruption(stop, arguments)
+            return 128 + stop.signal_number
+        except KeyboardInterrupt:  # before training, or the second Ctrl-C
+            print("jepbt: stopped at once", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except RuntimeError as error:  # nothing was learned
+            if _is_debugged(arguments):
+                raise
+            print(f"jepbt: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _parse(argv: Sequence[str] | None):
+    parser = ArgumentParser(
+        prog="jepbt",
+        description="Trains a population of networks as one program and evolves their "
+        "hyperparameters and loss functions.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"jepbt {jepbt.__version__}"
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        help="train a population on the embedded images, or on data of your choice",
+        description="Trains a population and evolves it. Without flags: 32 small "
+        "convolutional networks on 10,000 embedded Fashion-MNIST images.",
+        add_option_string_dash_variants=DashVariant.DASH,
+    )
+    train.add_arguments(TrainOptions, dest="options")
+    train.add_arguments(jepbt.Config, dest="config")
+    train.set_defaults(prepare=prepare_training)
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="measure populations against other ways to train them, on this machine",
+        description="Trains populations of four models in jepbt, in loops over "
+        "members, in plain vmap, and in PyTorch if it is installed: equal work, in "
+        "turns. Then measures what a population costs by its size.",
+        add_option_string_dash_variants=DashVariant.DASH,
+    )
+    benchmark.add_arguments(BenchmarkOptions, dest="options")
+    benchmark.set_defaults(prepare=prepare_benchmark)
+    report = commands.add_parser(
+        "report",
+        help="write a run as one page, report.html, that opens without a network",
+        description="Writes RUN_DIR/report.html, also while the run is going.",
+        # simple-parsing keeps this setting for all parsers at once: the last one's.
+        add_option_string_dash_variants=DashVariant.DASH,
+    )
+    report.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
+    report.set_defaults(prepare=prepare_report)
+    # argparse would print all flags before the one line that says what is wrong.
+    for command in (parser, train, benchmark, report):
+        command.error = _exit_with(command.prog)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(argv)
+    arguments.argv = argv
+    return arguments
+
+
+def _is_debugged(arguments: Any) -> bool:
+    return getattr(getattr(arguments, "config", None), "debug", False)
+
+
+def _exit_with(name: str) -> Callable[[str], NoReturn]:
+    def error(message: str) -> NoReturn:
+        sys.exit(_fail(f"{message} (see {name} --help)"))
+
+    return error
+
+
+def _fail(message: str) -> int:
+    print(f"jepbt: error: {message}", file=sys.stderr)
+    return 2
+
+
+def prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
+    """Writes the page, and returns what says where it is."""
+    path = write_report(arguments.run_dir)
+    size = path.stat().st_size / 1e6
+    return lambda: print(f"{path} ({size:.1f} MB): open it in any browser")

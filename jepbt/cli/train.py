@@ -1,0 +1,249 @@
+"""`jepbt train`: what it prepares, prints and runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import numpy as np
+from simple_parsing import choice
+from tqdm.auto import tqdm
+
+import jepbt
+from jepbt import config as configs
+from jepbt.checkpoints import folder as run_directory
+from jepbt.datasets import with_label_noise
+from jepbt.hyperparameters import TaylorLoss, spaces
+from jepbt.results import Generation, describe
+from jepbt.strategies import STRATEGY_NAMES
+from jepbt.training import Prepared, Result, execute, prepare
+
+
+@dataclasses.dataclass
+class TrainOptions:
+    """What to train, with what, on what.
+
+    Attributes:
+        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
+        label_noise: the share of training labels to make wrong, from 0 to 1.
+        validation_label_noise: the share of validation labels to make wrong.
+        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
+        strategy: what happens between generations.
+        device: cpu, gpu or tpu; what JAX prefers if left out.
+    """
+
+    data: str = "fashion_mnist"
+    label_noise: float = 0.0
+    validation_label_noise: float = 0.0
+    model: Literal["cnn", "mlp"] = "cnn"
+    strategy: str = choice(*STRATEGY_NAMES, default="epbt")
+    device: str | None = None
+
+
+def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
+    """Checks, compiles, prints what is about to run, and returns what runs it."""
+    options = arguments.options
+    jepbt.use_all_cpu_cores()
+    configs.check(arguments.config)
+    dataset = with_label_noise(
+        jepbt.datasets.load(options.data),
+        options.label_noise,
+        validation_label_noise=options.validation_label_noise,
+        seed=arguments.config.seed,
+    )
+    prepared = _prepare(dataset, options, arguments.config)
+    go_on = resume_command(arguments, prepared.folder)
+    _print_before(prepared, dataset, options, go_on)
+    return functools.partial(_run, prepared, go_on)
+
+
+def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
+    """Writes the command line that goes on with a run.
+
+    Args:
+        arguments: that started it.
+        folder: of the run.
+
+    Returns:
+        What to type.
+    """
+    added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
+    added += [] if arguments.config.resume else ["--resume"]
+    return shlex.join(["jepbt", *arguments.argv, *added])
+
+
+def _run(prepared: Prepared, go_on: str) -> None:
+    result = execute(prepared, [_announcer(prepared)])
+    _print_after(result, prepared)
+    done, wanted = len(result.history), prepared.config.num_generations
+    if done < wanted and result.history.generations[-1].num_failed < len(
+        result.history.fitness[-1]
+    ):
+        print(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
+
+
+def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
+    """Makes a task of the options, in a folder of its own, and compiles it."""
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
+    model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
+    task = jepbt.classification(dataset, model=model)
+    folder = config.run_dir or run_directory.next_numbered("runs")
+    try:
+        prepared = prepare(
+            task,
+            strategy=options.strategy,
+            config=dataclasses.replace(config, run_dir=folder),
+            devices=options.device,
+        )
+    except BaseException:
+        if config.run_dir is None:
+            with contextlib.suppress(OSError):  # what is not empty stays
+                run_directory.discard(folder)
+                folder.parent.rmdir()
+        raise
+    return prepared
+
+
+def _print_before(
+    prepared: Prepared, dataset, options: TrainOptions, go_on: str
+) -> None:
+    config, task = prepared.config, prepared.task
+    devices = prepared.mesh.devices.ravel()
+    kind = (
+        devices[0].device_kind.upper()
+        if devices[0].platform == "cpu"
+        else devices[0].device_kind
+    )
+    batch_size = config.batch_size or task.batch_size
+    sizes = " / ".join(
+        f"{len(rows['label']):,} {name}"
+        for name, rows in task.data._asdict().items()
+        if rows is not None
+    )
+    print(
+        f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
+        f"{_count(devices.size, f'{kind} device')} | {dataset.name} {sizes} "
+        f"({dataset.note})"
+    )
+    state = jax.eval_shape(lambda: prepared.programs.init.out_info)
+    weights = sum(
+        int(np.prod(leaf.shape[1:]))
+        for leaf in jax.tree.leaves(state.population.state.params)
+    )
+    evolving = " ".join(
+        f"{name}[8]" if isinstance(space, TaylorLoss) else name
+        for name, space in spaces(task.hparams).items()
+    )
+    print(
+        f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
+        f"{config.num_generations} generations x {config.steps_per_generation} steps "
+        f"of {batch_size} | evolving {evolving}"
+    )
+    steps = config.population_size * config.num_generations
+    steps *= config.steps_per_generation
+    flops = steps * prepared.step_flops
+    print(
+        f"needs {prepared.memory_bytes / 1e9:.2f} of "
+        f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
+        f"{_count(prepared.chunk.size, 'member')} at a time on each device "
+        f"({prepared.chunk.reason}) | "
+        f"checkpoints of {prepared.checkpoint_bytes / 1e6:.1f} MB, "
+        f"{config.keep_checkpoints} kept"
+    )
+    if prepared.held.generation >= 0:
+        print(f"goes on after generation {prepared.held.generation + 1}")
+    print(f"{prepared.folder}   Ctrl-C saves; {go_on}   goes on")
+
+
+def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
+    """Says how long it will take, once that has been measured; logs without a bar."""
+    num_generations = prepared.config.num_generations
+    first = prepared.held.generation + 1
+    has_bar = prepared.config.progress and sys.stderr.isatty()
+
+    def announce(report: Generation) -> None:
+        if report.number == first < num_generations - 1:
+            seconds = (num_generations - first) * sum(report.seconds.values())
+            tqdm.write(f"about {_duration(seconds)}, by its first generation")
+        if not has_bar:
+            number = f"{report.number + 1}/{num_generations}"
+            print(f"generation {number}  {describe(report)}", flush=True)
+
+    return announce
+
+
+def _print_after(result: Result, prepared: Prepared) -> None:
+    data = prepared.task.data
+    heading = f"validation ({len(data.validation['label']):,})"
+    test, scores = "no test split", ("", "", "")
+    if data.test is not None:
+        report = result.test()
+        test = f"test ({len(data.test['label']):,}, read once)"
+        scores = report.best, report.median, report.first
+    print(f"\n{'':14}{heading:22}{test}")
+    winners = {
+        f"winner #{result.best.slot}": result.best,
+        "median": result.median,
+        "first gen.": result.first_best,
+    }
+    for (name, winner), score in zip(winners.items(), scores, strict=True):
+        print(f"{name:14}{winner.fitness!s:22}{score}")
+    hparams = "  ".join(
+        f"{name} {getattr(result.best.hparams, name):.3g}"
+        for name, space in spaces(prepared.task.hparams).items()
+        if not isinstance(space, TaylorLoss)
+    )
+    print(f"{'hparams':14}{hparams}")
+    print(f"{'loss':14}{result.describe_loss()}")
+    seconds = dict(result.seconds)
+    compiling = seconds.pop("compile")
+    total = sum(seconds.values())
+    shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
+    samples = (
+        result.history.fitness.size
+        * prepared.config.steps_per_generation
+        * (prepared.config.batch_size or prepared.task.batch_size)
+    )
+    print(
+        f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
+        f"{samples / seconds['train'] / 1000:.1f}k samples/s"
+    )
+    print(
+        f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
+        f"{prepared.config.population_size}; {result.num_failed} failed"
+    )
+    print(
+        "Did evolution help?  One run cannot tell: compare with --strategy "
+        "random_search over several seeds."
+    )
+    print(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
+
+
+def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
+    """Says what an interrupted run leaves behind, and how to go on with it."""
+    result = stop.result
+    is_over = len(result.history) == result.config.num_generations
+    command = resume_command(arguments, result.run_dir)
+    print(
+        f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
+        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}\n"
+        + ("it had no more to do" if is_over else f"{command}   goes on"),
+        file=sys.stderr,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

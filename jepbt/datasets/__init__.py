@@ -1,0 +1,16 @@
+"""Data sets: train, validation and test as NumPy arrays, checked before use."""
+
+from jepbt.datasets.dataset import Dataset, Split, stratified_split
+from jepbt.datasets.label_noise import noisy_labels, with_label_noise
+from jepbt.datasets.load import NAMES, from_arrays, load
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "Split",
+    "from_arrays",
+    "load",
+    "noisy_labels",
+    "stratified_split",
+    "with_label_noise",
+]

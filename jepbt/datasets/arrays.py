@@ -1,0 +1,187 @@
+"""Arrays that users give: checked, and brought to the one form that training takes.
+
+Every error names the split and the part, the value, what is allowed and the cure.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jepbt.datasets.dataset import Split
+
+
+def to_split(field: str, value: Any) -> Split:
+    """Turns what a user gave for a split into checked images and labels."""
+    if isinstance(value, Mapping):
+        if set(value) != {"image", "label"}:
+            raise ValueError(
+                f'{field}: a dictionary must have the keys "image" and "label" and no '
+                f"others, got {sorted(map(str, value))}."
+            )
+        image, label = value["image"], value["label"]
+    elif isinstance(value, (tuple, list)) and len(value) == 2:
+        image, label = value
+    else:
+        allowed = ", a fraction or a number" if field == "validation" else ""
+        raise ValueError(
+            f"{field} must be (images, labels) or "
+            f'{{"image": ..., "label": ...}}{allowed}; got {type(value).__name__}.'
+        )
+    image = _to_images(f"{field} image", image)
+    label = _to_labels(f"{field} label", label)
+    if len(image) != len(label):
+        raise ValueError(
+            f"{field}: {len(image)} images and {len(label)} labels; each image needs "
+            "one label."
+        )
+    return {"image": image, "label": label}
+
+
+def _to_array(field: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # NumPy's answer to ragged nested sequences
+        raise ValueError(
+            f"{field} is no array: its examples have different shapes. Crop, resize or "
+            "pad them to one."
+        ) from error
+    if array.dtype == object:
+        raise ValueError(
+            f"{field} is an array of objects; stack its examples into one array of "
+            "numbers, all of one shape."
+        )
+    return array
+
+
+def _to_images(field: str, value: Any) -> np.ndarray:
+    images = _to_array(field, value)
+    is_float = np.issubdtype(images.dtype, np.floating)
+    if images.dtype != np.uint8 and not is_float:
+        raise ValueError(
+            f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 "
+            "to 255, and floats. Convert it by .astype of one of them."
+        )
+    if images.ndim not in (2, 3, 4) or 0 in images.shape:
+        raise ValueError(
+            f"{field} has shape {images.shape}; allowed are [N, D], [N, H, W] and "
+            "[N, H, W, C], none of them 0."
+        )
+    if is_float:
+        images = _to_float32(field, images)
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _to_float32(field: str, images: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        converted = images.astype(np.float32, copy=False)
+    is_finite = np.isfinite(converted)
+    if is_finite.all():
+        return converted
+    bad = ~is_finite
+    first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
+    value = images[first]
+    advice = (
+        "which float32 cannot hold; scale the images"
+        if np.isfinite(value)
+        else "which no network can learn from; remove or repair those examples"
+    )
+    raise ValueError(
+        f"{field} has {np.count_nonzero(bad)} values like {value} at {first}, the "
+        f"first of them, {advice}."
+    )
+
+
+def _to_labels(field: str, value: Any) -> np.ndarray:
+    labels = _to_array(field, value)
+    if labels.ndim == 2:
+        is_column = labels.shape[1] == 1
+        what = "is a column" if is_column else "looks one-hot"
+        cure = "[:, 0]" if is_column else ".argmax(axis=1)"
+        raise ValueError(
+            f"{field} has shape {labels.shape} and {what}; labels are integers [N]: "
+            f"pass labels{cure}."
+        )
+    if labels.ndim != 1:
+        raise ValueError(f"{field} has shape {labels.shape}; labels are integers [N].")
+    if not np.issubdtype(labels.dtype, np.integer) and labels.size:
+        raise ValueError(
+            f"{field} has dtype {labels.dtype}; labels are integers from 0 to "
+            "num_classes - 1: convert numbers by .astype(int), and names by "
+            "np.unique(labels, return_inverse=True)[1]."
+        )
+    return labels
+
+
+def count_classes(labels: np.ndarray, num_classes: Any) -> int:
+    """Checks how many classes there are, by the labels if the user did not say."""
+    if num_classes is None:
+        num_classes = int(labels.max()) + 1
+        source = " by the largest training label"
+    else:
+        source = ""
+    is_integer = isinstance(num_classes, numbers.Integral)
+    if not is_integer or isinstance(num_classes, bool) or num_classes < 2:
+        raise ValueError(
+            f"num_classes={num_classes!r}{source}; a classification needs an integer "
+            "of at least 2."
+        )
+    return int(num_classes)
+
+
+def check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
+    """Refuses labels outside 0 to `num_classes - 1`."""
+    bad = (labels < 0) | (labels >= num_classes)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(
+            f"{field} label has {np.count_nonzero(bad)} values outside 0 to "
+            f"{num_classes - 1}, the first being {labels[first]} at {first}. Number "
+            "the classes from 0, or pass num_classes."
+        )
+
+
+def check_like_train(field: str, images: np.ndarray, train: np.ndarray) -> None:
+    """Refuses images of another shape or dtype than the training images."""
+    if images.shape[1:] != train.shape[1:] or images.dtype != train.dtype:
+        raise ValueError(
+            f"{field} image has examples of {images.dtype}{list(images.shape[1:])}, "
+            f"train image of {train.dtype}{list(train.shape[1:])}; they must be alike."
+        )
+
+
+def validation_count(validation: Any, num_examples: int) -> int:
+    """Turns a fraction or number to carve out into a number of examples."""
+    is_bool = isinstance(validation, bool)
+    if isinstance(validation, numbers.Integral) and not is_bool:
+        count = int(validation)
+    elif 0 < validation < 1 and not is_bool:
+        count = round(float(validation) * num_examples)
+    else:
+        raise ValueError(
+            f"validation={validation!r}; allowed are a fraction between 0 and 1, a "
+            "whole number of examples, and (images, labels)."
+        )
+    if not 1 <= count < num_examples:
+        raise ValueError(
+            f"validation={validation!r} takes {count} of {num_examples} training "
+            f"examples; it must take from 1 to {num_examples - 1}."
+        )
+    return count
+
+
+def check_no_class_missing(labels: np.ndarray, num_classes: int) -> None:
+    """Refuses training labels that leave a class without an example."""
+    present = np.unique(labels)
+    num_missing = num_classes - len(present)
+    if num_missing:
+        is_gap = present != np.arange(len(present))
+        first = int(np.argmax(is_gap)) if is_gap.any() else len(present)
+        raise ValueError(
+            f"train label has no example of {num_missing} of {num_classes} classes, "
+            f"the first being class {first}, once validation is taken. Number the "
+            f"classes without gaps, or pass num_classes={num_classes} if this is meant."
+        )

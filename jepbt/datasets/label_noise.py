@@ -1,0 +1,109 @@
+"""Wrong labels on purpose, drawn from a seed, for studies of robust losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+
+import numpy as np
+
+from jepbt.datasets.dataset import Dataset, check_seed
+
+
+def with_label_noise(
+    dataset: Dataset,
+    label_noise: float,
+    *,
+    validation_label_noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Makes a share of the labels wrong, for studies of robust losses.
+
+    The noise is symmetric: that share of the examples is drawn without regard to class,
+    and each gets one of the other classes with equal probability, so that 0.4 means
+    that 40 % of the labels are wrong. With the same seed a higher share only adds
+    wrong labels. Test labels stay as they are.
+
+    Args:
+        dataset: any; it is left as it is.
+        label_noise: the share of training labels, from 0 to 1.
+        validation_label_noise: the share of validation labels.
+        seed: of the draws, which nothing else influences.
+
+    Returns:
+        A `Dataset` with the same images.
+
+    Raises:
+        ValueError: if a share is not from 0 to 1.
+
+    Example:
+        >>> from jepbt import datasets
+        >>> clean = datasets.load("fashion_mnist")
+        >>> noisy = with_label_noise(clean, 0.4)
+        >>> float((noisy.train["label"] != clean.train["label"]).mean())
+        0.4
+    """
+    check_rate("label_noise", label_noise)
+    check_rate("validation_label_noise", validation_label_noise)
+    check_seed(seed)
+    changed, note = {}, dataset.note
+    rates = {"train": label_noise, "validation": validation_label_noise}
+    # Not from 0: NumPy's seeds (seed, 0) and seed, of the carving, are the same.
+    for stream, (field, rate) in enumerate(rates.items(), start=1):
+        if rate:
+            split = getattr(dataset, field)
+            label = noisy_labels(
+                split["label"], rate, dataset.num_classes, (seed, stream)
+            )
+            changed[field] = {**split, "label": label}
+            note = ", ".join(
+                filter(None, [note, f"{rate:.0%} of {field} labels wrong"])
+            )
+    return dataclasses.replace(dataset, note=note, **changed)
+
+
+def noisy_labels(
+    labels: np.ndarray, rate: float, num_classes: int, seed: int | tuple[int, ...]
+) -> np.ndarray:
+    """Replaces a share of the labels by wrong ones, whatever the class.
+
+    Of `N` labels `round(rate * N)` are drawn, and each becomes one of the other classes
+    with equal probability: `rate` is the share that is wrong. With the same seed a
+    higher rate only adds wrong labels.
+
+    Args:
+        labels: `int[N]`, from 0 to `num_classes - 1`.
+        rate: from 0 to 1.
+        num_classes: `C`.
+        seed: of the draw.
+
+    Returns:
+        `int[N]`, a copy.
+
+    Raises:
+        ValueError: if `rate` is not from 0 to 1.
+
+    Example:
+        >>> labels = np.arange(10) % 2
+        >>> noisy = noisy_labels(labels, 0.4, num_classes=2, seed=0)
+        >>> int((noisy != labels).sum())
+        4
+    """
+    check_rate("rate", rate)
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    shifts = generator.integers(1, num_classes, len(labels))
+    wrong = order[: round(rate * len(labels))]
+    noisy = labels.copy()
+    noisy[wrong] = (labels[wrong] + shifts[wrong]) % num_classes
+    return noisy
+
+
+def check_rate(field: str, rate: float) -> None:
+    """Raises a `ValueError` that names the field if `rate` is no share."""
+    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not is_number or not 0 <= rate <= 1:
+        raise ValueError(
+            f"{field}={rate!r}; allowed is the share of labels to make wrong, from 0 "
+            "to 1: 0.4 for 40 %."
+        )

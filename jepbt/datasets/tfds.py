@@ -1,0 +1,343 @@
+"""Image classification sets of TFDS by name: slices, and a cache that takes no TFDS.
+
+What was read once is kept as arrays beside the records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import http.client
+import importlib.util
+import io
+import logging
+import os
+import re
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CACHE_KEYS = ("records", "checksum")  # not of the data set
+
+_NAME = re.compile(r"([\w/.:]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+
+def parse_name(name: str) -> tuple[str, tuple[str | None, str | None] | None]:
+    """Takes a name of TFDS and the slice of its training split apart.
+
+    Raises:
+        ValueError: if it is not of the form `NAME` or `NAME[FROM:TO]`.
+
+    Example:
+        >>> parse_name("cifar10[:20%]")
+        ('cifar10', (None, '20%'))
+        >>> parse_name("mnist")
+        ('mnist', None)
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            f"datasets.load: name='tfds:{name}'; allowed are 'tfds:NAME' and "
+            "'tfds:NAME[FROM:TO]', a slice of the training split in examples or whole "
+            "percents, as in 'tfds:cifar10[:20%]'."
+        )
+    return match[1], None if match[0] == match[1] else (match[2], match[3])
+
+
+def slice_of(bounds: tuple[str | None, str | None] | None, num_examples: int) -> slice:
+    """Turns what `parse_name` found into a slice of so many examples, as TFDS does.
+
+    Raises:
+        ValueError: if it holds no example, or a bound is out of range.
+
+    Example:
+        >>> slice_of((None, "20%"), 50_000)
+        slice(0, 10000, None)
+    """
+    if bounds is None:
+        return slice(0, num_examples)
+    start, stop = (
+        default if text is None else _position(text, num_examples)
+        for text, default in zip(bounds, (0, num_examples), strict=True)
+    )
+    if not 0 <= start < stop <= num_examples:
+        raise ValueError(
+            f"datasets.load: the slice [{bounds[0] or ''}:{bounds[1] or ''}] goes from "
+            f"{start} to {stop} of {num_examples} training examples; it must lie "
+            "within them and hold at least one."
+        )
+    return slice(start, stop)
+
+
+def _position(text: str, num_examples: int) -> int:
+    is_percent = text.endswith("%")
+    value = int(text.rstrip("%"))
+    value = round(value * num_examples / 100) if is_percent else value
+    return value + num_examples if text.startswith("-") else value
+
+
+def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
+    """Reads a set's splits, after preparing it if need be.
+
+    Args:
+        name: TFDS's, with a config and version if wanted.
+        data_dir: where TFDS keeps its data; None: where it does by default.
+
+    Returns:
+        "num_classes", and for each of train, validation and test, as far as they
+        exist, "SPLIT_image", `uint8[N, H, W, C]`, and "SPLIT_label", `int64[N]`.
+
+    Raises:
+        ValueError: if there is no such set, it is none of images of one size with one
+            label each, or takes TensorFlow, which is not installed.
+        ConnectionError: if it must be downloaded and there is no network.
+        OSError: if it could not be downloaded, was damaged, or cannot be written.
+    """
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = Path(data_dir or default).expanduser()
+    cache = folder / "jepbt_cache" / f"{urllib.parse.quote(name, safe='')}.npz"
+    arrays = _read_cache(cache)
+    if arrays is None:
+        arrays, records = prepare_and_read(name, folder)
+        _write_cache(cache, arrays, records)
+    return arrays
+
+
+def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
+    """Reads arrays whose records are still what they were; None if there are none."""
+    try:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            if _checksum(str(stored["records"])) != str(stored["checksum"]):
+                return None
+            return {key: stored[key] for key in stored if key not in CACHE_KEYS}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None  # absent or damaged: the records are read again
+
+
+def _write_cache(cache: Path, arrays: dict[str, np.ndarray], records: str) -> None:
+    # A folder of others', or a full disk: reading the records again is only slower.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
+            try:
+                np.savez(file, **arrays, records=records, checksum=_checksum(records))
+                os.replace(file.name, cache)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+
+def _checksum(records: str) -> str:
+    """Hashes the files of `NAME/CONFIG/VERSION`, their names and order included."""
+    total = hashlib.sha256()
+    for path in sorted(Path(records).iterdir()):
+        with path.open("rb") as file:
+            total.update(path.name.encode() + b"\0")
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
+SPLITS = ("train", "validation", "test")
+BLOCK_SIZE = 1_000  # records read at a time: twice as fast as one by one
+PATIENCE = 2.0  # seconds for a server to answer at all
+
+
+def prepare_and_read(name: str, folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Returns a set's arrays and where its records are, after preparing it if need be.
+
+    Raises:
+        ValueError, ConnectionError, OSError: as `load_arrays` says.
+    """
+    with _tfds_kept_short():
+        builder = _prepared_builder(name, folder)
+        return _read_records(name, builder), os.path.abspath(builder.data_path)
+
+
+@contextlib.contextmanager
+def _tfds_kept_short() -> Iterator[None]:
+    """Lets TFDS give up early, advise nobody, and print where it shows its progress."""
+    from tensorflow_datasets.core.download import downloader
+
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3  # 10 take minutes
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        downloader.MAX_RETRIES = retries
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _prepared_builder(name: str, folder: Path) -> Any:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import (
+        NonMatchingChecksumError,
+    )
+
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+    except (ValueError, AssertionError, ImportError) as error:
+        reason = str(error).partition("Available datasets:")[0].strip()
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name, known, n=1)
+        suggestion = f" Did you mean 'tfds:{close[0]}'?" if close else ""
+        raise ValueError(
+            f"datasets.load: name='tfds:{name}': {reason}{suggestion}"
+        ) from error
+    if builder.is_prepared():
+        return builder
+    if builder.name in PREPARED_HERE:
+        from jepbt.datasets import tfds_builders
+
+        builder = tfds_builders.BUILDERS[builder.name](data_dir=folder)
+        _check_network(name, builder.urls, folder / "downloads")
+    elif not _has_tensorflow():
+        raise ValueError(
+            f"datasets.load: name='tfds:{name}' is not prepared in {folder}, and only "
+            f"{', '.join(PREPARED_HERE)} are prepared without TensorFlow. Install it, "
+            f"or prepare the set elsewhere by tfds.builder({name!r}).download_and_"
+            'prepare(file_format="array_record") and pass its data_dir=.'
+        )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
+        if builder.is_prepared():  # by another process, which was faster
+            return builder
+        raise OSError(
+            f"datasets.load: name='tfds:{name}' was not downloaded and prepared in "
+            f"{folder}: {error}"
+        ) from error
+    return builder
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _check_network(name: str, urls: Sequence[str], downloads: Path) -> None:
+    """Asks for the first file that is not there yet, before TFDS asks without end."""
+    infos = [*downloads.glob("*.INFO"), *downloads.glob("*/*.INFO")]
+    present = "".join(path.read_text() for path in infos)
+    manual = downloads / "manual"
+    missing = [
+        url
+        for url in urls
+        if url not in present and not (manual / url.rpartition("/")[2]).exists()
+    ]
+    if not missing:
+        return
+    answers = []
+
+    def ask() -> None:
+        request = urllib.request.Request(missing[0], method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=PATIENCE).close()
+        except (urllib.error.HTTPError, http.client.HTTPException):
+            answers.append(None)  # some server is there
+        except OSError as error:
+            answers.append(error)
+        else:
+            answers.append(None)
+
+    # In a thread, because nothing limits how long looking up a host's address takes.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    reason = answers[0] if answers else f"no answer within {PATIENCE} s"
+    if reason is not None:
+        raise ConnectionError(
+            f"datasets.load: name='tfds:{name}' must be downloaded, and {missing[0]} "
+            f"cannot be reached ({reason}). Connect this machine and try again, or put "
+            f"{', '.join(url.rpartition('/')[2] for url in missing)} into {manual}. "
+            "The embedded 'fashion_mnist' takes no network."
+        )
+
+
+def _read_records(name: str, builder: Any) -> dict[str, np.ndarray]:
+    image_key, label_key = _image_and_label(name, builder)
+    channels = builder.info.features[image_key].shape[-1]
+    arrays = {"num_classes": np.array(builder.info.features[label_key].num_classes)}
+    for split in SPLITS:
+        if split not in builder.info.splits:
+            continue
+        examples = _examples(name, builder, split, image_key)
+        arrays[f"{split}_image"] = np.stack(
+            [_decode(example[image_key], channels) for example in examples]
+        )
+        arrays[f"{split}_label"] = np.array([row[label_key] for row in examples])
+    if "train_image" not in arrays:
+        raise ValueError(
+            f"datasets.load: name='tfds:{name}' has no split named train, only "
+            f"{', '.join(builder.info.splits)}."
+        )
+    return arrays
+
+
+def _image_and_label(name: str, builder: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    keys, features = builder.info.supervised_keys, builder.info.features
+    if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys):
+        image, label = (features[key] for key in keys)
+        if (
+            isinstance(image, tfds.features.Image)
+            and None not in image.shape
+            and image.np_dtype == np.uint8
+            and isinstance(label, tfds.features.ClassLabel)
+            and label.num_classes
+        ):
+            return keys
+    raise ValueError(
+        f"datasets.load: name='tfds:{name}' is not made of uint8 images of one size "
+        f"with one class each; its supervised keys are {keys} of {features}. Make "
+        "arrays of it and pass them to jepbt.datasets.from_arrays."
+    )
+
+
+def _examples(name: str, builder: Any, split: str, image_key: str) -> list[dict]:
+    """Reads a split in its official order, images still encoded."""
+    import tensorflow_datasets as tfds
+
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    try:
+        source = builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:  # no array_record, the one format with access
+        if not _has_tensorflow():
+            raise ValueError(
+                f"datasets.load: name='tfds:{name}' is prepared in {builder.data_path} "
+                f"as {builder.info.file_format.value}, which takes TensorFlow to read. "
+                "Install it, or pass another data_dir=."
+            ) from error
+        config = tfds.ReadConfig(interleave_cycle_length=1)
+        return list(
+            builder.as_dataset(
+                split, decoders=decoders, read_config=config
+            ).as_numpy_iterator()
+        )
+    starts = range(0, len(source), BLOCK_SIZE)
+    blocks = (range(i, min(i + BLOCK_SIZE, len(source))) for i in starts)
+    return [example for block in blocks for example in source.__getitems__(block)]
+
+
+def _decode(encoded: bytes, channels: int) -> np.ndarray:
+    from PIL import Image
+
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    image = Image.open(io.BytesIO(encoded))
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels[..., None] if channels == 1 else pixels

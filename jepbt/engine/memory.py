@@ -1,0 +1,132 @@
+"""Refuses a run that does not fit into memory, before and after it compiles.
+
+Before compiling, only what every program must hold is counted: the members, twice, and
+the data. What a step needs beside that, the compiler knows, and says after compiling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jepbt.config import Config
+from jepbt.engine.devices import memory_limit, tree_bytes
+from jepbt.engine.member import MemberShapes
+from jepbt.tasks import Task
+
+
+class DoesNotFit(ValueError):
+    """A run needs more memory than there is; the message says what would fit."""
+
+
+def check_memory(
+    member: MemberShapes, task: Task, config: Config, devices: list[jax.Device]
+) -> int:
+    """Refuses a population that cannot fit, before anything compiles.
+
+    Every member is held twice, since training writes the next population beside the
+    last one, and the data once on each device. This is a lower bound: the arrays of a
+    training step come on top, and `check_programs` looks at those.
+
+    Args:
+        member: the shapes of one member, from `check_task`.
+        task: the task, whose data and shared arrays every device holds.
+        config: checked.
+        devices: the devices that share the population.
+
+    Returns:
+        The bytes that the run needs at least, of all devices that share one memory.
+
+    Raises:
+        DoesNotFit: if they are more than there is; the message says what would fit.
+    """
+    data = task.data and (task.data.train, task.data.validation)
+    fixed = tree_bytes((data, task.shared))
+    state = tree_bytes((member.state, member.hparams))
+    on_cpu = devices[0].platform == "cpu"
+    # The host's CPU devices live in one memory, each accelerator in its own.
+    sharing = len(devices) if on_cpu else 1
+    limit = memory_limit(devices[0])
+    members = config.population_size * sharing // len(devices)
+    held = 2 * members * state + sharing * fixed
+    if held > limit:
+        where = f"{readable(limit)} {'memory' if on_cpu else 'on each device'}"
+        room = max(0, limit - sharing * fixed)
+        fits = int(room // (2 * state)) * len(devices) // sharing
+        raise DoesNotFit(
+            f"population_size={config.population_size} needs at least "
+            f"{readable(held)} of {where}: a member has {readable(state)} of "
+            f"state, held twice while a generation trains. At most {fits} members "
+            "fit; choose fewer, or a smaller model."
+        )
+    return held
+
+
+def reserved_bytes(program: Any) -> int:
+    """Adds up what a compiled program holds on one device while it runs.
+
+    Args:
+        program: the compiled program.
+
+    Returns:
+        Bytes of arguments, results that take no argument's place, and temporaries; 0
+        if the compiler does not tell.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(256))
+        >>> reserved_bytes(lowered.compile())
+        2048
+    """
+    memory = program.memory_analysis()
+    if memory is None:
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def check_programs(
+    reserved: int, limit: float, config: Config, chunk_size: int, batch_size: int
+) -> None:
+    """Refuses a run whose compiled programs reserve more memory than there is.
+
+    Args:
+        reserved: the bytes that the largest program reserves in one memory.
+        limit: the bytes of that memory.
+        config: checked.
+        chunk_size: members that a device computes together.
+        batch_size: examples in a training step.
+
+    Raises:
+        DoesNotFit: says what to choose instead.
+    """
+    if reserved <= limit:
+        return
+    advice = "a smaller batch_size, fewer members, or a smaller model"
+    if chunk_size > 1:
+        advice = f"chunk_size=1, {advice}"
+    together = f"{chunk_size} member{'s' * (chunk_size > 1)} at a time"
+    raise DoesNotFit(
+        f"population_size={config.population_size}, chunk_size={chunk_size}, "
+        f"batch_size={batch_size}: the compiled programs, with {together} on each "
+        f"device, reserve {readable(reserved)} of {readable(limit)}. Choose {advice}."
+    )
+
+
+def readable(count: float) -> str:
+    """Writes a number of bytes for people.
+
+    Example:
+        >>> readable(1_234_567)
+        '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.4g} TB"

@@ -1,0 +1,23 @@
+"""Losses: those to compare with, and the one that evolves."""
+
+from jepbt.losses import taylorglo
+from jepbt.losses.classification import (
+    LossFn,
+    brier,
+    cross_entropy,
+    generalized_cross_entropy,
+    label_smoothing,
+    taylor,
+)
+from jepbt.losses.evolved import EvolvedLoss
+
+__all__ = [
+    "EvolvedLoss",
+    "LossFn",
+    "brier",
+    "cross_entropy",
+    "generalized_cross_entropy",
+    "label_smoothing",
+    "taylor",
+    "taylorglo",
+]

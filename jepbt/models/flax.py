@@ -1,0 +1,194 @@
+"""flax modules, linen and nnx, as two plain functions of one member.
+
+Nothing here imports flax before it is given something that must be a flax module.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.arguments import accepts
+
+
+def from_flax(model: Any) -> tuple[Callable, Callable]:
+    """Turns a linen instance, or a builder of nnx modules, into `(init, apply)`.
+
+    Args:
+        model: what `models.as_model` was given.
+
+    Returns:
+        The two functions of a `models.Model`.
+
+    Raises:
+        TypeError: if it is neither; the message says what to pass instead.
+    """
+    from flax import linen, nnx
+
+    if isinstance(model, linen.Module):
+        return from_linen(model)
+    is_class = isinstance(model, type)
+    if is_class and issubclass(model, linen.Module):
+        raise TypeError(
+            f"model: {model.__name__} is a linen class; pass an instance of it, "
+            f"{model.__name__}(...)."
+        )
+    if isinstance(model, nnx.Module):
+        name = type(model).__name__
+        raise TypeError(
+            f"model: an instance of the nnx class {name} has one set of weights, and "
+            "every member needs its own; pass a function that makes one, "
+            f"`lambda rngs: {name}(..., rngs=rngs)`."
+        )
+    is_function = inspect.isroutine(model) or isinstance(model, functools.partial)
+    if is_function or (is_class and issubclass(model, nnx.Module)):
+        return from_nnx(model)
+    raise TypeError(
+        "model must be a jepbt.models.Model, a pair of functions (init, apply), an "
+        "instance of a flax linen module, or a function `rngs -> nnx.Module`; got "
+        f"{model!r} of type {type(model).__name__}."
+    )
+
+
+def from_linen(module: Any) -> tuple[Callable, Callable]:
+    """Turns a linen instance into `(init, apply)`: `params`, and all else together."""
+    call = type(module).__call__
+
+    def init(key, images, hparams=None):
+        settings = _settings(call, hparams, train=False)
+        try:
+            variables = dict(module.init(_streams(key), images, **settings))
+        except AttributeError as error:
+            if hparams is None and "'NoneType' object has no attribute" in str(error):
+                raise ValueError(
+                    f"model: {type(module).__name__} reads a hyperparameter while its "
+                    "weights are made, and init was given none: call "
+                    "init(key, images, hparams), or read it under `if train:` only."
+                ) from error
+            raise
+        return variables.pop("params", {}), variables
+
+    def apply(key, params, variables, hparams, images, *, train):
+        logits, changed = module.apply(
+            {"params": params, **variables},
+            images,
+            rngs=_streams(key),
+            # Only what exists already: a carried state must keep its structure.
+            mutable=list(variables) if train else [],
+            **_settings(call, hparams, train),
+        )
+        return logits, {**variables, **changed}
+
+    return init, apply
+
+
+def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
+    """Turns a function `rngs -> nnx.Module` into `(init, apply)`.
+
+    A member is two nested dictionaries: its `nnx.Param`, and every other
+    `nnx.Variable` but random state and intermediates.
+    """
+    from flax import nnx
+
+    transient = nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate)
+    other = nnx.All(nnx.Variable, nnx.Not(transient))
+    make = _with_rngs_alone(factory)
+
+    def build(key):
+        module = make(nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise TypeError(
+                "model: a function of rngs must return an nnx.Module, and this one "
+                f"returned an object of type {type(module).__name__}. A pair of "
+                "functions is given as (init, apply)."
+            )
+        return module
+
+    def state_of(module, kind):
+        return nnx.to_pure_dict(nnx.state(module, kind))
+
+    def reseed(module, key):
+        """Restarts every random stream, each from a key of its own."""
+        keys, structure = jax.tree.flatten(state_of(module, nnx.RngKey))
+        for i, old in enumerate(keys):
+            new = jax.random.fold_in(key, i)
+            keys[i] = jax.random.split(new, old.shape) if old.shape else new
+        nnx.update(module, structure.unflatten(keys))
+        counts = jax.tree.map(jnp.zeros_like, state_of(module, nnx.RngCount))
+        nnx.update(module, counts)
+
+    def init(key, images, hparams=None):
+        module = build(key)
+        return state_of(module, nnx.Param), state_of(module, other)
+
+    def apply(key, params, variables, hparams, images, *, train):
+        # Built anew in every trace, so its variables belong to the trace that changes
+        # them, even inside a gradient; the unused first values are dead code. From one
+        # fixed key, so what a module draws and keeps outside a Variable never changes.
+        module = build(0)
+        if train:
+            module.train()
+        else:
+            module.eval()
+        nnx.update(module, params)
+        nnx.update(module, variables)
+        reseed(module, key)
+        logits = module(images, **_settings(type(module).__call__, hparams, train))
+        return logits, state_of(module, other) if train else variables
+
+    return init, apply
+
+
+def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, Any]:
+    """Picks the keyword arguments that a module's `__call__` names."""
+    offered = {
+        "hparams": hparams,
+        "train": train,
+        "training": train,
+        "is_training": train,
+        "deterministic": not train,
+        "use_running_average": not train,
+    }
+    named = inspect.signature(call).parameters
+    missing = [
+        name
+        for name, parameter in list(named.items())[2:]  # after self and the images
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in offered
+    ]
+    if missing:
+        raise TypeError(
+            f"model: {call.__qualname__} needs {', '.join(missing)}, and is given, "
+            f"beside its input, only {', '.join(offered)}, as far as it names them. "
+            "Give it a default; random numbers come from self.make_rng(...) in linen, "
+            "from an nnx.Rngs that the module keeps in nnx."
+        )
+    return {name: value for name, value in offered.items() if name in named}
+
+
+def _streams(key: jax.Array) -> dict[str, jax.Array]:
+    """Names the random streams of linen; any other name falls back to "params"."""
+    params_key, dropout_key = jax.random.split(key)
+    return {"params": params_key, "dropout": dropout_key}
+
+
+def _with_rngs_alone(factory: Callable[..., Any]) -> Callable[[Any], Any]:
+    # A class is asked for its constructor: nnx's metaclass hides the signature.
+    is_class = isinstance(factory, type)
+    target = functools.partial(factory.__init__, None) if is_class else factory
+    if accepts(target, rngs=None):
+        return lambda rngs: factory(rngs=rngs)
+    if accepts(target, None):
+        return factory
+    name = getattr(factory, "__name__", repr(factory))
+    raise TypeError(
+        f"model: {name}{inspect.signature(target)} cannot be called with rngs alone; "
+        "pass a function of rngs that gives it the rest, such as "
+        f"`lambda rngs: {name}(..., rngs=rngs)`."
+    )

@@ -1,0 +1,68 @@
+"""Drops units at a rate that may be traced, with few random bits."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def dropout(
+    key: jax.Array, x: jax.Array, rate: jax.Array | float, *, train: bool
+) -> jax.Array:
+    """Zeroes values at random, at a rate that may be traced and so may evolve.
+
+    What stays is scaled by `1 / (1 - rate)`. The draw has 16 bits: the probability is
+    `rate` to the nearest multiple of 1/65536. One function serves every way to write a
+    model; only the key's origin differs: `self.make_rng("dropout")` in flax linen,
+    `self.rngs.dropout()` in flax nnx, an argument in a plain function.
+
+    Args:
+        key: consumed.
+        x: floats of any shape.
+        rate: `f32[]` in [0, 1]; at 0 `x` stays to the bit, at 1 all is zero.
+        train: whether to drop, a Python bool; `False` returns `x`.
+
+    Returns:
+        Like `x`.
+
+    Raises:
+        ValueError: if `rate` is no scalar, or a Python number outside of [0, 1], or if
+            `x` has no floating dtype.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> kept = dropout(jax.random.key(0), jnp.ones(1000), 0.5, train=True)
+        >>> sorted(set(kept.tolist()))
+        [0.0, 2.0]
+
+    Reference:
+        Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from
+        Overfitting", JMLR 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    if isinstance(rate, int | float) and not 0 <= rate <= 1:
+        raise ValueError(f"dropout: rate={rate!r} must lie in [0, 1].")
+    if jnp.ndim(rate) != 0:
+        raise ValueError(f"dropout: rate must be a scalar, got {jnp.shape(rate)}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"dropout: x must be of a floating dtype, got {x.dtype}.")
+    if not train:
+        return x
+    rate = jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
+    is_kept = _random_16_bits(key, x.shape) >= jnp.round(rate * 2**16)
+    # At a rate of 1 nothing is kept, but 1 / 0 would still reach the gradient.
+    scale = 1 / jnp.where(rate >= 1, 1, 1 - rate)
+    return jnp.where(is_kept, x * scale.astype(x.dtype), 0)
+
+
+def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws `f32` integers below 65536, two from each word: half of the hashing.
+
+    `jax.random.bits` of `uint16` hashes a whole word for each.
+    """
+    num_values = math.prod(shape)
+    words = jax.random.bits(key, ((num_values + 1) // 2,), jnp.uint32)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
+    return halves[:num_values].reshape(shape).astype(jnp.float32)

@@ -1,0 +1,186 @@
+"""Who survives and who is copied: index arrays from fitness alone.
+
+Fitness is higher-is-better; `nan` means that a member failed: it ranks last, is never
+a parent and never an elite. Equal fitness ranks by slot, the lower one first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.arguments import check_real
+
+SelectionFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+"""`(key, fitness f32[P]) -> parents i32[P]`: whom each slot would copy."""
+
+
+def best_first(fitness: jax.Array) -> jax.Array:
+    """Orders slots from the fittest to the failed.
+
+    Args:
+        fitness: `f32[P]`.
+
+    Returns:
+        `i32[P]` slots, best first; equals by slot, `nan` last.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> best_first(jnp.array([0.1, jnp.nan, 0.3])).tolist()
+        [2, 0, 1]
+    """
+    return jnp.argsort(-fitness, stable=True)  # argsort puts nan last
+
+
+def is_elite(fitness: jax.Array, num_elites: int) -> jax.Array:
+    """Marks the `num_elites` fittest live members.
+
+    Args:
+        fitness: `f32[P]`.
+        num_elites: how many; fewer live members are all elites.
+
+    Returns:
+        `bool[P]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> is_elite(jnp.array([0.1, jnp.nan, 0.3]), 2).tolist()
+        [True, False, True]
+    """
+    ranks = jnp.argsort(best_first(fitness))
+    return (ranks < num_elites) & ~jnp.isnan(fitness)
+
+
+def binary_tournament(key: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Picks for each slot the fitter of two distinct live members drawn at random.
+
+    With one live member it is everybody's parent; with none, every slot is its own.
+
+    Args:
+        key: consumed.
+        fitness: `f32[P]`.
+
+    Returns:
+        `i32[P]` the parent of each slot.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> fitness = jnp.array([0.1, jnp.nan, 0.3])
+        >>> binary_tournament(jax.random.key(0), fitness).tolist()
+        [2, 2, 2]
+
+    Reference:
+        Liang et al., 2021, https://arxiv.org/abs/2002.04225 (tournaments of size 2)
+    """
+    slots = jnp.arange(fitness.size)
+    live = best_first(fitness)
+    num_live = jnp.sum(~jnp.isnan(fitness))
+    first_key, step_key = jax.random.split(key)
+    first = jax.random.randint(first_key, slots.shape, 0, jnp.maximum(num_live, 1))
+    step = jax.random.randint(step_key, slots.shape, 1, jnp.maximum(num_live, 2))
+    # A step from 1 to num_live - 1 around the circle never meets the same member.
+    second = live[(first + step) % jnp.maximum(num_live, 1)]
+    first = live[first]
+    # Equals: the first drawn, so that no slot is favoured.
+    winner = jnp.where(fitness[first] >= fitness[second], first, second)
+    return jnp.where(num_live > 0, winner, slots)
+
+
+def duel(key: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Lets each slot meet one random live opponent, and be filled by the fitter.
+
+    This is PBT's binary tournament: unlike in `binary_tournament` the slot's own member
+    is one of the two, so the best always stays. Equals stay.
+
+    Args:
+        key: consumed.
+        fitness: `f32[P]`.
+
+    Returns:
+        `i32[P]` the opponent where it is fitter, the slot itself elsewhere.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> duel(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3]))[::2].tolist()
+        [2, 2]
+
+    Reference:
+        Jaderberg et al., "Population Based Training of Neural Networks", 2017, section
+        4.1.2, https://arxiv.org/abs/1711.09846
+    """
+    opponents = draw_opponents(key, fitness)
+    slots = jnp.arange(fitness.size)
+    loses = (fitness[opponents] > fitness) | jnp.isnan(fitness)
+    return jnp.where(loses, opponents, slots)
+
+
+def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Draws for each slot a live member other than itself, uniformly.
+
+    Args:
+        key: consumed.
+        fitness: `f32[P]`; only `nan` or not counts.
+
+    Returns:
+        `i32[P]`; the slot itself where no other member lives.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> fitness = jnp.array([0.1, jnp.nan, 0.3])
+        >>> draw_opponents(jax.random.key(0), fitness)[::2].tolist()
+        [2, 0]
+    """
+    slots = jnp.arange(fitness.size)
+    is_live = ~jnp.isnan(fitness)
+    live = jnp.argsort(~is_live, stable=True)  # live slots first
+    place = jnp.cumsum(is_live) - 1
+    num_others = jnp.sum(is_live) - is_live
+    draw = jax.random.randint(key, slots.shape, 0, jnp.maximum(num_others, 1))
+    # A live slot skips its own place; a dead one has none.
+    draw = draw + (is_live & (draw >= place))
+    return jnp.where(num_others > 0, live[draw % fitness.size], slots)
+
+
+def truncation(fraction: float = 0.2) -> SelectionFn:
+    """Builds PBT's truncation: the worst copy a random one of the best.
+
+    Args:
+        fraction: of the population that is replaced, and that is copied from; at least
+            one member each. Failed members are always replaced.
+
+    Returns:
+        `select(key, fitness) -> i32[P]`; slots that stay are their own parents.
+
+    Raises:
+        ValueError: if `fraction` is not in (0, 0.5].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> fitness = jnp.array([0.4, 0.1, 0.3, 0.2])
+        >>> truncation(0.25)(jax.random.key(0), fitness).tolist()
+        [0, 0, 2, 3]
+
+    Reference:
+        Jaderberg et al., "Population Based Training of Neural Networks", 2017, section
+        4.1.1, https://arxiv.org/abs/1711.09846
+    """
+    check_real("truncation", "fraction", fraction, 0, 0.5, above=True)
+
+    def select(key, fitness):
+        slots = jnp.arange(fitness.size)
+        num_moved = min(max(1, int(fraction * fitness.size)), fitness.size // 2)
+        order = best_first(fitness)
+        ranks = jnp.argsort(order)
+        is_dead = jnp.isnan(fitness)
+        num_live = jnp.sum(~is_dead)
+        # A population of one copies nobody, unless it counts as its own best.
+        num_best = jnp.clip(num_live, 1, max(num_moved, 1))
+        is_moved = (ranks >= fitness.size - num_moved) | is_dead
+        donors = order[jax.random.randint(key, slots.shape, 0, num_best)]
+        moves = is_moved & (ranks >= num_best) & (num_live > 0)
+        return jnp.where(moves, donors, slots)
+
+    return select

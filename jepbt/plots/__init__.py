@@ -1,0 +1,15 @@
+"""Pictures, one function each, drawn from a run's history or a report."""
+
+from jepbt.plots.history import describe_lineage, fitness, hparam_schedules, lineage
+from jepbt.plots.losses import attraction, evolved_loss
+from jepbt.plots.scaling import scaling
+
+__all__ = [
+    "attraction",
+    "describe_lineage",
+    "evolved_loss",
+    "fitness",
+    "hparam_schedules",
+    "lineage",
+    "scaling",
+]

@@ -1,0 +1,211 @@
+"""Pictures of a loss that evolved; `jepbt.plots` shows them with the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jepbt.losses import taylorglo
+from jepbt.plots import style
+from jepbt.results import recorded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def evolved_loss(
+    run: Any, axes: tuple[Axes, Axes] | None = None, num_classes: int | None = None
+) -> tuple[Axes, Axes]:
+    """Draws the winner's loss as it evolved, early to late, beside cross-entropy.
+
+    Above, the loss against the predicted probability of the true class, the other
+    classes sharing the rest, less its value at probability 1. Below, its gradient: how
+    hard it pushes up the true class's logit; below zero it pushes back.
+
+    Args:
+        run: a `Result`, or the folder of a run.
+        axes: two to draw into; a figure of their own if left out.
+        num_classes: `C`; that of the run's data, or else 10.
+
+    Returns:
+        The axes of the loss and of its gradient.
+
+    Raises:
+        ValueError: if no loss evolved in the run.
+
+    Example:
+        >>> import jepbt
+        >>> jepbt.plots.evolved_loss("runs/0001")  # doctest: +SKIP
+    """
+    run = recorded.read(run)
+    thetas = run.evolved_loss.thetas
+    num_classes = num_classes or run.num_classes
+    if axes is None:
+        axes = tuple(style.new_axes(2, 1, height=6))
+        axes[0].sharex(axes[1])
+    above, below = axes
+    p = np.linspace(0.002, 1, 500)
+    colours = style.early_to_late()
+    last = len(thetas) - 1
+    for number, theta in enumerate(thetas):
+        loss, push = curves(theta, p, num_classes)
+        is_last = number == last
+        look = {
+            "color": style.WINNER if is_last else colours(number / max(last, 1)),
+            "linewidth": 2.4 if is_last else 1.0,
+            "zorder": 4 if is_last else 2,
+            "label": "the winner's loss" if is_last else None,
+        }
+        above.plot(p, loss, **look)
+        below.plot(p, push, **look)
+    for axis, values in ((above, -np.log(p)), (below, 1 - p)):
+        axis.plot(p, values, color="black", linestyle="--", label="cross-entropy")
+    below.axhline(0, color=style.INK, linewidth=0.8)
+    top = max(3.0, *(curves(theta, p, num_classes)[0].max() for theta in thetas[-1:]))
+    low = min(curves(theta, p, num_classes)[0].min() for theta in thetas)
+    above.set_ylim(min(low, 0) - 0.06 * top, 1.06 * top)
+    above.set_ylabel("loss, from its value at 1")
+    below.set_ylabel("push on the true logit")
+    below.set_xlabel(
+        f"predicted probability of the true class; {num_classes - 1} others share "
+        "the rest"
+    )
+    below.set_xlim(0, 1)
+    above.legend(frameon=False, loc="upper right")
+    if last > 0:
+        _add_colour_bar(axes, colours, last)
+    return above, below
+
+
+def attraction(run: Any, axes: Axes | None = None) -> Axes:
+    """Draws how every member's loss treats zero error, over the generations.
+
+    Above zero a confident, correct output is pulled on; below, pushed back, which
+    regularises.
+
+    Args:
+        run: a `Result`, or the folder of a run.
+        axes: to draw into; a figure of its own if left out.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if no loss evolved in the run.
+
+    Example:
+        >>> import jepbt
+        >>> jepbt.plots.attraction("runs/0001")  # doctest: +SKIP
+    """
+    run = recorded.read(run)
+    loss = run.evolved_loss
+    axes = style.new_axes() if axes is None else axes
+    values = taylorglo.attraction(run.history.hparams[loss.name])
+    num_generations, num_members = values.shape
+    axes.axhline(0, color=style.INK, linewidth=0.8)
+    axes.scatter(
+        np.repeat(np.arange(num_generations), num_members),
+        values.ravel(),
+        s=9 if values.size < 2000 else 3,
+        linewidths=0,
+        alpha=0.7,
+        color=style.MEMBER,
+        label=f"each of {num_members} members",
+    )
+    axes.plot(
+        np.arange(num_generations),
+        np.median(values, axis=1),
+        color=style.MEDIAN,
+        linestyle="--",
+        label="median",
+    )
+    line = taylorglo.attraction(loss.thetas)
+    born = run.history.winner[0] + 1 - len(line)
+    axes.plot(
+        born + np.arange(len(line)),
+        line,
+        color=style.WINNER,
+        linewidth=2,
+        label="the winner and its ancestors",
+    )
+    axes.scatter(
+        [born + len(line) - 1],
+        line[-1:],
+        s=70,
+        marker="*",
+        color=style.WINNER,
+        zorder=5,
+    )
+    shown = np.append(np.quantile(values, [0.02, 0.98]), [0, *line])
+    margin = 0.08 * (shown.max() - shown.min() or 1)
+    axes.set_ylim(shown.min() - margin, shown.max() + 1.5 * margin)
+    style.generation_axis(axes, num_generations)
+    axes.set_ylabel("attraction to zero error")
+    for y, va, text in ((0.99, "top", "pulled on to"), (0.01, "bottom", "pushed from")):
+        axes.text(
+            0.995,
+            y,
+            f"{text} zero error",
+            transform=axes.transAxes,
+            ha="right",
+            va=va,
+            color=style.INK,
+            fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )
+    # Above: points may be anywhere inside.
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+    axes.legend(frameon=False, fontsize=9, ncols=3, **place)
+    return axes
+
+
+def curves(
+    theta: np.ndarray, p: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluates a genome where the wrong classes share what the true one leaves.
+
+    Args:
+        theta: `f32[8]` one genome.
+        p: `f64[N]` the true class's probability, in [0, 1].
+        num_classes: `C`.
+
+    Returns:
+        `f64[N]` the loss less its value at 1, and `f64[N]` the descent direction of the
+        true class's logit.
+
+    Example:
+        >>> loss, push = curves(
+        ...     taylorglo.CROSS_ENTROPY_EXPANSION, np.array([0.5, 1.0]), 2
+        ... )
+        >>> push.tolist()  # of cross-entropy itself, 0.5 and 0
+        [0.5, 0.0]
+    """
+    a_y, a_yy, a_yyy, a_xy, a_xyy, a_xxy, x0, y0 = theta.astype(float)
+
+    def one_class(label, prob):
+        x, y = label - x0, prob - y0
+        of_xy = a_xy + y * a_xyy + x * a_xxy
+        return -y * (a_y + y * (a_yy + y * a_yyy) + x * of_xy)
+
+    def whole(true):
+        rest = (1 - true) / (num_classes - 1)
+        return one_class(1, true) + (num_classes - 1) * one_class(0, rest)
+
+    ch, chh, chy, cx, cxx = taylorglo.effective(theta.astype(float))
+    rest = (1 - p) / (num_classes - 1)
+    of_true = ch * p + chh * p**2 + chy * p + cx + cxx
+    of_rest = ch * rest + chh * rest**2
+    # h_j (f'_j - sum_k h_k f'_k), with all wrong classes alike.
+    return whole(p) - whole(np.ones(1)), p * (1 - p) * (of_true - of_rest)
+
+
+def _add_colour_bar(axes, colours, last: int) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = axes[0].figure.colorbar(
+        ScalarMappable(Normalize(0, last), colours), ax=list(axes), pad=0.02, aspect=40
+    )
+    bar.set_label("generation of the winner's ancestor")
+    bar.outline.set_visible(False)

@@ -1,0 +1,73 @@
+"""Draws what a population costs by its size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jepbt.plots import style
+from jepbt.plots.style import MEDIAN, MEMBER, WINNER
+
+if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
+    from matplotlib.axes import Axes
+
+
+def scaling(report: Any, axes: Axes | None = None) -> Axes:
+    """Draws a population's throughput by its size, beside the ideal and the ceiling.
+
+    The ideal: every member trains as fast as the smallest population's did alone. The
+    ceiling: the machine's matmul peak. The knee: from there on more members gain less
+    than a tenth.
+
+    Args:
+        report: from `jepbt.scaling`.
+        axes: to draw into; a figure of its own if left out.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> import jepbt
+        >>> task = jepbt.classification("fashion_mnist")
+        >>> report = jepbt.scaling(task, max_population=16)  # doctest: +SKIP
+        >>> jepbt.plots.scaling(report)  # doctest: +SKIP
+    """
+    axes = style.new_axes() if axes is None else axes
+    sizes = np.array([row.population_size for row in report.rows])
+    speeds = [row.samples_per_second for row in report.rows]
+    medians = np.array([speed.median for speed in speeds])
+    below = medians - [speed.low for speed in speeds]
+    above = [speed.high for speed in speeds] - medians
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ideal = medians[0] * sizes / sizes[0]
+    axes.plot(
+        sizes, ideal, color=MEMBER, linestyle="--", label="ideal: no member waits"
+    )
+    if np.isfinite(report.ceiling):
+        axes.axhline(
+            medians[0] * report.ceiling,
+            color=MEDIAN,
+            linestyle=":",
+            label=f"ceiling: {report.ceiling:.3g} times one, the matmul peak",
+        )
+    axes.errorbar(
+        sizes,
+        medians,
+        [below, above],
+        color=WINNER,
+        marker="o",
+        capsize=3,
+        label="measured, median and range",
+    )
+    axes.axvline(
+        report.knee, color=WINNER, linewidth=0.8, label=f"knee: P = {report.knee}"
+    )
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.minorticks_off()  # on the other axis they label a short range
+    axes.set_xlabel("members P")
+    axes.set_ylabel("training samples a second, all members")
+    # Above: inside, some line would run through it, on some device.
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return axes

@@ -1,0 +1,90 @@
+"""Hyperparameters that do not evolve for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from jepbt.arguments import check_mapping
+from jepbt.hyperparameters import map_fields, spaces
+from jepbt.population import take, where
+from jepbt.strategies.base import Strategy, check_strategy
+
+
+def frozen(
+    strategy: Strategy, fields: Mapping[str, tuple[int, int | None]]
+) -> Strategy:
+    """Wraps a strategy so that some hyperparameters rest during given generations.
+
+    A frozen hyperparameter is still inherited with the weights, but neither explored
+    nor crossed. A slot that starts afresh draws its own all the same. No paper
+    prescribes this: all of it is our choice.
+
+    Args:
+        strategy: any.
+        fields: for each frozen field `(first, stop)`: it does not change at the start
+            of a generation `g` with `first <= g < stop`; a `stop` of `None` never
+            thaws it. Evolution first happens at the start of generation 1.
+
+    Returns:
+        A `Strategy`. Its `init` raises `ValueError` for a field that does not exist.
+
+    Raises:
+        ValueError: if a pair is no range of generations.
+
+    Example:
+        The loss stays as it is during the first ten generations, the learning rate
+        from then on:
+
+        >>> from jepbt.strategies import pbt
+        >>> strategy = frozen(pbt(), {"loss": (0, 10), "learning_rate": (10, None)})
+        >>> type(strategy).__name__
+        'Strategy'
+    """
+    check_strategy("frozen", strategy)
+    check_mapping("frozen", "fields", fields, "{'rate': (0, 10)}")
+    for name, pair in fields.items():
+        if not (
+            isinstance(pair, tuple)
+            and len(pair) == 2
+            and isinstance(pair[0], int)
+            and pair[0] >= 0
+            and (pair[1] is None or (isinstance(pair[1], int) and pair[1] > pair[0]))
+        ):
+            raise ValueError(
+                f"frozen: {name}={pair!r} must be (first, stop), two generations with "
+                "0 <= first < stop, or a stop of None."
+            )
+
+    def init(key, hparams_type, num_members, num_generations):
+        names = spaces(hparams_type)
+        for name in fields:
+            if name not in names:
+                raise ValueError(
+                    f"frozen: {hparams_type.__name__} has no field {name!r}. Its "
+                    f"fields are {', '.join(names)}."
+                )
+        return strategy.init(key, hparams_type, num_members, num_generations)
+
+    def step(key, state, generation, hparams, evaluation):
+        state, plan = strategy.step(key, state, generation, hparams, evaluation)
+        inherited = take(hparams, plan.parents)
+        names = iter(spaces(type(hparams)))
+
+        def rest(_, new):
+            name = next(names)
+            if name not in fields:
+                return new
+            first, stop = fields[name]
+            is_frozen = jnp.asarray(generation) >= first
+            if stop is not None:
+                is_frozen &= jnp.asarray(generation) < stop
+            is_frozen = jnp.broadcast_to(is_frozen, plan.parents.shape)
+            if plan.fresh is not None:
+                is_frozen &= ~plan.fresh
+            return where(is_frozen, getattr(inherited, name), new)
+
+        return state, plan._replace(hparams=map_fields(rest, plan.hparams))
+
+    return strategy._replace(init=init, step=step)

@@ -1,0 +1,100 @@
+"""PBT: the worst copy the best, then explore."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.arguments import check_operator, check_whole
+from jepbt.hyperparameters import clip_all, sample_population
+from jepbt.operators import Exploit, MutationFn, SelectionFn, perturb, truncation
+from jepbt.population import take, where
+from jepbt.strategies.base import Plan, Strategy
+
+
+def pbt(
+    *,
+    exploit: SelectionFn | Exploit | None = None,
+    explore: MutationFn | None = None,
+    copy_hparams: bool = True,
+    burn_in: int = 0,
+) -> Strategy:
+    """Builds Population-Based Training: the worst copy the best, then explore.
+
+    Truncation at a fifth, the duel, the t-test over ten evaluations, factors of 0.8 and
+    1.2, and that weights and hyperparameters are both copied, follow the paper; a
+    quarter resampled, the significance gate and the burn-in are ours.
+
+    Args:
+        exploit: `(key, fitness) -> parents`, such as `truncation(0.2)`, the default, or
+            `duel`; or an `Exploit` from `welch_test` or `significant`.
+        explore: `(key, hparams [P]) -> hparams [P]`, for the slots that copied;
+            `mutation.perturb()` by default. What your own returns is brought back into
+            bounds.
+        copy_hparams: whether a slot that copies a member's state takes its
+            hyperparameters too. The paper's toy problem does not.
+        burn_in: how many evolutions at the start only replace failed members.
+
+    Returns:
+        A `Strategy`.
+
+    Raises:
+        ValueError: if `burn_in` is not a whole number from 0 up.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> from jepbt.strategies import Evaluation
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> strategy = pbt()
+        >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 5, 10)
+        >>> fitness = jnp.array([0.1, 0.9, 0.3, 0.4, 0.5])
+        >>> evaluation = Evaluation(fitness, jnp.zeros(5))
+        >>> step_key = jax.random.key(1)
+        >>> state, plan = strategy.step(step_key, state, 1, hparams, evaluation)
+        >>> plan.parents.tolist()
+        [1, 1, 2, 3, 4]
+
+    Reference:
+        Jaderberg et al., "Population Based Training of Neural Networks", 2017,
+        https://arxiv.org/abs/1711.09846
+    """
+    check_whole("pbt", "burn_in", burn_in, 0)
+    if not isinstance(copy_hparams, bool):
+        raise ValueError(f"pbt: copy_hparams={copy_hparams!r} must be True or False.")
+    exploit = truncation() if exploit is None else exploit
+    explore = perturb() if explore is None else explore
+    check_operator("pbt", "explore", explore, "key, hparams", "mutation.perturb()")
+    if not isinstance(exploit, Exploit):
+        select = exploit
+        check_operator("pbt", "exploit", select, "key, fitness", "truncation(0.2)")
+        exploit = Exploit(lambda key, recent, _: select(key, recent[0]), 1)
+
+    def init(key, hparams_type, num_members, num_generations):
+        past = ()
+        if exploit.num_evaluations > 1:
+            past = jnp.full((num_members, exploit.num_evaluations - 1), jnp.nan)
+        return past, sample_population(key, hparams_type, num_members)
+
+    def step(key, past, generation, hparams, evaluation):
+        exploit_key, explore_key = jax.random.split(key)
+        fitness = evaluation.fitness
+        slots = jnp.arange(fitness.size)
+        recent = fitness[None]
+        if exploit.num_evaluations > 1:
+            recent = jnp.concatenate([recent, past.T])
+        parents = exploit.select(exploit_key, recent, evaluation.standard_error)
+        if burn_in:
+            may_move = (generation > burn_in) | jnp.isnan(fitness)
+            parents = jnp.where(may_move, parents, slots)
+        copied = take(hparams, parents) if copy_hparams else hparams
+        explored = clip_all(explore(explore_key, copied))
+        # A copy takes over what its parent has been evaluated to.
+        if exploit.num_evaluations > 1:
+            past = recent[:-1, parents].T
+        return past, Plan(parents, where(parents == slots, hparams, explored), {})
+
+    return Strategy(init, step, needs_standard_error=exploit.needs_standard_error)

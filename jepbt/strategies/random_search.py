@@ -1,0 +1,129 @@
+"""Random search: the control that evolution has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.arguments import check_mapping, check_operator
+from jepbt.hyperparameters import (
+    HyperParameters,
+    Integer,
+    Real,
+    clip,
+    map_fields,
+    sample_population,
+    spaces,
+)
+from jepbt.population import where
+from jepbt.strategies.base import Plan, Strategy
+
+ScheduleFn = Callable[[jax.Array], jax.Array]
+"""`(progress f32[] in [0, 1)) -> factor f32[]`."""
+
+
+def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strategy:
+    """Builds the control without evolution: every member keeps its first draw.
+
+    Args:
+        schedules: for a field by name, the factor of the first draw at each generation,
+            as in `{"learning_rate": cosine_decay}`. It changes between generations
+            only, and stays in the field's bounds. A member that starts from other
+            values than its first draw, from an earlier run's for example, keeps them
+            during generation 0 and has those scaled. The control is our choice.
+
+    Returns:
+        A `Strategy` whose members never meet; a failed member stays failed. Its `init`
+        raises `ValueError` for a schedule of no number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> from jepbt.strategies import Evaluation
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> state, hparams = random_search().init(jax.random.key(0), Hyper, 3, 10)
+        >>> evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3]), jnp.zeros(3))
+        >>> _, plan = random_search().step(
+        ...     jax.random.key(1), state, 1, hparams, evaluation
+        ... )
+        >>> plan.parents.tolist()
+        [0, 1, 2]
+
+    Reference:
+        Bergstra & Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 2012.
+    """
+    schedules = {} if schedules is None else schedules
+    check_mapping("random_search", "schedules", schedules, "{'rate': cosine_decay}")
+    for name, schedule in schedules.items():
+        field = "random_search: schedules"
+        check_operator(field, name, schedule, "progress", "cosine_decay")
+
+    def init(key, hparams_type, num_members, num_generations):
+        fields = spaces(hparams_type)
+        for name in schedules:
+            if not isinstance(fields.get(name), Real | Integer):
+                numbers = [
+                    n for n, s in fields.items() if isinstance(s, Real | Integer)
+                ]
+                raise ValueError(
+                    f"random_search: schedules has {name!r}, which is no number of "
+                    f"{hparams_type.__name__}. Choose among {', '.join(numbers)}."
+                )
+        drawn = sample_population(key, hparams_type, num_members)
+        scheduled = _scheduled(schedules, drawn, jnp.float32(0))
+        if not schedules:
+            return (), scheduled
+        has_begun = jnp.zeros(num_members, bool)
+        return (drawn, has_begun, jnp.float32(num_generations)), scheduled
+
+    def step(key, state, generation, hparams, evaluation):
+        if schedules:
+            drawn, has_begun, num_generations = state
+            # A warm start has put its own values where the first draw was.
+            first = _scheduled(schedules, drawn, jnp.float32(0))
+            begun = jax.tree.map(
+                lambda held, given, draw: jnp.where(held == given, draw, held),
+                hparams,
+                first,
+                drawn,
+            )
+            drawn = where(has_begun, drawn, begun)
+            state = drawn, jnp.ones_like(has_begun), num_generations
+            progress = jnp.float32(generation) / num_generations
+            hparams = _scheduled(schedules, drawn, progress)
+        return state, Plan(jnp.arange(evaluation.fitness.size), hparams, {})
+
+    return Strategy(init, step)
+
+
+def cosine_decay(progress: jax.Array) -> jax.Array:
+    """Falls from 1 at the start to 0 at the end, along half a cosine.
+
+    Args:
+        progress: `f32[]`, the share of the run that is over.
+
+    Returns:
+        `f32[]` the factor.
+
+    Example:
+        >>> [round(float(cosine_decay(p)), 3) for p in (0.0, 0.5, 1.0)]
+        [1.0, 0.5, 0.0]
+    """
+    return 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def _scheduled(
+    schedules: Mapping[str, ScheduleFn], drawn: HyperParameters, progress: jax.Array
+) -> HyperParameters:
+    names = iter(spaces(type(drawn)))
+
+    def scale(space, leaf):
+        schedule = schedules.get(next(names))
+        return leaf if schedule is None else clip(leaf * schedule(progress), space)
+
+    return map_fields(scale, drawn)

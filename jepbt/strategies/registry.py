@@ -1,0 +1,74 @@
+"""Finds strategies by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+from jepbt.strategies.base import Strategy
+from jepbt.strategies.epbt import epbt
+from jepbt.strategies.mf_pbt import mf_pbt
+from jepbt.strategies.pb2 import pb2
+from jepbt.strategies.pbt import pbt
+from jepbt.strategies.random_search import random_search
+from jepbt.strategies.successive_halving import successive_halving
+
+_NAMED = {
+    "epbt": epbt,
+    "pbt": pbt,
+    "pb2": pb2,
+    "mf_pbt": mf_pbt,
+    "random_search": random_search,
+    "successive_halving": successive_halving,
+}
+
+STRATEGY_NAMES = tuple(_NAMED)
+"""What `strategy="..."` takes."""
+
+
+def resolve_strategy(strategy: str | Strategy) -> Strategy:
+    """Finds a strategy by its name, or takes one as it is.
+
+    Args:
+        strategy: the name of a builder in `jepbt.strategies`, such as "epbt", or a
+            `Strategy`.
+
+    Returns:
+        A strategy.
+
+    Raises:
+        ValueError: for another name.
+        TypeError: for anything else.
+
+    Example:
+        >>> type(resolve_strategy("pbt")).__name__
+        'Strategy'
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, str) and strategy in _NAMED:
+        return _build(strategy)
+    names = ", ".join(map(repr, _NAMED))
+    if isinstance(strategy, str):
+        close = difflib.get_close_matches(strategy.lower(), _NAMED, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"strategy={strategy!r} is none of {names}.{hint} For settings pass one, "
+            "as in strategy=jepbt.strategies.epbt(num_elites=4)."
+        )
+    hint = " Call it: a builder is no strategy yet." if callable(strategy) else ""
+    if getattr(strategy, "__name__", None) == "epbt" and strategy is not epbt:
+        hint = (
+            " jepbt.epbt is the loop over an evaluation function; the strategy of that "
+            "name is strategy='epbt', or jepbt.strategies.epbt() with settings."
+        )
+    raise TypeError(
+        f"strategy must be one of {names} or a jepbt.strategies.Strategy, got "
+        f"{getattr(strategy, '__name__', type(strategy).__name__)}.{hint}"
+    )
+
+
+@functools.cache
+def _build(name: str) -> Strategy:
+    """One strategy for a name, so that what is compiled of it serves again."""
+    return _NAMED[name]()

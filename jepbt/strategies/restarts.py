@@ -1,0 +1,126 @@
+"""Iterated PBT: start over with a longer interval when nothing gets better."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.arguments import check_whole
+from jepbt.hyperparameters import sample_population
+from jepbt.strategies.base import Plan, Strategy, check_strategy
+
+
+def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Strategy:
+    """Wraps a strategy: it evolves at intervals that double with every restart.
+
+    The strategy acts every `interval` generations. When `patience` of its evaluations
+    in a row bring no best fitness of this round, the whole population restarts with
+    hyperparameters drawn anew, the interval doubles, and the strategy forgets. What a
+    slot's weights become is the task's: new ones, or with `shrink_and_perturb` what is
+    left of the old. The best member ever stays the run's result.
+
+    Restarts on stagnation, the doubling, and new hyperparameters follow the paper; that
+    stagnation is counted in evaluations without a new best, that the interval is a
+    number of generations, and that failed members wait for the next evolution, is our
+    choice.
+
+    Args:
+        strategy: any, such as `pbt()`.
+        interval: generations between evolutions, in the first round.
+        patience: evaluations without a new best before a restart.
+
+    Returns:
+        A `Strategy`.
+
+    Raises:
+        ValueError: if `interval` or `patience` is below 1.
+
+    Example:
+        >>> from jepbt.strategies import pbt
+        >>> type(restarts(pbt(), interval=2)).__name__
+        'Strategy'
+
+    Reference:
+        Iterated population based training, 2025, https://arxiv.org/abs/2511.09190
+    """
+    for name, value in {"interval": interval, "patience": patience}.items():
+        check_whole("restarts", name, value, 1)
+    check_strategy("restarts", strategy)
+
+    def begin(key, hparams_type, num_members, num_generations):
+        state, hparams = strategy.init(key, hparams_type, num_members, num_generations)
+        return _Round(
+            strategy=state,
+            forgotten=state,
+            interval=jnp.int32(interval),
+            waited=jnp.int32(0),
+            stagnant=jnp.int32(0),
+            best=jnp.float32(-jnp.inf),
+        ), hparams
+
+    def step(key, now, generation, hparams, evaluation):
+        inner_key, draw_key = jax.random.split(key)
+        fitness = evaluation.fitness
+        num_members = fitness.size
+        slots = jnp.arange(num_members)
+        is_due = now.waited + 1 >= now.interval
+        top = jnp.max(jnp.where(jnp.isnan(fitness), -jnp.inf, fitness))
+        stagnant = jnp.where(top > now.best, 0, now.stagnant + 1)
+        restart = is_due & (stagnant >= patience)
+        state, plan = strategy.step(
+            inner_key, now.strategy, generation, hparams, evaluation
+        )
+        drawn = sample_population(draw_key, type(hparams), num_members + 1)
+        drawn = jax.tree.map(lambda leaf: leaf[1:], drawn)  # row 0 is the default
+
+        def choose(new, evolved, waiting):
+            return jax.tree.map(
+                lambda a, b, c: jnp.where(restart, a, jnp.where(is_due, b, c)),
+                new,
+                evolved,
+                waiting,
+            )
+
+        never = jnp.zeros(num_members, bool)
+        plan = Plan(
+            choose(slots, plan.parents, slots),
+            choose(drawn, plan.hparams, hparams),
+            {"restarts": jnp.broadcast_to(restart, slots.shape)},
+            choose(~never, never if plan.fresh is None else plan.fresh, never),
+        )
+        following = _Round(
+            strategy=choose(now.forgotten, state, now.strategy),
+            forgotten=now.forgotten,
+            interval=jnp.where(restart, now.interval * 2, now.interval),
+            waited=jnp.where(is_due, 0, now.waited + 1),
+            # Between evolutions nothing is judged.
+            stagnant=choose(0, stagnant, now.stagnant),
+            best=choose(-jnp.inf, jnp.maximum(top, now.best), now.best),
+        )
+        return following, plan
+
+    return strategy._replace(init=begin, step=step)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """What one round of evolutions remembers.
+
+    Attributes:
+        strategy: the wrapped strategy's state.
+        forgotten: what it was at the start.
+        interval: `i32[]` generations between evolutions.
+        waited: `i32[]` since the last one.
+        stagnant: `i32[]` evaluations without a new best.
+        best: `f32[]` fitness of this round.
+    """
+
+    strategy: object
+    forgotten: object
+    interval: jax.Array
+    waited: jax.Array
+    stagnant: jax.Array
+    best: jax.Array

@@ -1,0 +1,29 @@
+"""Tasks: what a population learns."""
+
+from jepbt.tasks.classification import StandardHyperParameters, classification
+from jepbt.tasks.distillation import Distillation, distillation
+from jepbt.tasks.regression import RegressionHyperParameters, regression, squared_error
+from jepbt.tasks.supervised import (
+    Learner,
+    Outputs,
+    learn_from_examples,
+    shrink_and_perturb,
+)
+from jepbt.tasks.task import Blend, Splits, Task
+
+__all__ = [
+    "Blend",
+    "Distillation",
+    "Learner",
+    "Outputs",
+    "RegressionHyperParameters",
+    "Splits",
+    "StandardHyperParameters",
+    "Task",
+    "classification",
+    "distillation",
+    "learn_from_examples",
+    "regression",
+    "shrink_and_perturb",
+    "squared_error",
+]

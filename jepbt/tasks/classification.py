@@ -1,0 +1,188 @@
+"""Tasks made for the user: image classification with any model, loss and optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jepbt import datasets, losses, models
+from jepbt.augment import Augmentation
+from jepbt.hyperparameters import (
+    HyperParameters,
+    Loss,
+    TaylorLoss,
+    hparam,
+    map_fields,
+    spaces,
+    taylor_hparam,
+)
+from jepbt.losses import taylorglo
+from jepbt.models.networks import name_of
+from jepbt.population import PyTree
+from jepbt.tasks.distillation import Distillation
+from jepbt.tasks.parts import require_parts
+from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.task import Splits, Task
+
+
+@dataclasses.dataclass
+class StandardHyperParameters(HyperParameters):
+    """What evolves in a classification whose user names no hyperparameters."""
+
+    learning_rate: float = hparam(0.05, min=1e-3, max=1.0, log=True)
+    momentum: float = hparam(0.9, min=0.0, max=0.99)
+    weight_decay: float = hparam(1e-4, min=1e-6, max=1e-2, log=True)
+    dropout: float = hparam(0.1, min=0.0, max=0.6)
+    loss: Loss = taylor_hparam()
+
+
+def classification(
+    data: str | datasets.Dataset | tuple[Any, Any] = "fashion_mnist",
+    *,
+    hparams: type[HyperParameters] | None = None,
+    model: Any = None,
+    loss: Callable[[HyperParameters], losses.LossFn] | None = None,
+    optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
+    augment: Callable[[HyperParameters], Augmentation] | None = None,
+    batch_size: int = 64,
+    distillation: Distillation | None = None,
+) -> Task:
+    """Makes the task of classifying images, or vectors, with the user's network.
+
+    `loss` and `optimizer` are functions of a member's own hyperparameters, called
+    inside the compiled step, so one program serves every value. Images of `uint8` stay
+    so on the device and are standardised by the training split's mean and deviation
+    when read; floats are taken as they are. A TaylorGLO loss that could not train is
+    repaired before a member spends steps on it. Fitness is the validation accuracy.
+
+    Args:
+        data: a data set's name, a `Dataset`, or `(images, labels)`, of which a tenth
+            becomes the validation split.
+        hparams: the class of what evolves; the standard one evolves learning rate,
+            momentum, weight decay, dropout and loss. Given, the next three must be too.
+        model: a `models.Model`, `(init, apply)`, a flax linen module, or a function
+            `rngs -> nnx.Module`.
+        loss: `h -> (logits [B, C], one-hot labels [B, C]) -> f32[B]`.
+        optimizer: `h -> optax.GradientTransformation`.
+        augment: `h -> (key, images, labels) -> (images, labels)`, such as
+            `lambda h: jepbt.augment.shift(h.shift)`, of training batches as the network
+            sees them; None for none.
+        batch_size: examples in a training step.
+        distillation: from `jepbt.distillation`: members also learn from the best of
+            them; None for not.
+
+    Returns:
+        A `Task` whose state is a `Learner`.
+
+    Raises:
+        TypeError: if an argument is of no allowed kind.
+        ValueError: if the data, the hyperparameters' class, the model's output, the
+            loss or the optimizer cannot work; the message names it.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import numpy as np, optax
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     learning_rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
+        >>> images = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+        >>> task = jepbt.classification(
+        ...     (images, (images[:, 0] > 0).astype(int)),
+        ...     hparams=Hyper,
+        ...     model=jepbt.models.MLP(num_classes=2, hidden=(8,)),
+        ...     loss=lambda h: jepbt.losses.cross_entropy,
+        ...     optimizer=lambda h: optax.sgd(h.learning_rate),
+        ... )
+        >>> task.data.validation["label"].shape
+        (4,)
+    """
+    dataset = _as_dataset(data)
+    num_classes = dataset.num_classes
+    if hparams is None:
+        hparams = StandardHyperParameters
+        model = _standard_model(dataset) if model is None else model
+        loss = loss or (lambda h: losses.taylor(h.loss))
+        optimizer = optimizer or _standard_optimizer
+    require_parts(
+        "classification", hparams, model=model, loss=loss, optimizer=optimizer
+    )
+    fields = spaces(hparams)
+    task = learn_from_examples(
+        Splits(dataset.train, dataset.validation, dataset.test),
+        inputs="image",
+        labels=lambda batch: jax.nn.one_hot(batch["label"], num_classes),
+        outputs=Outputs(
+            num_classes,
+            f"logits [B, {num_classes}] for the data's {num_classes} classes",
+        ),
+        score=_score,
+        average_of=jax.nn.softmax,
+        hparams=hparams,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        augment=augment,
+        batch_size=batch_size,
+        distillation=distillation,
+    )
+
+    def behaviour(*args):
+        return jax.nn.softmax(predict(*args))
+
+    predict = task.behaviour
+    about = {
+        "data": dataset.name,
+        "data_note": dataset.note,
+        "num_classes": num_classes,
+        "model": name_of(model),
+    }
+    task = dataclasses.replace(task, behaviour=behaviour, about=about)
+    if not any(isinstance(space, TaylorLoss) for space in fields.values()):
+        return task
+
+    def repair(hparams):
+        def fix(space, leaf):
+            if isinstance(space, TaylorLoss):
+                return taylorglo.repair(leaf, num_classes)
+            return leaf
+
+        return map_fields(fix, hparams)
+
+    return dataclasses.replace(task, repair=repair)
+
+
+def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
+    is_correct = jnp.argmax(logits, -1) == batch["label"]
+    # The largest of nan is class 0, which a broken network would be credited with.
+    return jnp.where(jnp.isfinite(logits).all(-1), is_correct, jnp.nan)
+
+
+def _as_dataset(data: Any) -> datasets.Dataset:
+    if isinstance(data, datasets.Dataset):
+        return data
+    if isinstance(data, str):
+        return datasets.load(data)
+    if isinstance(data, tuple) and len(data) == 2:
+        return datasets.from_arrays(data)
+    raise TypeError(
+        "classification: data must be a data set's name, a jepbt.datasets.Dataset, or "
+        f"(images, labels), got {type(data).__name__}. See jepbt.datasets.from_arrays."
+    )
+
+
+def _standard_model(dataset: datasets.Dataset) -> models.Model:
+    build = models.CNN if dataset.train["image"].ndim == 4 else models.MLP
+    return build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
+
+
+def _standard_optimizer(h: StandardHyperParameters) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(h.weight_decay),
+        optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),
+    )

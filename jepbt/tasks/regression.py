@@ -1,0 +1,221 @@
+"""Regression: numbers predicted from inputs, with any model, loss and optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jepbt import models
+from jepbt.datasets.dataset import check_seed
+from jepbt.hyperparameters import HyperParameters, hparam
+from jepbt.models.networks import name_of
+from jepbt.tasks.parts import require_parts
+from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.task import Splits, Task
+
+
+@dataclasses.dataclass
+class RegressionHyperParameters(HyperParameters):
+    """What evolves in a regression whose user names no hyperparameters."""
+
+    learning_rate: float = hparam(3e-3, min=1e-4, max=0.1, log=True)
+    weight_decay: float = hparam(1e-4, min=1e-6, max=1e-1, log=True)
+
+
+def regression(
+    data: tuple[Any, Any] | Splits,
+    *,
+    hparams: type[HyperParameters] | None = None,
+    model: Any = None,
+    loss: Callable[[HyperParameters], Callable[..., jax.Array]] | None = None,
+    optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
+    augment: Callable[[HyperParameters], Callable[..., Any]] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Task:
+    """Makes the task of predicting numbers with the user's network.
+
+    Fitness is the negative mean squared error on the validation split, whose score of
+    one example is the mean over its `D` targets: in the targets' own units, comparable
+    between members, and 0 at best. (R² ranks members alike, and is
+    `1 + fitness / variance of the targets`.) Targets and float inputs are taken as they
+    are; inputs of `uint8` are standardised as in `classification`.
+
+    Args:
+        data: `(inputs, targets)`, of which a tenth becomes the validation split; or
+            `Splits(train, validation, test)` of such pairs, the last perhaps None.
+            Inputs `[N, ...]` of `uint8` or float, targets of numbers, `[N]` or
+            `[N, D]`; `[N]` counts as `[N, 1]`.
+        hparams: the class of what evolves; the standard one evolves learning rate and
+            weight decay. Given, the next and `optimizer` must be too.
+        model: a `models.Model`, `(init, apply)`, a flax linen module, or a function
+            `rngs -> nnx.Module`, with outputs `[B, D]`; by default an MLP.
+        loss: `h -> (predictions [B, D], targets [B, D]) -> f32[B]`; the squared error
+            if left out.
+        optimizer: `h -> optax.GradientTransformation`; AdamW if left out.
+        augment: `h -> (key, inputs, targets) -> (inputs, targets)`, such as
+            `lambda h: jepbt.augment.mixup(h.mixup)`; None for none.
+        batch_size: examples in a training step.
+        seed: of the carving of the validation split.
+
+    Returns:
+        A `Task` whose state is a `Learner`.
+
+    Raises:
+        TypeError: if an argument is of no allowed kind.
+        ValueError: if the data, the hyperparameters' class, the model's output, the
+            loss or the optimizer cannot work; the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> import jepbt
+        >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+        >>> task = jepbt.regression((inputs, inputs[:, 0] ** 2))
+        >>> task.data.train["target"].shape, task.data.validation["target"].shape
+        ((36, 1), (4, 1))
+    """
+    check_seed(seed)
+    splits = _as_splits(data, seed)
+    size = splits.train["target"].shape[1]
+    loss = loss or (lambda h: squared_error)
+    if hparams is None:
+        hparams = RegressionHyperParameters
+        model = (
+            models.MLP(num_classes=size, hidden=(64, 64)) if model is None else model
+        )
+        optimizer = optimizer or (
+            lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
+        )
+    require_parts("regression", hparams, model=model, optimizer=optimizer)
+    task = learn_from_examples(
+        splits,
+        inputs="input",
+        labels=lambda batch: batch["target"],
+        outputs=Outputs(size, f"predictions [B, {size}] of the data's {size} targets"),
+        score=lambda predicted, batch: -squared_error(predicted, batch["target"]),
+        hparams=hparams,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        augment=augment,
+        batch_size=batch_size,
+    )
+    return dataclasses.replace(task, about={"model": name_of(model)})
+
+
+def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Averages the squared differences of each example.
+
+    Args:
+        predictions: `f32[B, D]`.
+        targets: `f32[B, D]`.
+
+    Returns:
+        `f32[B]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2))).tolist()
+        [5.0]
+    """
+    return jnp.mean(jnp.square(predictions - targets), axis=-1)
+
+
+def _as_splits(data: Any, seed: int) -> Splits:
+    if isinstance(data, Splits):
+        given = {
+            name: rows for name, rows in data._asdict().items() if rows is not None
+        }
+        splits = {name: _to_split(name, rows) for name, rows in given.items()}
+        if "validation" not in splits:
+            raise ValueError(
+                "regression: data.validation is missing, which fitness is measured on; "
+                "pass (inputs, targets) alone to have a tenth of them carved out."
+            )
+        for name, split in splits.items():
+            _check_like_train(name, split, splits["train"])
+        return Splits(**splits)
+    everything = _to_split("data", data)
+    num_examples = len(everything["target"])
+    if num_examples < 2:
+        raise ValueError(
+            f"regression: data has {num_examples} example, of which none can be spared "
+            "for validation; it needs at least 2."
+        )
+    order = np.random.default_rng(seed).permutation(num_examples)
+    count = max(1, num_examples // 10)
+    rows = np.sort(order[count:]), np.sort(order[:count])
+    return Splits(*({k: v[each] for k, v in everything.items()} for each in rows))
+
+
+def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(
+            f"regression: {name} must be (inputs, targets), or data a jepbt.Splits of "
+            f"such pairs; got {type(value).__name__}."
+        )
+    inputs = _to_numbers(f"{name} inputs", value[0], keep=np.uint8)
+    targets = _to_numbers(f"{name} targets", value[1])
+    if inputs.ndim < 2:
+        raise ValueError(
+            f"regression: {name} inputs have shape {inputs.shape}; allowed is "
+            "[N, ...] with at least one number for each example in a row: pass "
+            "inputs[:, None]."
+        )
+    if targets.ndim not in (1, 2):
+        raise ValueError(
+            f"regression: {name} targets have shape {targets.shape}; allowed are [N] "
+            "and [N, D]."
+        )
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"regression: {name} has {len(inputs)} inputs and {len(targets)} targets; "
+            "each input needs one row of targets."
+        )
+    return {"input": inputs, "target": targets.reshape(len(targets), -1)}
+
+
+def _to_numbers(name: str, value: Any, keep: Any = None) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # NumPy's answer to ragged nested sequences
+        raise ValueError(
+            f"regression: {name} are no array: its examples have different shapes."
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"regression: {name} have dtype {array.dtype}; they must be real numbers."
+        )
+    if 0 in array.shape or array.ndim == 0:
+        raise ValueError(
+            f"regression: {name} have shape {array.shape}; there must be an example."
+        )
+    if keep is not None and array.dtype == keep:
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    is_finite = np.isfinite(array)
+    if not is_finite.all():
+        first = tuple(map(int, np.argwhere(~is_finite)[0]))
+        raise ValueError(
+            f"regression: {name} have {np.count_nonzero(~is_finite)} values that are "
+            f"not finite in float32, the first at {first}. Remove or scale them."
+        )
+    return array
+
+
+def _check_like_train(name: str, split: dict, train: dict) -> None:
+    for part, array in split.items():
+        wanted = train[part]
+        if array.shape[1:] != wanted.shape[1:] or array.dtype != wanted.dtype:
+            raise ValueError(
+                f"regression: {name} {part}s have examples of "
+                f"{array.dtype}{list(array.shape[1:])}, those of train of "
+                f"{wanted.dtype}{list(wanted.shape[1:])}; they must be alike."
+            )

@@ -1,0 +1,140 @@
+"""Says what a task is: pure functions of one member, and its data."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from jepbt.arguments import accepts
+from jepbt.hyperparameters import HyperParameters
+from jepbt.population import PyTree
+
+
+class Splits(NamedTuple):
+    """Examples by purpose: pytrees of arrays `[N, ...]`.
+
+    Attributes:
+        train: what members learn from.
+        validation: what fitness is measured on.
+        test: read once, when a run is over; `None` if there is none.
+    """
+
+    train: PyTree
+    validation: PyTree
+    test: PyTree | None = None
+
+
+class Blend(NamedTuple):
+    """How trained members of a task may be put together after a run.
+
+    Attributes:
+        predict: `(key, state, hparams, batch) -> f32[B, C]` what may be averaged over
+            members, such as probabilities.
+        score: `(averaged, batch) -> f32[B]`, one score per example.
+        mix: `(states [k]) -> state`, the mean of members' weights.
+        adapt: `(key, state, hparams, batch) -> state`, re-estimates what is no weight,
+            such as batch statistics, from a batch of training examples.
+    """
+
+    predict: Callable[..., jax.Array]
+    score: Callable[..., jax.Array]
+    mix: Callable[[PyTree], PyTree]
+    adapt: Callable[..., PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a population learns: pure functions of one member, key first.
+
+    The engine batches them over members and never looks inside a state. The functions
+    read hyperparameters as values: a numeric choice as its number.
+
+    Attributes:
+        hparams: the class of what evolves.
+        init: `(key, hparams) -> state`.
+        train_step: `(key, state, hparams, batch, shared) -> (state, metrics)`; metrics
+            are scalars by name, `"loss"` among them.
+        evaluate: `(key, state, hparams, batch, shared) -> f32[B]`, one score for each
+            example, higher is better; their mean is the fitness. The key is the same
+            for all members.
+        data: the examples; `None` for a task that makes its own (the batch is `None`,
+            and `evaluate` returns any number of scores).
+        batch_size: examples in a training step, unless the run's config says otherwise.
+        shared: a pytree for all members that is never stacked, inherited or evolved, a
+            frozen backbone for example.
+        repair: `(hparams) -> hparams`, the last word on new hyperparameters, applied
+            inside the program before a member spends steps on them; `None` for none.
+        behaviour: `(key, state, hparams, batch, shared) -> f32[...]`, what a member
+            does with examples, for strategies that compare it (`strategies.pulsation`);
+            `None` if there is no such thing.
+        prepare: `(key, population, batches, shared) -> pytree [S, ...]`, computed once
+            a generation for all members, such as a teacher's outputs; `batches` has
+            leaves `[S, B, ...]`, and the population's fitness is `nan` in slots that
+            hold something new. `train_step`'s batch then is `(batch, prepared)`, with
+            the step's own row. Needs data and shared batches.
+        restart: `(key, state, hparams) -> state`, what a slot that starts afresh makes
+            of the state it had; `None` for `init`.
+        blend: for ensembles and averages of trained members; `None` for a task that
+            has no such thing.
+        about: what people should know of it, JSON values by name, for `config.json`
+            and the report; a `"num_classes"` among them is the figures' too.
+
+    Example:
+        A member climbs `-x²` with its own step size, without data:
+
+        >>> from dataclasses import dataclass
+        >>> import jax.numpy as jnp
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
+        >>> task = jepbt.Task(
+        ...     hparams=Hyper,
+        ...     init=lambda key, h: jnp.float32(1.0),
+        ...     train_step=lambda key, x, h, batch, shared: (
+        ...         x - h.rate * 2 * x,
+        ...         {"loss": x**2},
+        ...     ),
+        ...     evaluate=lambda key, x, h, batch, shared: -(x**2)[None],
+        ... )
+    """
+
+    hparams: type[HyperParameters]
+    init: Callable[..., PyTree]
+    train_step: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
+    evaluate: Callable[..., jax.Array]
+    data: Splits | None = None
+    batch_size: int = 64
+    shared: PyTree = ()
+    repair: Callable[[HyperParameters], HyperParameters] | None = None
+    behaviour: Callable[..., jax.Array] | None = None
+    prepare: Callable[..., PyTree] | None = None
+    restart: Callable[..., PyTree] | None = None
+    blend: Blend | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(self, name)
+            if function is None and name in _OPTIONAL:
+                continue
+            count = arguments.count(",") + 1
+            if not callable(function) or not accepts(function, *[None] * count):
+                given = getattr(function, "__name__", repr(function))
+                raise TypeError(
+                    f"Task: {name}={given} must be a function ({arguments})"
+                    f"{', or None' if name in _OPTIONAL else ''}."
+                )
+
+
+_ARGUMENTS = {
+    "init": "key, hparams",
+    "train_step": "key, state, hparams, batch, shared",
+    "evaluate": "key, state, hparams, batch, shared",
+    "repair": "hparams",
+    "behaviour": "key, state, hparams, batch, shared",
+    "prepare": "key, population, batches, shared",
+    "restart": "key, state, hparams",
+}
+_OPTIONAL = ("repair", "behaviour", "prepare", "restart")

@@ -1,0 +1,20 @@
+"""Training: a run from its first check to its result."""
+
+from jepbt.training.interruption import Interrupted
+from jepbt.training.observers import Callback
+from jepbt.training.preparation import Prepared, prepare
+from jepbt.training.replay import replay
+from jepbt.training.result import Result, Winner
+from jepbt.training.train import execute, train_population
+
+__all__ = [
+    "Callback",
+    "Interrupted",
+    "Prepared",
+    "Result",
+    "Winner",
+    "execute",
+    "prepare",
+    "replay",
+    "train_population",
+]

@@ -1,0 +1,162 @@
+"""`replay`: one fresh network along a schedule that a population found."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.config import Config, check
+from jepbt.hyperparameters import Categorical, encode, spaces
+from jepbt.results import Schedules, load_schedules
+from jepbt.strategies import Plan, Strategy
+from jepbt.tasks import Task
+from jepbt.training.result import Result
+from jepbt.training.train import train_population
+
+
+def replay(
+    task: Task,
+    schedule: Result | Schedules | str | os.PathLike,
+    *,
+    scale: float = 1.0,
+    config: Config | None = None,
+    **fields: Any,
+) -> Result:
+    """Trains a fresh network with the hyperparameters of a winner's ancestors.
+
+    Each generation of the winner's line becomes one of the replay, with an evaluation
+    at its end and nothing evolving between. A loss that evolved is replayed with the
+    rest. Other data, another model: give another task with the same hyperparameters.
+
+    Args:
+        task: what to learn.
+        schedule: a `Result`, its `.schedule`, or the folder of a run.
+        scale: how many times as many steps to take; each value holds so much longer.
+        config: further settings, as for `train_population`.
+        **fields: of `Config` or arguments of `train_population`; `population_size`
+            networks start from weights of their own, 1 unless given.
+
+    Returns:
+        A `Result`; the network after the last step is its `final_best`.
+
+    Raises:
+        TypeError: if the schedule is of no allowed kind.
+        ValueError: if the schedule and the task's hyperparameters do not fit together,
+            or the scale leaves no step.
+
+    Example:
+        >>> import jepbt
+        >>> task = jepbt.classification("fashion_mnist")
+        >>> result = jepbt.train_population(task)  # doctest: +SKIP
+        >>> again = jepbt.replay(task, result, scale=2, seed=1)  # doctest: +SKIP
+        >>> again.final_best.fitness  # doctest: +SKIP
+
+    Reference:
+        Jaderberg et al., "Population Based Training of Neural Networks", 2017,
+        https://arxiv.org/abs/1711.09846
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a jepbt.Task, got {type(task).__name__}.")
+    if config is not None:
+        check(config)
+    schedules = _as_schedules(schedule)
+    is_real = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    if not is_real or not 0 < scale < float("inf"):
+        raise ValueError(f"scale={scale!r} must be a number above 0.")
+    num_steps = round(schedules.steps_per_generation * scale)
+    if num_steps < 1:
+        raise ValueError(
+            f"scale={scale} leaves no step of a generation's "
+            f"{schedules.steps_per_generation}: choose at least "
+            f"{1 / schedules.steps_per_generation:g}."
+        )
+    settings = {
+        "population_size": 1,
+        "steps_per_generation": num_steps,
+        "batch_size": schedules.batch_size,
+    }
+    if config is not None:
+        settings["batch_size"] = config.batch_size or schedules.batch_size
+    return train_population(
+        task,
+        strategy=_follow(task, schedules),
+        config=config,
+        num_generations=schedules.num_generations,
+        **(settings | fields),
+    )
+
+
+def _as_schedules(schedule: Any) -> Schedules:
+    if isinstance(schedule, Result):
+        return schedule.schedule
+    if isinstance(schedule, Schedules):
+        return schedule
+    if isinstance(schedule, str | os.PathLike):
+        return load_schedules(schedule)
+    raise TypeError(
+        "replay: schedule must be a Result, its .schedule, or the folder of a run, got "
+        f"{type(schedule).__name__}."
+    )
+
+
+def _follow(task: Task, schedules: Schedules) -> Strategy:
+    """Builds the strategy that gives every member the schedule's next values."""
+    values = _encode_all(task, schedules.by_generation)
+
+    def at(generation, num_members):
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(
+                jnp.asarray(leaf)[generation], (num_members, *leaf.shape[1:])
+            ),
+            values,
+        )
+
+    def init(key, hparams_type, num_members, num_generations):
+        return (), at(0, num_members)
+
+    def step(key, state, generation, hparams, evaluation):
+        slots = jnp.arange(evaluation.fitness.size)
+        return state, Plan(slots, at(generation, slots.size), {})
+
+    return Strategy(init, step)
+
+
+def _encode_all(task: Task, values: Mapping[str, np.ndarray]) -> Any:
+    """Turns the schedule into the task's class, with leaves `[G', ...]`."""
+    fields = spaces(task.hparams)
+    missing = [name for name in fields if name not in values]
+    unknown = [name for name in values if name not in fields]
+    if missing or unknown:
+        raise ValueError(
+            f"the schedule has {', '.join(values)}; the task's "
+            f"{task.hparams.__name__} has {', '.join(fields)}. Replay with a task of "
+            "the same hyperparameters."
+        )
+    columns = {
+        name: [_as_choice(name, space, value) for value in values[name]]
+        if isinstance(space, Categorical)
+        else values[name]
+        for name, space in fields.items()
+    }
+    rows = [
+        encode(task.hparams(**dict(zip(columns, row, strict=True))))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def _as_choice(name: str, space: Categorical, value: Any) -> Any:
+    """Finds the choice that was written; numbers were rounded to float32."""
+    for choice in space.choices:
+        if choice == value or (space.is_numeric and np.float32(choice) == value):
+            return choice
+    raise ValueError(
+        f"the schedule's {name}={value!r} is none of the task's choices "
+        f"{space.choices}."
+    )

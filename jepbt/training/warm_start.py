@@ -1,0 +1,163 @@
+"""A run that starts from weights, or from the population, of an earlier one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jepbt.engine import RunState
+from jepbt.hyperparameters import decode, default_member
+from jepbt.population import Member, PyTree, take
+from jepbt.tasks import Task
+from jepbt.training.result import Result
+
+
+def warm_start(
+    initial: Any, task: Task, num_members: int
+) -> Callable[[RunState], RunState]:
+    """Checks what a run shall start from, and makes the function that puts it there.
+
+    One set of weights goes to every member: hyperparameters, optimizer state and all
+    else start as in any run. A `Result` hands over its last population's live members,
+    the fittest first, with all they have. In a larger population they repeat: the
+    first copy of each keeps its hyperparameters, the others, which would be twins, take
+    what the new run drew for their slots.
+
+    All they have includes the optimizer's state: a schedule of optax that counts steps
+    goes on where the earlier run stopped, and stays at its end if it had ended. To
+    start it over, start from weights. `random_search(schedules=...)` starts over, from
+    the hyperparameters that were handed over.
+
+    Args:
+        initial: a pytree like the `params` of the task's state, or a `Result`.
+        task: of the new run.
+        num_members: of the new run.
+
+    Returns:
+        `start(state) -> state`, for the state that a run begins with.
+
+    Raises:
+        ValueError: if the weights, or the earlier run's members, do not fit the task.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> import jepbt
+        >>> x = np.random.default_rng(0).normal(size=(40, 5))
+        >>> task = jepbt.regression((x, x[:, 0]))
+        >>> key, hparams = jax.random.key(0), task.hparams(0.1, 0.1)
+        >>> callable(warm_start(task.init(key, hparams).params, task, 4))
+        True
+    """
+    member = _shapes(task)
+    if isinstance(initial, Result):
+        return _from_population(initial, member, num_members)
+    if not hasattr(member.state, "params"):
+        raise ValueError(
+            f"initial: the task's state is a {type(member.state).__name__} without "
+            "`params`, so weights have no place in it. Start from a Result instead."
+        )
+    weights = jax.tree.map(np.asarray, initial)
+    _check_same("params", weights, member.state.params)
+
+    def start(state):
+        def fill(old, new):
+            return _place(np.broadcast_to(new, old.shape), old)
+
+        learner = state.population.state
+        params = jax.tree.map(fill, learner.params, weights)
+        learner = dataclasses.replace(learner, params=params)
+        population = dataclasses.replace(state.population, state=learner)
+        return dataclasses.replace(state, population=population)
+
+    return start
+
+
+def initial_arrays(initial: Any) -> PyTree:
+    """Collects what of `initial` makes a difference to the run that starts from it.
+
+    Args:
+        initial: as for `warm_start`, checked by it.
+
+    Returns:
+        Host arrays.
+    """
+    if not isinstance(initial, Result):
+        return jax.tree.map(np.asarray, initial)
+    return jax.device_get(initial.population)
+
+
+def _from_population(
+    result: Result, member: Member, num_members: int
+) -> Callable[[RunState], RunState]:
+    earlier = jax.device_get(result.population)
+    if type(earlier.hparams) is not type(member.hparams):
+        raise ValueError(
+            f"initial: the earlier run evolved {type(earlier.hparams).__name__}, this "
+            f"task {type(member.hparams).__name__}. Use the same class, or start from "
+            "weights: initial=result.best.params."
+        )
+    _check_same("state", take(earlier.state, 0), member.state)
+    live = np.flatnonzero(~np.isnan(earlier.fitness))
+    if not live.size:
+        raise ValueError(
+            "initial: no member of the earlier run's last population lives. Start from "
+            "its best weights: initial=result.best.params."
+        )
+    order = live[np.argsort(-earlier.fitness[live], kind="stable")]
+    slots = np.arange(num_members)
+    source = order[slots % order.size]
+    is_first = slots < order.size
+
+    def start(state):
+        def fill(old, new):
+            return _place(new[source], old)
+
+        def fill_first(old, new):
+            mask = is_first.reshape((-1,) + (1,) * (new.ndim - 1))
+            return _place(np.where(mask, new[source], jax.device_get(old)), old)
+
+        population = dataclasses.replace(
+            state.population,
+            state=jax.tree.map(fill, state.population.state, earlier.state),
+            hparams=jax.tree.map(fill_first, state.population.hparams, earlier.hparams),
+        )
+        return dataclasses.replace(state, population=population)
+
+    return start
+
+
+def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
+    """Puts an array where another one lies, on the devices of this process."""
+    return jax.make_array_from_callback(
+        like.shape, like.sharding, lambda index: array[index]
+    )
+
+
+def _shapes(task: Task) -> Member:
+    """One member of a task, as shapes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
+    return Member(state, hparams, None)
+
+
+def _check_same(what: str, given: PyTree, wanted: PyTree) -> None:
+    paths = jax.tree_util.tree_leaves_with_path
+    has, needs = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in paths(tree)}
+        for tree in (given, wanted)
+    )
+    for path in sorted(has.keys() | needs.keys()):
+        got, want = (
+            f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
+            for tree in (has, needs)
+        )
+        if got != want:
+            raise ValueError(
+                f"initial does not fit the task's {what}: leaf {path} is {got} where "
+                f"{want} is needed. Give what the same model made."
+            )

@@ -1,0 +1,202 @@
+"""The command line as a person meets it."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from jepbt import cli
+from jepbt.cli import train
+from jepbt.config import Config
+from jepbt.strategies import STRATEGY_NAMES
+from jepbt.training import Interrupted
+
+SMALL = ["--population-size", "4", "--num-generations", "2"]
+SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
+
+
+def jepbt(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "jepbt", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
+    done = jepbt("train", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
+    assert "fashion_mnist 9,000 train / 1,000 validation / 10,000 test" in output
+    assert "4 MLPs x 203,530 weights | 2 generations x 3 steps of 64" in output
+    assert "evolving learning_rate momentum weight_decay dropout loss[8]" in output
+    for row in ("winner #", "median", "first gen."):
+        assert re.search(rf"^{row}.* 0\.\d+ ±0\.\d+ .* 0\.\d+ ±0\.\d+", output, re.M)
+    assert re.search(r"^loss +-sum\[.*zero error \(attraction", output, re.M)
+    assert (tmp_path / "runs" / "0001" / "figures" / "fitness.png").exists()
+    member = json.loads((tmp_path / "runs/0001/best/member.json").read_text())
+    winner = re.search(r"^winner #(\d+) +(\S+)", output, re.M)
+    assert int(winner[1]) == member["slot"]
+    assert winner[2] == f"{member['fitness']:.3f}"
+
+
+@pytest.mark.slow
+def test_trains_on_noisy_labels_of_a_file_without_a_test_split(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
+    np.savez(tmp_path / "toy.npz", x_train=images, y_train=np.arange(600) % 3)
+    flags = ["--data", "toy.npz", "--label-noise", "0.4", *SMALL]
+    done = jepbt("train", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sizes = "toy 540 train / 60 validation (toy.npz, 40% of train labels wrong)"
+    assert sizes in done.stdout
+    assert re.search(r"^ +validation \(60\) +no test split$", done.stdout, re.M)
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    done = jepbt("train", "--population-size", "1000000000", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "members fit; choose fewer" in done.stderr and not done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
+    given = []
+
+    def stop(dataset, options, config):
+        given.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_prepare", stop)
+    assert cli.main(["train", "--strategy", name]) == 130
+    assert given[0].strategy == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pb2", "mf_pbt", "successive_halving"])
+def test_the_command_runs_strategies_beyond_the_first_three(name, tmp_path):
+    done = jepbt("train", *SMALL, "--strategy", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "winner #" in done.stdout
+
+
+def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
+    def press(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "prepare", press)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "jepbt: stopped at once\n"
+
+
+def test_help_names_every_setting():
+    text = jepbt("train", "--help").stdout
+    for flag in (
+        "--data",
+        "--label-noise",
+        "--model",
+        "--strategy",
+        "--population-size",
+        "--run-dir",
+    ):
+        assert flag in text
+    assert "how many networks train side by side" in text
+
+
+@pytest.mark.parametrize(
+    ("num_done", "said"), [(3, "jepbt train --resume   goes on"), (4, "no more to do")]
+)
+def test_an_interruption_says_how_to_go_on_if_anything_is_left(
+    num_done, said, monkeypatch, capsys
+):
+    result = types.SimpleNamespace(
+        history=[None] * num_done,
+        config=Config(num_generations=4),
+        best=types.SimpleNamespace(fitness="0.5"),
+        run_dir=pathlib.Path("run"),
+    )
+    stop = Interrupted(result, signal.SIGINT)
+    monkeypatch.setattr(train, "resume_command", lambda *_: "jepbt train --resume")
+    train.print_interruption(stop, None)
+    err = capsys.readouterr().err
+    assert said in err and ("goes on" in err) == (num_done < 4)
+    assert ("resume=True" in str(stop)) == (num_done < 4)
+
+
+def test_interrupting_saves_and_exits_130(tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jepbt",
+            "train",
+            *SMALL[4:],
+            "--num-generations",
+            "999",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    history = tmp_path / "runs" / "0001" / "history.jsonl"
+    deadline = time.monotonic() + 200
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert "stopped after" in stderr and "Traceback" not in stderr
+    assert (tmp_path / "runs" / "0001" / "best" / "weights.npz").exists()
+
+
+@pytest.mark.slow
+def test_interrupting_says_the_command_that_goes_on(tmp_path):
+    """What is printed, typed in, ends the run as if nothing had stopped it."""
+    arguments = ["train", *SMALL[:2], *SMALL[4:], "--num-generations", "12"]
+    arguments += ["--chunk-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jepbt", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("generation 2/12"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 143, stderr
+    command = re.search(r"^jepbt (train .* --resume)   goes on$", stderr, re.M)
+    assert "--run-dir runs/0001" in command[1]
+    done = jepbt(*shlex.split(command[1]), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^goes on after generation \d+$", done.stdout, re.M)
+    whole = jepbt(*arguments, cwd=tmp_path)
+    assert [line for line in done.stdout.splitlines() if "winner #" in line] == [
+        line for line in whole.stdout.splitlines() if "winner #" in line
+    ]
+    histories = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in ("seconds", "crc32")}
+            for line in (tmp_path / f"runs/{name}/history.jsonl")
+            .read_text()
+            .split("\n")
+            if line
+        ]
+        for name in ("0001", "0002")
+    ]
+    assert histories[0] == histories[1] and len(histories[0]) == 12

@@ -1,0 +1,189 @@
+"""The embedded data is what it says, and arrays are checked before they are used."""
+
+import hashlib
+import importlib.resources
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepbt import datasets
+from jepbt.datasets import from_arrays, stratified_split
+
+# Of the published test images and labels, and of the selection from the published
+# training set that `load` documents: uint8 in C order.
+PUBLISHED = {
+    "test_image": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+    "test_label": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+    "train_image": "e1427044c614fabc29feeff0f27e6b68f88a9ee2f2cfe7d783b9157159864883",
+    "train_label": "2c02745d4ad8b4511333d0eca662ac5664a371860abaa4588b1670e7be59fbdf",
+}
+
+
+def sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array, np.uint8).tobytes()).hexdigest()
+
+
+def images_of(count, dtype=np.float32, shape=(4, 4, 1)):
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (count, *shape)).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return datasets.load("fashion_mnist")
+
+
+@pytest.fixture
+def pair():
+    return images_of(40), np.arange(40) % 4
+
+
+def test_embedded_test_split_is_the_published_one(fashion):
+    assert sha256(fashion.test["image"]) == PUBLISHED["test_image"]
+    assert sha256(fashion.test["label"]) == PUBLISHED["test_label"]
+    assert fashion.test["image"].shape == (10_000, 28, 28, 1)
+
+
+def test_embedded_training_images_are_the_documented_selection(fashion):
+    """Of each class the first 900 train, the next 100 validate, in official order."""
+    image = fashion.train["image"], fashion.validation["image"]
+    label = fashion.train["label"], fashion.validation["label"]
+    file = importlib.resources.files("jepbt.datasets").joinpath("fashion_mnist.npz")
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        order, pixels = stored["train_label"], stored["train_image"]
+    assert sha256(order) == PUBLISHED["train_label"]
+    assert sha256(pixels) == PUBLISHED["train_image"]
+    for c in range(10):
+        merged = np.concatenate(
+            [part[of == c] for part, of in zip(image, label, strict=True)]
+        )
+        np.testing.assert_array_equal(merged, pixels[order == c])
+
+
+def test_embedded_splits_hold_every_class_equally(fashion):
+    for split, count in ((fashion.train, 900), (fashion.validation, 100)):
+        np.testing.assert_array_equal(np.bincount(split["label"]), np.full(10, count))
+    np.testing.assert_array_equal(np.bincount(fashion.test["label"]), np.full(10, 1000))
+    for split in (fashion.train, fashion.validation, fashion.test):
+        assert split["image"].dtype == np.uint8
+        assert split["label"].dtype == np.int32
+
+
+def test_embedded_splits_share_no_image(fashion):
+    seen = [
+        {image.tobytes() for image in split["image"]}
+        for split in (fashion.train, fashion.validation)
+    ]
+    assert not seen[0] & seen[1]
+
+
+def test_data_ships_with_its_licence():
+    data = importlib.resources.files("jepbt.datasets")
+    text = data.joinpath("fashion_mnist.LICENSE").read_text()
+    assert "Copyright (c) 2017 Zalando SE, https://tech.zalando.com" in text
+    assert "Permission is hereby granted, free of charge" in text
+
+
+@pytest.mark.parametrize("name", ["Fashion-MNIST", "fashion-mnist", "fashion_mnsit"])
+def test_close_names_get_a_suggestion(name):
+    with pytest.raises(ValueError, match=r"Did you mean 'fashion_mnist'"):
+        datasets.load(name)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "", 3, None])
+def test_unknown_names_get_the_list_and_another_way(name):
+    with pytest.raises(ValueError, match=r"Available: 'fashion_mnist'.*from_arrays"):
+        datasets.load(name)
+
+
+def test_carving_is_stratified_disjoint_complete_and_never_from_test(pair):
+    images = np.arange(40, dtype=np.float32)[:, None]
+    test = (images + 100, pair[1])
+    dataset = from_arrays((images, pair[1]), 0.2, test)
+    np.testing.assert_array_equal(np.bincount(dataset.validation["label"]), [2] * 4)
+    both = np.concatenate([dataset.train["image"], dataset.validation["image"]])
+    np.testing.assert_array_equal(np.sort(both[:, 0]), np.arange(40))
+    np.testing.assert_array_equal(dataset.test["image"], test[0])
+    np.testing.assert_array_equal(
+        dataset.train["label"], dataset.train["image"][:, 0] % 4
+    )
+
+
+def test_carving_depends_on_the_seed_alone(pair):
+    first, same, other = (from_arrays(pair, 8, seed=s).validation for s in (1, 1, 2))
+    np.testing.assert_array_equal(first["image"], same["image"])
+    assert (first["image"] != other["image"]).any()
+
+
+@pytest.mark.parametrize("num_validation", [1, 7, 50, 83, 99])
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_split_is_proportional_within_one(num_validation, seed):
+    labels = np.random.default_rng(seed).choice(5, 100, p=[0.5, 0.3, 0.1, 0.05, 0.05])
+    train, validation = stratified_split(labels, num_validation, seed)
+    assert len(validation) == num_validation
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([train, validation])), np.arange(100)
+    )
+    for c in range(5):
+        expected = (labels == c).sum() * num_validation / 100
+        assert abs((labels[validation] == c).sum() - expected) < 1
+
+
+def test_every_example_is_equally_likely_to_be_carved():
+    labels = np.arange(20) % 2
+    draws = [stratified_split(labels, 5, seed)[1] for seed in range(2_000)]
+    rates = np.bincount(np.concatenate(draws), minlength=20) / 2_000
+    # Of 5, 2.5 are due to each class: the tie always favours the same class.
+    np.testing.assert_allclose(rates[0::2], 3 / 10, atol=0.05)
+    np.testing.assert_allclose(rates[1::2], 2 / 10, atol=0.05)
+
+
+def test_rarest_class_keeps_its_training_examples():
+    labels = np.array([0] * 95 + [1] * 5)
+    train, validation = stratified_split(labels, 10, 0)  # quotas 9.5 and 0.5
+    assert (labels[validation] == 1).sum() == 0
+    assert (labels[train] == 1).sum() == 5
+
+
+def test_given_validation_is_used_as_it_is(pair):
+    images, labels = pair
+    split = {"image": images[:8], "label": labels[:8]}
+    dataset = from_arrays(pair, split, split)
+    np.testing.assert_array_equal(dataset.validation["image"], images[:8])
+    assert len(dataset.train["label"]) == 40
+    assert len(dataset.test["label"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "stored_shape", "stored_dtype"),
+    [
+        ((4, 5), np.uint8, (4, 5, 1), np.uint8),
+        ((4, 5, 3), np.float64, (4, 5, 3), np.float32),
+        ((6,), np.float16, (6,), np.float32),
+    ],
+)
+def test_images_are_brought_to_one_form(shape, dtype, stored_shape, stored_dtype):
+    images = images_of(20, dtype, shape)
+    image = from_arrays((images, np.arange(20) % 2), 4).train["image"]
+    assert image.shape == (16, *stored_shape)
+    assert image.dtype == stored_dtype
+
+
+@pytest.mark.parametrize("convert", [np.ndarray.tolist, jnp.asarray])
+def test_lists_and_jax_arrays_do(convert, pair):
+    images, labels = pair
+    given = from_arrays((convert(images), convert(labels)), 8)
+    expected = from_arrays(pair, 8)
+    np.testing.assert_array_equal(given.train["image"], expected.train["image"])
+    np.testing.assert_array_equal(given.train["label"], expected.train["label"])
+
+
+def test_given_num_classes_allows_classes_without_examples(pair):
+    assert from_arrays(pair, num_classes=9).num_classes == 9
+
+
+@pytest.mark.parametrize("num_validation", [0, 4, -1])
+def test_stratified_split_leaves_some_on_either_side(num_validation):
+    with pytest.raises(ValueError, match=f"num_validation={num_validation} of 4"):
+        stratified_split(np.array([0, 0, 1, 1]), num_validation, seed=0)

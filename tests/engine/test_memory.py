@@ -1,0 +1,78 @@
+"""Memory: a lower bound before anything compiles, the compiler's figure after."""
+
+import jax
+import numpy as np
+import pytest
+
+import jepbt
+from jepbt.engine import memory
+from jepbt.engine.member import MemberShapes, check_task
+from jepbt.engine.memory import DoesNotFit, check_programs
+from jepbt.hyperparameters import HyperParameters
+from jepbt.training import preparation, prepare
+
+MEMBER = MemberShapes(jax.ShapeDtypeStruct((25,), np.float32), (), None)  # 100 bytes
+
+
+def need(monkeypatch, limit, num_members, data=None, num_devices=2):
+    monkeypatch.setattr(memory, "memory_limit", lambda device: limit)
+    task = jepbt.Task(
+        HyperParameters,
+        init=lambda key, h: 0,
+        train_step=lambda key, s, h, batch, shared: 0,
+        evaluate=lambda key, s, h, batch, shared: 0,
+        data=data,
+    )
+    config = jepbt.Config(population_size=num_members)
+    return memory.check_memory(MEMBER, task, config, jax.devices()[:num_devices])
+
+
+def test_every_member_is_held_twice_and_the_data_on_each_device(monkeypatch):
+    """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
+    assert need(monkeypatch, 2_000, 10) == 2_000
+    with pytest.raises(DoesNotFit, match="At most 10 members fit"):
+        need(monkeypatch, 2_000, 12)
+    data = jepbt.Splits(np.zeros(30, np.float32), np.zeros(20, np.float32))
+    assert need(monkeypatch, 2_000, 8, data) == 2_000
+    with pytest.raises(DoesNotFit, match="At most 8 members fit"):
+        need(monkeypatch, 2_000, 10, data)
+
+
+def test_programs_that_reserve_too_much_are_refused_with_what_to_choose():
+    config = jepbt.Config(population_size=8)
+    check_programs(4_000, 4_000, config, 4, 64)
+    with pytest.raises(DoesNotFit, match=r"4 members at a time.*Choose chunk_size=1"):
+        check_programs(4_001, 4_000, config, 4, 64)
+    with pytest.raises(DoesNotFit, match=r"1 member at a time.*a smaller batch_size"):
+        check_programs(4_001, 4_000, config, 1, 64)
+
+
+def test_a_batch_too_large_for_memory_is_refused_before_a_run_starts(monkeypatch):
+    """The members fit twice over; the activations of 50,000 examples do not."""
+    task = jepbt.classification("fashion_mnist", model=MLP)
+    limit = 100e6
+    for module in (memory, preparation):
+        monkeypatch.setattr(module, "memory_limit", lambda device: limit)
+    settings = {"population_size": 2, "chunk_size": 1, "progress": False}
+    settings |= {"devices": jax.devices()[:1], "steps_per_generation": 1}
+    prepare(task, batch_size=8, **settings)
+    with pytest.raises(DoesNotFit, match=r"batch_size=50000: the compiled programs"):
+        prepare(task, batch_size=50_000, **settings)
+
+
+MLP = jepbt.models.MLP(num_classes=10, dropout=lambda h: h.dropout)
+CNN = jepbt.models.CNN(num_classes=10, dropout=lambda h: h.dropout)
+
+
+@pytest.mark.parametrize(
+    ("model", "num_members", "chunk_size"), [(MLP, 16, 4), (CNN, 4, 1)]
+)
+def test_the_bound_is_below_what_the_compiler_reserves(model, num_members, chunk_size):
+    """Above it, what could run would be refused; far below, it would tell nothing."""
+    task = jepbt.classification("fashion_mnist", model=model)
+    settings = {"population_size": num_members, "chunk_size": chunk_size}
+    settings |= {"batch_size": 64, "steps_per_generation": 20}
+    prepared = prepare(task, devices=jax.devices()[:1], progress=False, **settings)
+    member = check_task(task, jepbt.strategies.epbt(), prepared.config)
+    bound = memory.check_memory(member, task, prepared.config, jax.devices()[:1])
+    assert 0.5 < bound / prepared.memory_bytes <= 1

@@ -1,0 +1,127 @@
+"""The main job's programs, compiled for TPUs that are not here.
+
+    python -m pytest -m tpu tests/engine/test_tpu.py
+
+in an environment with the extra `tpu-compile`. Every figure is the compiler's.
+"""
+
+import math
+import os
+import pathlib
+import re
+import runpy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import jepbt
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "compile_for_tpu.py"
+example = runpy.run_path(str(EXAMPLE))
+NAMES, estimated_cycles = example["NAMES"], example["estimated_cycles"]
+
+pytestmark = pytest.mark.tpu
+
+MEMBERS_EACH = 32
+TOPOLOGIES = {"v5e:1x1": 1, "v5e:2x4": 8, "v5e:16x16": 256}
+ITEMSIZE = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
+MEMBER_BYTES = 2 * 105_866 * 4  # weights and momentum
+
+
+def lower(topology, **settings):
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles, no chip is used
+    return example["lower_for_tpu"](
+        jepbt.classification("fashion_mnist"),
+        topology,
+        population_size=MEMBERS_EACH * TOPOLOGIES[topology],
+        num_generations=20,
+        steps_per_generation=100,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def compiled(request):
+    """`(topology, programs by name)`, all members at once.
+
+    Then memory is at its largest, and hardly any of it fits beside the cores.
+    """
+    ahead = lower(request.param, chunk_size=MEMBERS_EACH)
+    with ThreadPoolExecutor(2) as pool:
+        lowered = [getattr(ahead.programs, name) for name in NAMES]
+        programs = list(pool.map(lambda program: program.compile(), lowered))
+    programs = dict(zip(NAMES, programs, strict=True))
+    return request.param, programs
+
+
+def moved(text, operation):
+    """The bytes of each result of a collective operation in a compiled program."""
+    found = re.findall(rf"= (.*?) {operation}(?:-start)?\(", text)
+    return [
+        sum(
+            ITEMSIZE[dtype] * math.prod(int(n) for n in shape.split(",") if n)
+            for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
+        )
+        for result in found
+    ]
+
+
+def test_compiles_for_the_chip_named(compiled):
+    topology, programs = compiled
+    for program in programs.values():
+        devices = program.input_shardings[0]
+        assert devices and estimated_cycles(program.as_text()) > 0, topology
+
+
+def largest(program, *operations):
+    text = program.as_text()
+    return max((max(moved(text, op), default=0) for op in operations), default=0)
+
+
+def test_weights_are_inherited_around_a_ring_and_never_gathered(compiled):
+    """All that is gathered is a population's fitness and hyperparameters."""
+    topology, programs = compiled
+    gathered = largest(programs["evolve"], "all-gather", "all-to-all", "all-reduce")
+    assert gathered < MEMBER_BYTES / 2
+    passed = largest(programs["evolve"], "collective-permute")
+    if TOPOLOGIES[topology] == 1:
+        assert passed == gathered == 0
+    else:  # the largest leaf of a device's share
+        assert passed >= MEMBERS_EACH * 1568 * 64 * 4
+
+
+def test_keeping_the_best_moves_one_member(compiled):
+    """With it travels a handful of numbers of each member: fitness, errors, loss."""
+    topology, programs = compiled
+    handful = 32 * MEMBERS_EACH * TOPOLOGIES[topology]
+    for name in ("init", "evaluate"):
+        gathered = largest(programs[name], "all-gather", "all-to-all", "all-reduce")
+        assert gathered < 1.1 * MEMBER_BYTES + handful, name
+
+
+def test_members_do_not_meet_while_they_train(compiled):
+    _, programs = compiled
+    operations = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+    assert largest(programs["train"], *operations) < MEMBER_BYTES / 2
+
+
+def test_the_default_chunk_is_estimated_faster_than_all_at_once_and_than_one(compiled):
+    """By the compiler's cycles of the training program."""
+    topology, programs = compiled
+    if topology != "v5e:1x1":
+        pytest.skip("chunks are of one device")
+    default, single = (
+        lower(topology, only=("train",), **settings)
+        for settings in ({}, {"chunk_size": 1})
+    )
+    program = default.programs.train.compile()
+    cycles = estimated_cycles(program.as_text())
+    assert 1.5 * cycles < estimated_cycles(programs["train"].as_text())
+    assert 1.2 * cycles < estimated_cycles(single.programs.train.compile().as_text())
+
+
+def test_the_example_tells_a_chips_cycles_and_bytes():
+    """At least the weights and momentum of two members, held twice."""
+    cycles, megabytes = example["estimate"]("lax", 2, 1, 8, num_steps=2)
+    assert cycles > 0
+    assert 2 * 2 * 4 * 105_866 < megabytes * 1e6 < 40e6

@@ -1,0 +1,123 @@
+"""A loss as a direction: its scale never moves, and all else does."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jepbt
+from jepbt import strategies, taylorglo
+from jepbt.hyperparameters import clip, sample_population, spaces
+from jepbt.operators import gaussian, perturb
+from jepbt.strategies import Evaluation
+
+
+@dataclass
+class Hyper(jepbt.HyperParameters):
+    loss: jepbt.Loss = jepbt.taylor_hparam(sigma=0.1, genome="effective")
+
+
+@dataclass
+class Noisy(jepbt.HyperParameters):
+    loss: jepbt.Loss = jepbt.taylor_hparam(noise=0.3, genome="effective")
+
+
+def numbers(theta):
+    """The four numbers that act with one-hot labels, by the formulas of the genome."""
+    theta = np.asarray(theta, np.float64)
+    _, yy, yyy, xy, xyy, xxy, x0, y0 = np.moveaxis(theta, -1, 0)
+    return np.stack(
+        [
+            2 * yy - 6 * y0 * yyy - 2 * x0 * xyy,
+            3 * yyy,
+            2 * xyy,
+            xy - 2 * y0 * xyy - 2 * x0 * xxy + xxy,
+        ],
+        -1,
+    )
+
+
+def test_zero_noise_starts_every_member_at_cross_entropys_expansion(key):
+    first = sample_population(key, Hyper, 5)
+    np.testing.assert_allclose(numbers(first.loss), [[-4, 4, -4, 4]] * 5, rtol=1e-5)
+
+
+def test_initial_noise_turns_the_direction_and_keeps_the_scale(key):
+    first = sample_population(key, Noisy, 2_000)
+    c = numbers(first.loss)[1:]
+    np.testing.assert_allclose(np.linalg.norm(c, axis=1), 8.0, rtol=1e-5)
+    # Noise of 0.3 scales in four directions, before it is projected.
+    random = np.random.default_rng(0).normal(size=(100_000, 4))
+    drawn = np.array([-4, 4, -4, 4]) / 8 + 0.3 * random
+    cosines = drawn @ np.array([-0.5, 0.5, -0.5, 0.5]) / np.linalg.norm(drawn, axis=1)
+    expected = np.quantile(cosines, [0.1, 0.5, 0.9])
+    measured = np.quantile(c @ np.array([-0.5, 0.5, -0.5, 0.5]) / 8, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(measured, expected, atol=0.02)
+
+
+def test_one_mutation_moves_by_sigma_scales(key):
+    """Across the direction, a step is sigma times the scale in each of three axes."""
+    first = sample_population(key, Hyper, 4_000)
+    children = gaussian(reset=0.0)(key, first)
+    moved = numbers(children.loss) - np.array([-4, 4, -4, 4])
+    axis = np.array([1, 1, 0, 0]) / np.sqrt(2)  # at right angles to the seed
+    np.testing.assert_allclose((moved @ axis).std(), 0.1 * 8, rtol=0.08)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        strategies.epbt(),
+        strategies.pbt(explore=perturb(resample=0.5)),
+        pytest.param(
+            strategies.pb2(num_candidates=4, num_observations=8),
+            marks=pytest.mark.slow,  # the table of properties has it too
+        ),
+    ],
+)
+def test_every_strategy_keeps_the_scale(key, strategy):
+    state, hparams = strategy.init(key, Noisy, 8, 9)
+    step = jax.jit(strategy.step)
+    for generation in range(1, 4):
+        fitness = jax.random.uniform(jax.random.fold_in(key, generation), (8,))
+        evaluation = Evaluation(fitness, jnp.zeros(8))
+        state, plan = step(key, state, jnp.int32(generation), hparams, evaluation)
+        assert not np.array_equal(plan.hparams.loss, hparams.loss)
+        hparams = plan.hparams
+        size = np.linalg.norm(numbers(hparams.loss), axis=1)
+        np.testing.assert_allclose(size, 8.0, rtol=1e-4)
+
+
+def test_a_genome_is_replaced_by_its_plainest_twin(key):
+    """Another genome with the same gradients: the same four numbers, then the scale."""
+    theta = jnp.asarray(taylorglo.EVOLVED_ON_MNIST)[None]
+    plain = clip(theta, spaces(Hyper)["loss"])
+    before, after = numbers(theta)[0], numbers(plain)[0]
+    np.testing.assert_allclose(after, before * 8 / np.linalg.norm(before), rtol=1e-4)
+    np.testing.assert_array_equal(plain[0, -2:], [0, 0])
+
+
+def test_a_direction_of_nothing_falls_back_to_the_seed():
+    plain = clip(jnp.zeros((1, 8)), spaces(Hyper)["loss"])
+    np.testing.assert_allclose(numbers(plain), [[-4, 4, -4, 4]])
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: jepbt.taylor_hparam(genome="four"), "genome='four' must be"),
+        (
+            lambda: jepbt.taylor_hparam([1, 0, 0, 0, 0, 0, 0, 0], genome="effective"),
+            "has no gradient",
+        ),
+    ],
+)
+def test_declarations_that_cannot_work_are_named(declare, message):
+    @dataclass
+    class Wrong(jepbt.HyperParameters):
+        loss: jepbt.Loss = declare()
+
+    with pytest.raises(ValueError, match=message):
+        spaces(Wrong)

@@ -1,0 +1,203 @@
+"""Mutation and crossover: distributions, bounds, independence."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jepbt
+from jepbt.operators import MIN_FACTOR, gaussian, pair_children, perturb, uniform
+
+NUM = 4_000
+
+
+@dataclass
+class Hyper(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+    twin: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+    dropout: float = jepbt.hparam(0.3, min=0.0, max=0.6)
+    width: int = jepbt.hparam(3, min=1, max=100)
+    activation: str = jepbt.hparam("b", choices=("a", "b", "c", "d"))
+    free: float = 0.9
+    loss: jepbt.Loss = jepbt.taylor_hparam(sigma=0.3)
+
+
+def copies(**values):
+    """`NUM` copies of one parent."""
+    parent = {"rate": 0.05, "twin": 0.05, "dropout": 0.3, "width": 3, "free": 0.9}
+    parent |= {"activation": 1, "loss": np.zeros(8, np.float32)} | values
+    return Hyper(
+        **{
+            name: jnp.broadcast_to(
+                jnp.asarray(
+                    value, jnp.int32 if name in ("width", "activation") else jnp.float32
+                ),
+                (NUM, *np.shape(value)),
+            )
+            for name, value in parent.items()
+        }
+    )
+
+
+MUTATIONS = [gaussian(), gaussian(sigma=1.0), gaussian(reset=1.0), perturb()]
+
+
+def test_gaussian_multiplies_by_a_normal_factor(key):
+    children = gaussian(sigma=0.1, reset=0.0)(key, copies())
+    factors = np.asarray(children.rate) / 0.05
+    assert stats.kstest(factors, stats.norm(1.0, 0.1).cdf).pvalue > 0.01
+
+
+def test_gaussian_adds_to_spaces_that_hold_zero(key):
+    children = gaussian(sigma=0.1, reset=0.0)(key, copies())
+    steps = np.asarray(children.dropout) - 0.3
+    assert stats.kstest(steps, stats.norm(0.0, 0.1 * 0.6).cdf).pvalue > 0.01
+
+
+def test_a_value_of_zero_is_left_again(key):
+    children = gaussian(reset=0.0)(key, copies(dropout=0.0))
+    assert 0.4 < (np.asarray(children.dropout) > 0).mean() < 0.6
+
+
+@pytest.mark.parametrize("mutate", [gaussian(reset=0.0), perturb(resample=0.0)])
+def test_loss_coefficients_move_additively_from_zero(key, mutate):
+    children = mutate(key, copies())
+    flat = np.asarray(children.loss).ravel()
+    assert stats.kstest(flat, stats.norm(0.0, 0.3).cdf).pvalue > 0.01
+
+
+def test_a_large_sigma_never_turns_a_sign(key):
+    """Without a floor, a factor from N(1, 1) is negative 15.9 % of the time."""
+    children = gaussian(sigma=1.0, reset=0.0)(key, copies())
+    assert np.asarray(children.free).min() >= 0.9 * MIN_FACTOR * 0.999
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_values_stay_in_bounds(key, mutate):
+    hparams = copies()
+    for generation in range(10):
+        hparams = mutate(jax.random.fold_in(key, generation), hparams)
+    assert 1e-4 <= float(hparams.rate.min()) <= float(hparams.rate.max()) <= 1.0
+    assert 0.0 <= float(hparams.dropout.min()) <= float(hparams.dropout.max()) <= 0.6
+    assert 1 <= int(hparams.width.min()) <= int(hparams.width.max()) <= 100
+    assert set(np.unique(hparams.activation)) <= {0, 1, 2, 3}
+    assert hparams.width.dtype == hparams.activation.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_one_mutation_does_not_pile_up_on_a_bound(key, mutate):
+    """An inverted clamp puts every value on one of its bounds."""
+    children = mutate(key, copies())
+    # A width of 3 is so near to 1 that a wide step gets there rightly.
+    for leaf, bounds in ((children.rate, (1e-4, 1.0)), (children.width, (100,))):
+        for bound in bounds:
+            assert np.isclose(leaf, bound, rtol=1e-3).mean() < 0.05
+
+
+@pytest.mark.parametrize("mutate", [gaussian(), perturb(factors=(0.5, 0.8, 1.2, 2))])
+def test_twins_differ_and_equal_fields_are_independent(key, mutate):
+    children = mutate(key, copies())
+    assert len(np.unique(children.loss[:, 0])) > 0.7 * NUM  # some are reset
+    moved = np.log(children.rate), np.log(children.twin)
+    assert abs(np.corrcoef(*moved)[0, 1]) < 0.06
+
+
+def test_reset_draws_from_the_prior_at_its_rate(key):
+    children = gaussian(sigma=0.0, reset=0.05)(key, copies())
+    changed = np.asarray(children.rate) != np.float32(0.05)
+    np.testing.assert_allclose(changed.mean(), 0.05, atol=0.012)
+    everything = gaussian(reset=1.0)(key, copies())
+    draws = np.log(np.asarray(everything.rate, np.float64))
+    prior = stats.uniform(np.log(1e-4), -np.log(1e-4))
+    assert stats.kstest(draws, prior.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    "mutate", [gaussian(sigma=0.0, reset=0.3), perturb(factors=(1.0,), resample=0.3)]
+)
+def test_what_is_drawn_anew_does_not_depend_on_being_chosen(key, mutate):
+    """One key for both would draw only from a part of the prior."""
+    rate = np.asarray(mutate(key, copies()).rate, np.float64)
+    anew = np.log(rate[rate != np.float32(0.05)])
+    prior = stats.uniform(np.log(1e-4), -np.log(1e-4))
+    assert stats.kstest(anew, prior.cdf).pvalue > 0.01
+
+
+def test_categoricals_are_redrawn_at_their_rate(key):
+    """A redraw of 4 choices keeps the old one a quarter of the time."""
+    children = gaussian(redraw=0.4)(key, copies())
+    changed = np.asarray(children.activation) != 1
+    np.testing.assert_allclose(changed.mean(), 0.4 * 3 / 4, atol=0.03)
+
+
+def test_gaussian_moves_integers_without_bias(key):
+    children = gaussian(sigma=0.2, reset=0.0)(key, copies(width=50))
+    np.testing.assert_allclose(np.mean(children.width), 50, atol=0.6)
+    np.testing.assert_allclose(np.std(children.width), 10, atol=0.5)
+    small = gaussian(sigma=0.2, reset=0.0)(key, copies(width=2))
+    assert len(np.unique(small.width)) >= 3
+
+
+def test_perturb_multiplies_by_one_of_its_factors(key):
+    children = perturb(resample=0.0)(key, copies())
+    factors, counts = np.unique(np.round(children.rate / 0.05, 4), return_counts=True)
+    np.testing.assert_allclose(factors, [0.8, 1.2], rtol=1e-4)
+    np.testing.assert_allclose(counts / NUM, 0.5, atol=0.03)
+
+
+def test_perturb_always_moves_integers(key):
+    children = perturb(resample=0.0)(key, copies(width=2))
+    assert set(np.unique(children.width)) == {1, 3}
+
+
+def test_perturb_resamples_at_its_rate(key):
+    children = perturb(factors=(1.0,), resample=0.25)(key, copies())
+    changed = np.asarray(children.rate) != np.float32(0.05)
+    np.testing.assert_allclose(changed.mean(), 0.25, atol=0.03)
+
+
+def test_children_pair_in_the_order_of_their_slots():
+    is_child = jnp.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
+    partners, pair = pair_children(is_child)
+    np.testing.assert_array_equal(partners, [0, 2, 1, 3, 4, 6, 5, 7])
+    assert pair[1] == pair[2] != pair[5] == pair[6]
+
+
+def numbered(num_members):
+    numbers = jnp.arange(num_members, dtype=jnp.float32)
+    loss = numbers[:, None] + jnp.arange(8.0)[None] * 100
+    whole = numbers.astype(jnp.int32)
+    return Hyper(numbers, numbers, numbers, whole, whole, numbers, loss)
+
+
+def test_crossover_swaps_and_loses_nothing(key):
+    is_child = jnp.arange(8) >= 3
+    crossed = uniform()(key, numbered(8), is_child)
+    partners, _ = pair_children(is_child)
+    for leaf in jax.tree.leaves(crossed):
+        own = np.asarray(leaf).reshape(8, -1) % 100
+        slots = np.arange(8)[:, None]
+        assert ((own == slots) | (own == np.asarray(partners)[:, None])).all()
+        np.testing.assert_array_equal(
+            np.sort(own, 0), np.broadcast_to(slots, own.shape)
+        )
+        np.testing.assert_array_equal(
+            own[:3], np.broadcast_to(slots[:3], own[:3].shape)
+        )
+
+
+def test_crossover_swaps_each_value_half_of_the_time_on_its_own():
+    keys = jax.random.split(jax.random.key(1), 2_000)
+    crossed = jax.vmap(lambda k: uniform()(k, numbered(4), jnp.ones(4, bool)))(keys)
+    swapped_rate = np.asarray(crossed.rate)[:, 0] == 1
+    swapped_twin = np.asarray(crossed.twin)[:, 0] == 1
+    swapped_loss = np.asarray(crossed.loss)[:, 0] % 100 == 1
+    np.testing.assert_allclose(swapped_rate.mean(), 0.5, atol=0.04)
+    np.testing.assert_allclose(swapped_loss.mean(0), 0.5, atol=0.04)
+    assert abs(np.corrcoef(swapped_rate, swapped_twin)[0, 1]) < 0.08
+    assert abs(np.corrcoef(swapped_loss.T)[0, 1]) < 0.08
+    other_pair = np.asarray(crossed.rate)[:, 2] == 3
+    assert abs(np.corrcoef(swapped_rate, other_pair)[0, 1]) < 0.08

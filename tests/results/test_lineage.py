@@ -1,0 +1,155 @@
+"""Who descends from whom, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from jepbt.results import Generation, History, lineage, load_history, to_json
+
+#      slots   0  1  2  3
+PARENTS = np.array(
+    [
+        [0, 1, 2, 3],
+        [0, 1, 1, 3],  # 1 replaces 2
+        [3, 1, 2, 3],  # 3 replaces 0
+        [1, 1, 1, 3],  # 1 replaces 0, and 2, which descends from 1 anyway
+        [0, 1, 2, 2],  # 2 replaces 3: founder 1 alone
+    ]
+)
+FRESH = np.zeros(PARENTS.shape, bool)
+FRESH[3, 2] = True
+
+
+def make_history(fitness=None):
+    rng = np.random.default_rng(0)
+    history = History()
+    rate = rng.random(PARENTS.shape).astype(np.float32)
+    for number, parents in enumerate(PARENTS):
+        scores = rng.random(4).astype(np.float32)
+        scores[number % 4] = np.nan
+        hparams = {
+            "rate": rate[0] if number < 2 else rate[number],
+            "depth": np.arange(4, dtype=np.int32),
+            "flag": np.array([True, False, True, False]),
+            "name": np.array(["relu", "tanh", "relu", "<b>"], object),
+            "loss": rng.normal(size=(4, 8)).astype(np.float32),
+        }
+        history.generations.append(
+            Generation(
+                number,
+                scores,
+                scores / 10,
+                parents.astype(np.int32),
+                hparams,
+                {"loss": -scores},
+                {"fresh": FRESH[number]},
+                {"train": 0.25},
+            )
+        )
+    return history
+
+
+def test_a_line_is_followed_through_every_copy():
+    np.testing.assert_array_equal(lineage.ancestry(PARENTS, 4, 3), [1, 1, 1, 2, 3])
+    np.testing.assert_array_equal(lineage.ancestry(PARENTS, 2, 0), [3, 3, 0])
+
+
+def test_a_line_begins_where_its_weights_were_new():
+    line = lineage.ancestry(PARENTS, 4, 3, FRESH)
+    np.testing.assert_array_equal(line, [-1, -1, -1, 2, 3])
+    names = lineage.founders(PARENTS, FRESH)[-1]
+    np.testing.assert_array_equal(names, [1, 1, 3 * 4 + 2, 3 * 4 + 2])
+
+
+def test_naming_a_member_that_never_was_is_an_error():
+    with pytest.raises(ValueError, match="generation=5 must be from 0 to 4"):
+        lineage.ancestry(PARENTS, 5, 0)
+    with pytest.raises(ValueError, match="slot=-1 must be from 0 to 3"):
+        lineage.ancestry(PARENTS, 1, -1)
+
+
+def test_takeover_is_when_one_founder_is_left():
+    expected = [[0, 1, 2, 3], [0, 1, 1, 3], [3, 1, 1, 3], [1, 1, 1, 3], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(lineage.founders(PARENTS), expected)
+    assert lineage.takeover_generation(PARENTS) == 4
+    assert lineage.takeover_generation(PARENTS[:4]) is None
+    assert lineage.takeover_generation(PARENTS, FRESH) is None
+    assert lineage.takeover_generation(np.zeros((3, 1), int)) == 0
+
+
+def test_effective_size_is_that_of_a_population_that_draws_parents_at_random():
+    """Of P members that draw parents at random, two share one with chance 1/P."""
+    rng = np.random.default_rng(0)
+    parents = rng.integers(20, size=(20_001, 20))
+    chance = (1 / lineage.effective_size(parents)[1:]).mean()
+    np.testing.assert_allclose(chance, 1 / 20, rtol=0.02)
+    sizes = lineage.effective_size(PARENTS)
+    np.testing.assert_allclose(sizes, [np.inf, 12 / 2, 12 / 2, 12 / 6, 12 / 2])
+    assert lineage.effective_size(PARENTS, FRESH)[3] == 12 / 2
+
+
+def test_operations_tell_what_happened_to_each_slot():
+    operations = make_history().operations
+    assert set(operations[0]) == {"fresh"}
+    history = make_history()
+    for generation in history.generations:  # nothing but the rate varies
+        del generation.hparams["loss"]
+    assert history.operations[1].tolist() == ["kept", "kept", "copied", "kept"]
+    assert history.operations[2].tolist() == ["copied", "varied", "varied", "varied"]
+    assert history.operations[3].tolist() == ["copied", "varied", "fresh", "varied"]
+
+
+def test_lines_of_the_tree_do_not_cross():
+    rng = np.random.default_rng(0)
+    parents = rng.integers(12, size=(9, 12))
+    places = lineage.tree_order(parents)
+    for number in range(1, 9):
+        assert sorted(places[number]) == list(range(12))
+        before = places[number - 1][parents[number]]
+        assert (np.diff(before[np.argsort(places[number])]) >= 0).all()
+
+
+def test_history_comes_back_from_its_file_alone(tmp_path):
+    history = make_history()
+    lines = [to_json(generation) + "\n" for generation in history.generations]
+    (tmp_path / "history.jsonl").write_text("".join(lines))
+    again = load_history(tmp_path)
+    for name in ("fitness", "standard_error", "parents", "fresh"):
+        mine, its = getattr(history, name), getattr(again, name)
+        assert mine.dtype == its.dtype
+        np.testing.assert_array_equal(mine, its)
+    for group in ("hparams", "metrics"):
+        mine, its = getattr(history, group), getattr(again, group)
+        assert list(mine) == list(its)
+        for name in mine:
+            assert mine[name].dtype == its[name].dtype, name
+            np.testing.assert_array_equal(mine[name], its[name])
+    np.testing.assert_array_equal(history.operations, again.operations)
+    np.testing.assert_array_equal(history.ancestry(), again.ancestry())
+    np.testing.assert_array_equal(history.effective_size, again.effective_size)
+    assert history.takeover_generation == again.takeover_generation
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    lines = [to_json(generation) + "\n" for generation in make_history().generations]
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(lines[:2]) + lines[2][:50])
+    assert len(load_history(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no generation yet"),
+        ("{}\n", "line 1 is no generation of a run"),
+        ("not json\n", "line 1 is no generation of a run"),
+    ],
+)
+def test_a_damaged_history_says_so(text, message, tmp_path):
+    (tmp_path / "history.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_history(tmp_path)
+
+
+def test_a_missing_history_says_what_to_name(tmp_path):
+    with pytest.raises(ValueError, match="name the folder of a run"):
+        load_history(tmp_path)
