@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from jepbt import datasets
-from jepbt.datasets import tfds
+from jepbt.datasets import tfds as tfds_source
 
 PACKAGE = "dataset-fashion-mnist"
 MODIFIED = {"train": 1504176606, "t10k": 1504176627}  # in the original gzip headers
@@ -125,7 +125,7 @@ def toy_mnist(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_tensorflow(monkeypatch):
-    monkeypatch.setattr(tfds, "_has_tensorflow", lambda: False)
+    monkeypatch.setattr(tfds_source, "_has_tensorflow", lambda: False)
 
 
 def digest(image, label):
@@ -166,7 +166,7 @@ def test_the_official_set_is_prepared_without_tensorflow(prepared, original_file
 
 
 def test_records_are_in_the_order_of_tfds_s_own_builder(prepared):
-    arrays = tfds.load_arrays("fashion_mnist", prepared)
+    arrays = tfds_source.load_arrays("fashion_mnist", prepared)
     for split, expected in STOCK_ORDER.items():
         found = digest(arrays[f"{split}_image"], arrays[f"{split}_label"])
         assert found == expected
@@ -178,7 +178,7 @@ def test_tfds_reads_it_by_its_stock_name(prepared):
     source = tfds.data_source(
         "fashion_mnist", split="test", data_dir=prepared, download=False
     )
-    arrays = tfds.load_arrays("fashion_mnist", prepared)
+    arrays = tfds_source.load_arrays("fashion_mnist", prepared)
     assert len(source) == 2_000
     for index in (0, 7, 1_999):
         np.testing.assert_array_equal(
@@ -223,10 +223,10 @@ def test_downloads_nothing_twice(tmp_path, monkeypatch):
     write_idx(tmp_path)
     with served(tmp_path) as address:
         monkeypatch.setattr(tfds_builders.Mnist, "URL", address)
-        first = tfds.load_arrays("mnist", tmp_path / "data")
+        first = tfds_source.load_arrays("mnist", tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "mnist")  # and nobody serves it any more
     shutil.rmtree(tmp_path / "data" / "jepbt_cache")
-    second = tfds.load_arrays("mnist", tmp_path / "data")
+    second = tfds_source.load_arrays("mnist", tmp_path / "data")
     np.testing.assert_array_equal(first["train_image"], second["train_image"])
 
 
@@ -254,7 +254,7 @@ def test_cifar10_is_read_from_its_archive(tmp_path, monkeypatch):
             "_cifar_info",
             property(lambda self: stock(self)._replace(url=address + "cifar.tar.gz")),
         )
-        arrays = tfds.load_arrays("cifar10", tmp_path / "data")
+        arrays = tfds_source.load_arrays("cifar10", tmp_path / "data")
     pixels = images.transpose(0, 2, 3, 1)
     for split, where in (("train", slice(50)), ("test", slice(50, 60))):
         assert pairs(arrays[f"{split}_image"], arrays[f"{split}_label"]) == pairs(
@@ -263,14 +263,14 @@ def test_cifar10_is_read_from_its_archive(tmp_path, monkeypatch):
 
 
 def test_loads_from_the_cache_until_the_records_change(toy_mnist, monkeypatch):
-    first = tfds.load_arrays("mnist", toy_mnist.data_dir)
-    again = tfds.prepare_and_read
+    first = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
+    again = tfds_source.prepare_and_read
 
     def fail(*args):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(tfds, "prepare_and_read", fail)
-    second = tfds.load_arrays("mnist", toy_mnist.data_dir)
+    monkeypatch.setattr(tfds_source, "prepare_and_read", fail)
+    second = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
     assert first.keys() == second.keys()
     for key in first:
         np.testing.assert_array_equal(first[key], second[key])
@@ -279,13 +279,13 @@ def test_loads_from_the_cache_until_the_records_change(toy_mnist, monkeypatch):
     content[-1] ^= 1
     record.write_bytes(content)
     with pytest.raises(AssertionError, match="read again"):
-        tfds.load_arrays("mnist", toy_mnist.data_dir)
+        tfds_source.load_arrays("mnist", toy_mnist.data_dir)
     content[-1] ^= 1
     record.write_bytes(content)
     (cache,) = (toy_mnist.data_dir / "jepbt_cache").iterdir()
     cache.write_bytes(cache.read_bytes()[:-100])
-    monkeypatch.setattr(tfds, "prepare_and_read", again)
-    third = tfds.load_arrays("mnist", toy_mnist.data_dir)
+    monkeypatch.setattr(tfds_source, "prepare_and_read", again)
+    third = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
     np.testing.assert_array_equal(first["train_image"], third["train_image"])
 
 
@@ -307,7 +307,7 @@ def test_another_set_does_once_it_is_prepared(toy_mnist, no_tensorflow):
 
 
 def test_records_that_take_tensorflow_say_so(toy_mnist, no_tensorflow):
-    tfds.load_arrays("mnist", toy_mnist.data_dir)
+    tfds_source.load_arrays("mnist", toy_mnist.data_dir)
     shutil.rmtree(toy_mnist.data_dir / "jepbt_cache")
     (info,) = toy_mnist.data_dir.rglob("dataset_info.json")
     content = json.loads(info.read_text()) | {"fileFormat": "tfrecord"}
@@ -359,7 +359,7 @@ def fake_arrays(num_train, monkeypatch, **others):
         "test_image": np.zeros((10_000, 1), np.float32),
         "test_label": np.arange(10_000) % 10,
     }
-    monkeypatch.setattr(tfds, "load_arrays", lambda *args: arrays | others)
+    monkeypatch.setattr(tfds_source, "load_arrays", lambda *args: arrays | others)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,9 @@ def test_slices_are_tfds_s(text, num_examples):
     instruction = tfds.core.ReadInstruction.from_spec(f"train{text}")
     info = SimpleNamespace(name="train", num_examples=num_examples)
     (expected,) = instruction.to_absolute({"train": info})
-    found = tfds.slice_of(tfds.parse_name(f"mnist{text}")[1], num_examples)
+    found = tfds_source.slice_of(
+        tfds_source.parse_name(f"mnist{text}")[1], num_examples
+    )
     start, stop, _ = slice(expected.from_, expected.to).indices(num_examples)
     assert (found.start, found.stop) == (start, stop)
 

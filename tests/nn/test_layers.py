@@ -9,6 +9,7 @@ from flax import nnx
 from jax import experimental, lax
 
 from jepbt import nn
+from jepbt.nn import convolution
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 enable_x64 = (jax if hasattr(jax, "enable_x64") else experimental).enable_x64
@@ -59,7 +60,7 @@ def test_a_kernels_gradient_is_the_same_in_blocks_of_images(monkeypatch):
     with enable_x64(True):
         ours = []
         for limit in (2**30, 4 * 9 * 8 * (5 * 9 + 3 * 4) * 8):  # whole; four at a time
-            monkeypatch.setattr(nn, "_BLOCK_BYTES", limit)
+            monkeypatch.setattr(convolution, "_BLOCK_BYTES", limit)
             jax.clear_caches()  # a gradient is traced once for each shape
             run = value_and_gradients(nn.conv_general_dilated, (1, 1), "SAME")
             ours.append(jax.jit(run)(lhs, rhs))
