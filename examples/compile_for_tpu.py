@@ -28,9 +28,9 @@ from jepbt import config as configs
 from jepbt import nn
 from jepbt.config import Config
 from jepbt.engine import make_inputs, make_mesh, make_phases
-from jepbt.engine.chunks import chunk_candidates
+from jepbt.engine.chunks import choose_chunk
 from jepbt.engine.devices import check_chunk
-from jepbt.engine.member import check_task
+from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import reserved_bytes
 from jepbt.engine.programs import Programs, lower
 from jepbt.strategies import Strategy, resolve_strategy
@@ -149,7 +149,8 @@ def lower_for_tpu(
     config = Config(**fields)
     configs.check(config)
     resolved = resolve_strategy(strategy)
-    check_task(task, resolved, config)
+    config = decide_batch_size(task, config)
+    member = trace_member(task, resolved, config)
     mesh = make_mesh(_describe_devices(topology))
     share, rest = divmod(config.population_size, mesh.size)
     if rest:
@@ -158,7 +159,7 @@ def lower_for_tpu(
             f"{mesh.size} devices of {topology!r}. Choose a multiple of {mesh.size}."
         )
     if chunk_size is None:
-        chunk_size = chunk_candidates(share, "tpu")[0]
+        chunk_size = choose_chunk(share, "tpu", member.step_flops).size
     check_chunk(chunk_size, share)
     phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
     inputs = jax.eval_shape(

@@ -17,7 +17,7 @@ from jepbt.benchmark.reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark.timing import best_rate, matmul_peak, measure_in_turns
 from jepbt.engine import make_phases
 from jepbt.engine.devices import choose_devices, compiler_options, memory_limit
-from jepbt.engine.member import check_task, count_step_flops
+from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import DoesNotFit
 from jepbt.engine.programs import lower
 from jepbt.population import STRATEGY, derive_key
@@ -87,7 +87,8 @@ def scaling(
     offered = choose_devices(devices, 0)
     notes: list[str] = []
     sizes, held = [], 0
-    step_flops = count_step_flops(task, check_task(task, resolved, settings))
+    settings = decide_batch_size(task, settings)
+    step_flops = trace_member(task, resolved, settings).step_flops
     for number in population_sizes(max_population):
         used = choose_devices(devices, number)
         if number > 1 and len(used) < len(offered):
@@ -283,7 +284,7 @@ def _measure(
     seconds = measure_in_turns(runs, num_rounds)
     peak_flops = best_rate(peak, seconds)
     config = sizes[0].prepared.config
-    batch_size = config.batch_size or sizes[0].prepared.task.batch_size
+    batch_size = config.batch_size
     steps_seconds, generations = [], []
     for i, size in enumerate(sizes):
         train, brief = seconds[f"train {i}"], np.median(seconds[f"brief {i}"])

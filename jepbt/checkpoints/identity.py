@@ -9,13 +9,10 @@ from typing import Any
 import jax
 import jaxlib
 import numpy as np
-from jax.sharding import Mesh
 
 from jepbt.config import Config
-from jepbt.engine.member import lower_portable
-from jepbt.engine.state import Inputs
+from jepbt.engine.member import TracedMember
 from jepbt.hyperparameters import spaces
-from jepbt.strategies import Strategy
 from jepbt.tasks import Task
 
 _PROGRAMS = {
@@ -28,10 +25,9 @@ _PROGRAMS = {
 
 def identify(
     task: Task,
-    strategy: Strategy,
     config: Config,
-    inputs: Inputs,
-    mesh: Mesh,
+    member: TracedMember,
+    platform: str,
     initial: Any = None,
 ) -> dict[str, Any]:
     """Describes all that the numbers of a run follow from, so that JSON can hold it.
@@ -39,23 +35,18 @@ def identify(
     Devices and chunks are left out: they change last bits, not what is computed.
 
     Args:
-        task: that is trained.
-        strategy: between generations.
-        config: checked.
-        inputs: placed; only their shapes are read.
-        mesh: of the devices, for their platform.
+        task: the task that is trained.
+        config: checked, with its batch size decided.
+        member: one member, traced with the strategy.
+        platform: the devices' platform.
         initial: arrays that the run starts from, or `None`.
 
     Returns:
         Settings, hyperparameters, hashes of the data and of the programs, versions.
     """
-    programs = lower_portable(task, strategy, config, inputs, mesh, tuple(_PROGRAMS))
-    names = ("population_size", "steps_per_generation", "seed", "batches")
+    names = ("population_size", "steps_per_generation", "seed", "batches", "batch_size")
     return {
-        "settings": {
-            **{name: getattr(config, name) for name in names},
-            "batch_size": config.batch_size or task.batch_size,
-        },
+        "settings": {name: getattr(config, name) for name in names},
         "num_generations": config.num_generations,
         "hparams": {
             name: repr(_plain(vars(space), type(space).__name__))
@@ -69,15 +60,11 @@ def identify(
             "shared": _hash_tree(task.shared),
             "initial": None if initial is None else _hash_tree(initial),
         },
-        "programs": {
-            name: hashlib.sha256(program.as_text().encode()).hexdigest()
-            for name, program in programs._asdict().items()
-            if program is not None
-        },
+        "programs": member.fingerprint(),
         "versions": {
             "jax": jax.__version__,
             "jaxlib": jaxlib.__version__,
-            "platform": mesh.devices.flat[0].platform,
+            "platform": platform,
         },
     }
 

@@ -122,7 +122,7 @@ def _print_before(
         if devices[0].platform == "cpu"
         else devices[0].device_kind
     )
-    batch_size = config.batch_size or task.batch_size
+    batch_size = config.batch_size
     sizes = " / ".join(
         f"{len(rows['label']):,} {name}"
         for name, rows in task.data._asdict().items()
@@ -210,7 +210,7 @@ def _print_after(result: Result, prepared: Prepared) -> None:
     samples = (
         result.history.fitness.size
         * prepared.config.steps_per_generation
-        * (prepared.config.batch_size or prepared.task.batch_size)
+        * prepared.config.batch_size
     )
     print(
         f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "

@@ -8,14 +8,46 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.engine.state import Best, Inputs
-from jepbt.hyperparameters import HyperParameters
-from jepbt.operators import Behaviour
-from jepbt.population import Population, PyTree, take
-from jepbt.strategies import Evaluation
+from jepbt.hyperparameters import HyperParameters, decode
+from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
+from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
 
 EVALUATION_BATCH = 250
 """Examples scored at a time: large enough for one matmul, small enough for a cache."""
+
+
+def score_member(
+    task: Task,
+    strategy: Strategy,
+    inputs: Inputs,
+    number: jax.Array,
+    state: PyTree,
+    hparams: HyperParameters,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Evaluates one member on the validation split.
+
+    Args:
+        task: the task, whose `evaluate` scores examples.
+        strategy: the strategy, which may ask what members do.
+        inputs: the run's, with the validation rows.
+        number: `i32[]` the generation.
+        state: one member's.
+        hparams: its hyperparameters, as they are on the device.
+
+    Returns:
+        `f32[]` the mean score, `nan` if its weights are not finite; `f32[]` the
+        standard error; and `f32[K]` what it does, or `None` if nobody asks.
+    """
+    key = derive_key(inputs.key, EVALUATE, number)
+    values = decode(hparams)
+    scores = score_examples(task, key, state, values, inputs.validation, inputs.shared)
+    behaviour = None
+    if strategy.behaviour is not None:
+        behaviour = _behave(task, strategy, key, state, values, inputs, scores)
+    fitness, standard_error = summarize(scores)
+    fitness = jnp.where(has_finite_params(state), fitness, jnp.nan)
+    return fitness, standard_error, behaviour
 
 
 def score_examples(
@@ -29,7 +61,7 @@ def score_examples(
     """Scores one member on all examples of a split.
 
     Args:
-        task: whose `evaluate` gives one score for each example.
+        task: the task, whose `evaluate` gives one score for each example.
         key: the same for all members.
         state: one member's.
         values: its hyperparameters, decoded.
@@ -42,7 +74,7 @@ def score_examples(
     if rows is None:
         scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
     else:
-        num_rows = _num_rows(rows)
+        num_rows = count_rows(rows)
         num_batches = math.ceil(num_rows / EVALUATION_BATCH)
         size = math.ceil(num_rows / num_batches)
         # The last batch is filled up with the first rows, whose second scores are cut.
@@ -54,7 +86,7 @@ def score_examples(
     return scores.astype(jnp.float32)
 
 
-def score(
+def mean_score(
     task: Task,
     key: jax.Array,
     state: PyTree,
@@ -74,8 +106,8 @@ def summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 def has_finite_params(state: PyTree) -> jax.Array:
     """Tells whether a member's weights are finite: `bool[]`.
 
-    A weight that has become nan or inf may be one that no example has read yet. Of a
-    state without `params` nothing is known: it is judged by its loss and its scores.
+    A weight that has become nan or inf may be one that no example has read yet. A state
+    without `params` is judged by its loss and its scores alone.
 
     Args:
         state: one member's.
@@ -98,46 +130,42 @@ def has_finite_params(state: PyTree) -> jax.Array:
     return jnp.all(jnp.array(is_finite, bool))
 
 
-def behave(
-    wanted: Behaviour,
-    task: Task,
-    key: jax.Array,
-    state: PyTree,
-    values: HyperParameters,
-    inputs: Inputs,
-    scores: jax.Array,
-) -> jax.Array:
-    """Measures what one member does, as its strategy asks for.
+def behaviour_shape(
+    task: Task, strategy: Strategy, state: PyTree, hparams: HyperParameters
+) -> tuple[int, ...] | None:
+    """Finds the shape of one member's behaviour, as its strategy asks for it.
 
     Args:
-        wanted: the strategy's `behaviour`.
-        task: whose `behaviour` is called, if the strategy wants that.
-        key: the same for all members.
-        state: one member's.
-        values: its hyperparameters, decoded.
-        inputs: with the validation rows.
-        scores: `f32[N]` on them.
+        task: the task, with data if the strategy asks.
+        strategy: the strategy.
+        state: one member's, or its shapes.
+        hparams: its hyperparameters, or their shapes.
 
     Returns:
-        `f32[K]`.
+        `(K,)`, or `None` if the strategy does not ask.
     """
-    if wanted.metric == "scores":
-        return scores[: wanted.num_examples]
-    rows = jax.tree.map(lambda leaf: leaf[: wanted.num_examples], inputs.validation)
-    behaviour = task.behaviour(key, state, values, rows, inputs.shared)
-    return jnp.ravel(behaviour).astype(jnp.float32)
+    if strategy.behaviour is None:
+        return None
+
+    def behave(key, state, hparams, rows, shared):
+        inputs = Inputs(key, None, rows, shared)
+        return score_member(task, strategy, inputs, 0, state, hparams)[2]
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    rows = task.data.validation
+    return jax.eval_shape(behave, key, state, hparams, rows, task.shared).shape
 
 
 def keep_best(
-    best: Best, population: Population, evaluation: Evaluation, generation: jax.Array
+    best: Best, population: Population, evaluation: Evaluation, number: jax.Array
 ) -> Best:
     """Replaces the best member so far if a live one of this generation beats it.
 
     Args:
-        best: so far.
+        best: the best so far.
         population: just evaluated.
-        evaluation: of that population.
-        generation: `i32[]`.
+        evaluation: that population's.
+        number: `i32[]` the generation.
 
     Returns:
         The better of both; the earlier one if they are equal.
@@ -150,7 +178,7 @@ def keep_best(
     candidate = Best(
         member,
         evaluation.standard_error[slot],
-        jnp.asarray(generation, jnp.int32),
+        jnp.asarray(number, jnp.int32),
         slot.astype(jnp.int32),
     )
     is_better = score[slot] > best.member.fitness
@@ -159,5 +187,15 @@ def keep_best(
     )
 
 
-def _num_rows(rows: PyTree) -> int:
+def count_rows(rows: PyTree) -> int:
+    """Counts the examples of a split: the leading axis of its arrays."""
     return jax.tree.leaves(rows)[0].shape[0]
+
+
+def _behave(task, strategy, key, state, values, inputs, scores) -> jax.Array:
+    wanted = strategy.behaviour
+    if wanted.metric == "scores":
+        return scores[: wanted.num_examples]
+    rows = jax.tree.map(lambda leaf: leaf[: wanted.num_examples], inputs.validation)
+    behaviour = task.behaviour(key, state, values, rows, inputs.shared)
+    return jnp.ravel(behaviour).astype(jnp.float32)

@@ -1,10 +1,7 @@
-"""One generation as pure functions of arrays.
+"""Runs one generation: members inherit, train and are evaluated.
 
-    evolve:   parents, hparams <- strategy(hparams, fitness);  state <- state[parents]
-    train:    each member takes S steps with its own hyperparameters
-    evaluate: fitness <- mean validation score;  best <- the best member ever seen
-
-A run is `init`, then `train, evaluate`, then `evolve, train, evaluate` again and again.
+Everything here is a pure function of arrays. Whatever happens to one member is written
+for one member, and `map_members` batches it.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +19,16 @@ from jepbt.config import Config
 from jepbt.engine.batches import batch_indices
 from jepbt.engine.devices import map_members, over_members, replicated
 from jepbt.engine.evaluation import (
-    _num_rows,
-    behave,
-    has_finite_params,
+    behaviour_shape,
+    count_rows,
     keep_best,
-    score_examples,
-    summarize,
+    score_member,
 )
 from jepbt.engine.inheritance import inherit
-from jepbt.engine.state import Best, Inputs, RunState
+from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
 from jepbt.hyperparameters import decode
 from jepbt.population import (
     BATCHES,
-    EVALUATE,
     FIRST_HPARAMS,
     FIRST_STATES,
     FRESH,
@@ -42,6 +36,7 @@ from jepbt.population import (
     STRATEGY,
     TRAIN,
     Member,
+    PyTree,
     derive_key,
     take,
     where,
@@ -51,19 +46,94 @@ from jepbt.tasks import Task
 
 
 class Phases(NamedTuple):
-    """The parts of a run, each pure and ready to be jitted.
+    """The parts of a run: pure functions, or programs compiled from them.
 
     Attributes:
-        init: `(inputs) -> RunState`.
-        evolve: `(inputs, generation, state) -> (state, Plan)`.
-        train: `(inputs, generation, state) -> (state, metrics)`.
-        evaluate: `(inputs, generation, metrics, state) -> state`.
+        init: `(inputs) -> RunState`, before the first generation.
+        evolve: `(inputs, number, state) -> (state, Plan)`.
+        train: `(inputs, number, state) -> (state, metrics)`.
+        evaluate: `(inputs, number, metrics, state) -> state`.
     """
 
     init: Callable[[Inputs], RunState]
     evolve: Callable[..., tuple[RunState, Plan]]
     train: Callable[..., tuple[RunState, dict[str, jax.Array]]]
     evaluate: Callable[..., RunState]
+
+
+def generation(
+    phases: Phases,
+    inputs: Inputs,
+    number: jax.Array,
+    state: RunState,
+    *,
+    evolves: bool = True,
+    lap: Callable[[str, Any], None] = lambda name, tree: None,
+) -> tuple[RunState, Record]:
+    """Runs one generation, and reports it.
+
+        parents, hparams <- strategy(hparams, fitness)
+        weights          <- weights[parents]
+        weights          <- S training steps, each member with its own hparams
+        fitness          <- each member's mean validation score
+        best             <- the fittest member that there ever was
+
+    Args:
+        phases: the parts, pure or compiled.
+        inputs: the run's.
+        number: `i32[]` the generation, from 0.
+        state: the state after the generation before.
+        evolves: whether the first two lines happen; they do not in the first
+            generation, which has nothing to select by.
+        lap: a function that is called after each phase with its name and what it made.
+
+    Returns:
+        The state after the evaluation, and what the generation reports.
+    """
+    parents, info = jnp.arange(state.population.fitness.size), {}
+    if evolves:
+        state, plan = phases.evolve(inputs, number, state)
+        parents, info = plan.parents, plan.info
+    lap("evolve", state)
+    state, metrics = phases.train(inputs, number, state)
+    lap("train", state)
+    state = phases.evaluate(inputs, number, metrics, state)
+    lap("evaluate", state)
+    return state, make_record(state, metrics, parents, info)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Says what a run is made of: all that its functions read beside arrays.
+
+    Attributes:
+        task: the task of one member.
+        strategy: the strategy between members.
+        config: checked, with its batch size decided.
+        mesh: the devices that share the population; `None` for no sharding.
+        chunk_size: the members of a device that are computed together.
+    """
+
+    task: Task
+    strategy: Strategy
+    config: Config
+    mesh: Mesh | None = None
+    chunk_size: int = 1
+
+    @property
+    def slots(self) -> jax.Array:
+        """The numbers of all slots, `i32[P]`."""
+        return jnp.arange(self.config.population_size)
+
+    def over_members(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """Batches a function of one member: see `map_members`."""
+        return map_members(function, mesh=self.mesh, chunk_size=self.chunk_size)
+
+    def place(self, tree: PyTree, sharding: Callable[[Mesh], Any]) -> PyTree:
+        """Tells the compiler where arrays lie, if there are devices to choose from."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, sharding(self.mesh))
 
 
 def make_phases(
@@ -74,174 +144,209 @@ def make_phases(
     mesh: Mesh | None = None,
     chunk_size: int = 1,
 ) -> Phases:
-    """Writes a task, a strategy and a config out as the phases of a generation.
+    """Makes the parts of a run as pure functions: see `Spec` for the arguments."""
+    spec = Spec(task, strategy, config, mesh, chunk_size)
+    parts = (start, evolve, train, evaluate)
+    return Phases(*(functools.partial(part, spec) for part in parts))
+
+
+def start(spec: Spec, inputs: Inputs) -> RunState:
+    """Draws the first population: hyperparameters by the strategy, states by the task.
 
     Args:
-        task: of one member.
-        strategy: between members.
-        config: checked.
-        mesh: of the devices that share the population; `None` for no sharding.
-        chunk_size: members of a device computed together.
+        spec: what the run is made of.
+        inputs: the run's.
 
     Returns:
-        Pure functions.
+        The state before the first generation; no member has a fitness yet.
     """
-    num_members = config.population_size
-    batch_size = config.batch_size or task.batch_size
-    mapped = functools.partial(map_members, mesh=mesh, chunk_size=chunk_size)
-    slots = jnp.arange(num_members)
+    size = spec.config.population_size
+    key = derive_key(inputs.key, FIRST_HPARAMS)
+    strategy_state, hparams = spec.strategy.init(
+        key, spec.task.hparams, size, spec.config.num_generations
+    )
+    if spec.task.repair is not None:
+        hparams = spec.task.repair(hparams)
 
-    def constrain(tree, sharding):
-        if mesh is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, sharding(mesh))
-
-    def draw_batches(key, generation, rows):
-        return batch_indices(
-            key,
-            generation,
-            num_examples=_num_rows(rows),
-            batch_size=batch_size,
-            num_steps=config.steps_per_generation,
-        )
-
-    def first_state(member, inputs):
+    def init(member, inputs):
         slot, hparams = member
-        return task.init(derive_key(inputs.key, FIRST_STATES, slot), decode(hparams))
+        key = derive_key(inputs.key, FIRST_STATES, slot)
+        return spec.task.init(key, decode(hparams))
 
-    def fresh_state(member, common):
+    state = spec.over_members(init)((spec.slots, hparams), inputs)
+    unknown = jnp.full(size, jnp.nan)
+    population = Member(state, hparams, unknown)
+    nobody = Best(
+        dataclasses.replace(take(population, 0), fitness=jnp.float32(-jnp.inf)),
+        jnp.float32(jnp.nan),
+        jnp.int32(-1),
+        jnp.int32(-1),
+    )
+    one = take((state, hparams), 0)
+    shape = behaviour_shape(spec.task, spec.strategy, *one)
+    behaviour = None if shape is None else jnp.full((size, *shape), jnp.nan)
+    evaluation = Evaluation(unknown, unknown, behaviour)
+    return RunState(population, evaluation, nobody, strategy_state)
+
+
+def evolve(
+    spec: Spec, inputs: Inputs, number: jax.Array, state: RunState
+) -> tuple[RunState, Plan]:
+    """Lets the strategy choose parents and hyperparameters, and copies the weights.
+
+    Args:
+        spec: what the run is made of.
+        inputs: the run's.
+        number: `i32[]` the generation that begins.
+        state: the state after the generation before, evaluated.
+
+    Returns:
+        The state with the new population, and the strategy's plan. A member that
+        stands where its parent stood keeps its fitness; the others' is `nan`.
+    """
+    hparams = spec.place(state.population.hparams, replicated)
+    evaluation = spec.place(state.evaluation, replicated)
+    key = derive_key(inputs.key, STRATEGY, number)
+    strategy_state, plan = spec.strategy.step(
+        key, state.strategy, number, hparams, evaluation
+    )
+    if spec.task.repair is not None:
+        plan = plan._replace(hparams=spec.task.repair(plan.hparams))
+    members = inherit(state.population.state, plan.parents, spec.mesh)
+    stays = plan.parents == spec.slots
+    if plan.fresh is not None:
+        members = _restart(spec, inputs, number, members, plan)
+        stays &= ~plan.fresh
+        plan = plan._replace(info={**plan.info, "fresh": plan.fresh})
+    members = spec.place(members, over_members)
+    fitness = jnp.where(stays, evaluation.fitness, jnp.nan)
+    population = Member(members, plan.hparams, fitness)
+    return dataclasses.replace(
+        state, population=population, strategy=strategy_state
+    ), plan
+
+
+def _restart(spec, inputs, number, members, plan) -> PyTree:
+    """Gives the slots that a plan calls fresh a state to start from."""
+
+    def restart(member, common):
         slot, state, hparams = member
-        inputs, generation = common
-        key = derive_key(inputs.key, FRESH, generation, slot)
-        if task.restart is not None:
-            return task.restart(key, state, decode(hparams))
-        return task.init(key, decode(hparams))
+        inputs, number = common
+        key = derive_key(inputs.key, FRESH, number, slot)
+        if spec.task.restart is None:
+            return spec.task.init(key, decode(hparams))
+        return spec.task.restart(key, state, decode(hparams))
+
+    started = spec.over_members(restart)(
+        (spec.slots, members, plan.hparams), (inputs, number)
+    )
+    return where(plan.fresh, started, members)
+
+
+def train(
+    spec: Spec, inputs: Inputs, number: jax.Array, state: RunState
+) -> tuple[RunState, dict[str, jax.Array]]:
+    """Lets every member take the generation's steps with its own hyperparameters.
+
+    Args:
+        spec: what the run is made of.
+        inputs: the run's.
+        number: `i32[]` the generation.
+        state: the state with the population that trains.
+
+    Returns:
+        The state with the trained population, and `f32[P]` by name, each member's
+        metrics as means over the steps.
+    """
+    population = state.population
+    indices = prepared = None
+    if inputs.train is not None and spec.config.batches == "shared":
+        key = derive_key(inputs.key, BATCHES)
+        indices = _draw_batches(spec, key, number, inputs.train)
+    if spec.task.prepare is not None:
+        prepared = spec.task.prepare(
+            derive_key(inputs.key, PREPARE, number),
+            population,
+            take(inputs.train, indices),
+            inputs.shared,
+        )
 
     def train_member(member, common):
-        slot, state, hparams = member
-        inputs, generation, indices, prepared = common
-        member_key = derive_key(inputs.key, TRAIN, generation, slot)
-        values = decode(hparams)
-        if inputs.train is not None and indices is None:
-            own_key = derive_key(inputs.key, BATCHES, slot)
-            indices = draw_batches(own_key, generation, inputs.train)
+        return _train_member(spec, *member, *common)
 
-        def step(state, counted):
-            number, rows, extra = counted
-            key = jax.random.fold_in(member_key, number)
-            batch = take(inputs.train, rows)
-            if task.prepare is not None:
-                batch = (batch, extra)
-            return task.train_step(key, state, values, batch, inputs.shared)
+    trained, metrics = spec.over_members(train_member)(
+        (spec.slots, population.state, population.hparams),
+        (inputs, number, indices, prepared),
+    )
+    population = dataclasses.replace(population, state=trained)
+    return dataclasses.replace(state, population=population), metrics
 
-        counted = (jnp.arange(config.steps_per_generation), indices, prepared)
-        state, metrics = jax.lax.scan(step, state, counted)
-        return state, jax.tree.map(jnp.mean, metrics)
 
-    def score_member(member, common):
+def _train_member(spec, slot, state, hparams, inputs, number, indices, prepared):
+    """Takes one member's steps: its state, and the means of its metrics."""
+    member_key = derive_key(inputs.key, TRAIN, number, slot)
+    values = decode(hparams)
+    if inputs.train is not None and indices is None:
+        own_key = derive_key(inputs.key, BATCHES, slot)
+        indices = _draw_batches(spec, own_key, number, inputs.train)
+
+    def step(state, counted):
+        count, rows, extra = counted
+        key = jax.random.fold_in(member_key, count)
+        batch = take(inputs.train, rows)
+        if spec.task.prepare is not None:
+            batch = (batch, extra)
+        return spec.task.train_step(key, state, values, batch, inputs.shared)
+
+    counts = jnp.arange(spec.config.steps_per_generation)
+    state, metrics = jax.lax.scan(step, state, (counts, indices, prepared))
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _draw_batches(spec, key, number, rows) -> jax.Array:
+    return batch_indices(
+        key,
+        number,
+        num_examples=count_rows(rows),
+        batch_size=spec.config.batch_size,
+        num_steps=spec.config.steps_per_generation,
+    )
+
+
+def evaluate(
+    spec: Spec,
+    inputs: Inputs,
+    number: jax.Array,
+    metrics: dict[str, jax.Array],
+    state: RunState,
+) -> RunState:
+    """Scores every member on the validation split, and keeps the best ever.
+
+    Args:
+        spec: what the run is made of.
+        inputs: the run's.
+        number: `i32[]` the generation.
+        metrics: `f32[P]` by name, from training.
+        state: the state with the trained population.
+
+    Returns:
+        The state with its evaluation. A member whose loss, score or weights are not
+        finite has the fitness `nan`.
+    """
+
+    def score(member, common):
         state, hparams = member
-        inputs, generation = common
-        key = derive_key(inputs.key, EVALUATE, generation)
-        values = decode(hparams)
-        scores = score_examples(
-            task, key, state, values, inputs.validation, inputs.shared
-        )
-        behaviour = None
-        if strategy.behaviour is not None:
-            behaviour = behave(
-                strategy.behaviour, task, key, state, values, inputs, scores
-            )
-        fitness, standard_error = summarize(scores)
-        fitness = jnp.where(has_finite_params(state), fitness, jnp.nan)
-        return fitness, standard_error, behaviour
+        return score_member(spec.task, spec.strategy, *common, state, hparams)
 
-    def init(inputs):
-        key = derive_key(inputs.key, FIRST_HPARAMS)
-        strategy_state, hparams = strategy.init(
-            key, task.hparams, num_members, config.num_generations
-        )
-        hparams = hparams if task.repair is None else task.repair(hparams)
-        state = mapped(first_state)((slots, hparams), inputs)
-        unknown = jnp.full(num_members, jnp.nan)
-        population = Member(state, hparams, unknown)
-        nobody = Best(
-            dataclasses.replace(take(population, 0), fitness=jnp.float32(-jnp.inf)),
-            jnp.float32(jnp.nan),
-            jnp.int32(-1),
-            jnp.int32(-1),
-        )
-        evaluation = Evaluation(unknown, unknown)
-        if strategy.behaviour is not None:
-            member, common = take((state, hparams), 0), (inputs, jnp.int32(0))
-            _, _, shape = jax.eval_shape(score_member, member, common)
-            nothing = jnp.full((num_members, *shape.shape), jnp.nan)
-            evaluation = evaluation._replace(behaviour=nothing)
-        return RunState(population, evaluation, nobody, strategy_state)
-
-    def evolve(inputs, generation, state):
-        hparams = constrain(state.population.hparams, replicated)
-        evaluation = constrain(state.evaluation, replicated)
-        strategy_state, plan = strategy.step(
-            derive_key(inputs.key, STRATEGY, generation),
-            state.strategy,
-            generation,
-            hparams,
-            evaluation,
-        )
-        if task.repair is not None:
-            plan = plan._replace(hparams=task.repair(plan.hparams))
-        inherited = inherit(state.population.state, plan.parents, mesh)
-        fitness = evaluation.fitness[plan.parents]
-        if plan.fresh is not None:
-            fitness = jnp.where(plan.fresh, jnp.nan, fitness)
-            started = mapped(fresh_state)(
-                (slots, inherited, plan.hparams), (inputs, generation)
-            )
-            inherited = where(plan.fresh, started, inherited)
-            plan = plan._replace(info={**plan.info, "fresh": plan.fresh})
-        inherited = constrain(inherited, over_members)
-        population = Member(inherited, plan.hparams, fitness)
-        state = dataclasses.replace(
-            state, population=population, strategy=strategy_state
-        )
-        return state, plan
-
-    def train(inputs, generation, state):
-        indices = None
-        if inputs.train is not None and config.batches == "shared":
-            key = derive_key(inputs.key, BATCHES)
-            indices = draw_batches(key, generation, inputs.train)
-        population = state.population
-        prepared = None
-        if task.prepare is not None:
-            # A slot that still has the fitness measured there holds what was measured.
-            stays = population.fitness == state.evaluation.fitness
-            known = jnp.where(stays, population.fitness, jnp.nan)
-            prepared = task.prepare(
-                derive_key(inputs.key, PREPARE, generation),
-                dataclasses.replace(population, fitness=known),
-                take(inputs.train, indices),
-                inputs.shared,
-            )
-        trained, metrics = mapped(train_member)(
-            (slots, population.state, population.hparams),
-            (inputs, generation, indices, prepared),
-        )
-        population = dataclasses.replace(population, state=trained)
-        return dataclasses.replace(state, population=population), metrics
-
-    def evaluate(inputs, generation, metrics, state):
-        population = state.population
-        fitness, standard_error, behaviour = mapped(score_member)(
-            (population.state, population.hparams), (inputs, generation)
-        )
-        is_live = jnp.isfinite(fitness) & jnp.isfinite(metrics["loss"])
-        fitness = jnp.where(is_live, fitness, jnp.nan)
-        if behaviour is not None:
-            behaviour = jnp.where(is_live[:, None], behaviour, jnp.nan)
-        evaluation = Evaluation(fitness, standard_error, behaviour)
-        population = dataclasses.replace(population, fitness=fitness)
-        best = keep_best(state.best, population, evaluation, generation)
-        return RunState(population, evaluation, best, state.strategy)
-
-    return Phases(init, evolve, train, evaluate)
+    population = state.population
+    fitness, standard_error, behaviour = spec.over_members(score)(
+        (population.state, population.hparams), (inputs, number)
+    )
+    is_live = jnp.isfinite(fitness) & jnp.isfinite(metrics["loss"])
+    fitness = jnp.where(is_live, fitness, jnp.nan)
+    if behaviour is not None:
+        behaviour = jnp.where(is_live[:, None], behaviour, jnp.nan)
+    evaluation = Evaluation(fitness, standard_error, behaviour)
+    population = dataclasses.replace(population, fitness=fitness)
+    best = keep_best(state.best, population, evaluation, number)
+    return RunState(population, evaluation, best, state.strategy)

@@ -1,21 +1,19 @@
-"""Traces a task's functions for one member: what does not fit, what it costs."""
+"""Traces a task and a strategy once: what does not fit, what it costs, what it is."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
+from jepbt.arguments import check_count
 from jepbt.config import Config
-from jepbt.engine.devices import make_mesh
-from jepbt.engine.generation import make_phases
-from jepbt.engine.programs import Programs, lower
-from jepbt.engine.state import Inputs
+from jepbt.engine.evaluation import behaviour_shape
 from jepbt.hyperparameters import (
     HyperParameters,
     decode,
@@ -23,40 +21,144 @@ from jepbt.hyperparameters import (
     sample_population,
     spaces,
 )
-from jepbt.population import Member
-from jepbt.strategies import Strategy
+from jepbt.population import Member, Population, PyTree
+from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Splits, Task
 
 
-class MemberShapes(NamedTuple):
-    """The shapes of one member and of what its training step gets.
+@dataclasses.dataclass(frozen=True)
+class TracedMember:
+    """One member of a run, and what one trace of its functions tells.
 
     Attributes:
-        state: the member's state.
-        hparams: its hyperparameters, as they are on the device.
-        batch: the batch of a training step, as `train_step` takes it: with the row of
-            `prepare`, if the task has one; `None` for a task without data.
+        state: the shapes of its state.
+        hparams: the shapes of its hyperparameters, as they are on the device.
+        batch: the shapes of a training step's batch, as `train_step` takes it: with the
+            row of `prepare`, if the task has one; `None` for a task without data.
+        step_flops: the floating-point operations of one training step by the
+            compiler's own count, before it optimises; 0 if it does not tell.
+        traced: the traced functions behind each part of a run, by its name, without
+            the training step.
+        step: the lowered training step.
     """
 
-    state: Any
+    state: PyTree
     hparams: HyperParameters
-    batch: Any
+    batch: PyTree
+    step_flops: float
+    traced: Mapping[str, Sequence[Any]]
+    step: Any
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes what is computed: `"init"`, `"evolve"`, `"train"`, `"evaluate"`.
+
+        The text of a lowered function holds its operations and constants, but neither
+        data nor devices: it is the same on every machine.
+
+        Returns:
+            64 hexadecimal digits for each part of a run.
+        """
+        hashes = {}
+        for name, parts in self.traced.items():
+            lowered = [_lower(traced) for traced in parts]
+            if name == "train":
+                lowered.append(self.step)
+            text = "".join(program.as_text() for program in lowered)
+            hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+        return hashes
 
 
-def check_task(task: Task, strategy: Strategy, config: Config) -> MemberShapes:
-    """Traces a task's functions on shapes alone, so that errors come at once.
+def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember:
+    """Traces the functions of a task and a strategy on shapes alone, each once.
+
+    Errors come at once, before anything compiles.
 
     Args:
-        task: to be trained.
-        strategy: that will evolve it.
+        task: the task to be trained.
+        strategy: the strategy that will evolve it.
+        config: checked, with its batch size decided.
+
+    Returns:
+        The shapes of one member and its batch, its cost, and its lowered functions.
+
+    Raises:
+        ValueError: if the functions do not fit together; the message names which.
+
+    Warns:
+        RuntimeWarning: if a step's arithmetic cannot be counted; a run does not need
+            it.
+
+    Example:
+        >>> import numpy as np, optax, jepbt
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
+        >>> task = jepbt.classification(
+        ...     (np.zeros((20, 100), np.float32), np.arange(20) % 2),
+        ...     hparams=Hyper, model=jepbt.models.MLP(num_classes=2, hidden=()),
+        ...     loss=lambda h: jepbt.losses.cross_entropy,
+        ...     optimizer=lambda h: optax.sgd(h.rate),
+        ... )
+        >>> config = jepbt.Config(batch_size=10)
+        >>> member = trace_member(task, jepbt.strategies.epbt(), config)
+        >>> 2 * 2 * 10 * 100 * 2 < member.step_flops < 10_000
+        True
+    """
+    first = _trace_strategy_init(task, strategy, config)
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    key = _key_shape()
+
+    def init(key, hparams):
+        return task.init(key, decode(hparams))
+
+    def step(key, state, hparams, batch, shared):
+        return task.train_step(key, state, decode(hparams), batch, shared)
+
+    def evaluate(key, state, hparams, batch, shared):
+        return task.evaluate(key, state, decode(hparams), batch, shared)
+
+    started = jax.jit(init).trace(key, hparams)
+    state = started.out_info
+    batch, rows = _batch_shapes(task.data, config)
+    _check_behaviour(task, strategy)
+    traced = {"init": [first, started], "evolve": [], "train": [], "evaluate": []}
+    if task.prepare is not None:
+        prepared = _trace_prepare(task, batch, config)
+        traced["train"].append(prepared)
+        batch = batch, _rows_of(prepared.out_info)
+    stepped = jax.jit(step).trace(key, state, hparams, batch, task.shared)
+    _check_step(state, stepped.out_info)
+    scored = jax.jit(evaluate).trace(key, state, hparams, rows, task.shared)
+    traced["evaluate"].append(scored)
+    shape = getattr(scored.out_info, "shape", type(scored.out_info))
+    if rows is not None and shape != (config.batch_size,):
+        raise ValueError(
+            "evaluate must return one score for each example, shape "
+            f"({config.batch_size},) here, got {shape}."
+        )
+    behaviour = behaviour_shape(task, strategy, state, hparams)
+    traced["evolve"].append(
+        _trace_strategy_step(strategy, first.out_info, config, behaviour)
+    )
+    traced["evolve"] += _trace_hooks(task, state, hparams, first.out_info[1])
+    lowered = _lower(stepped)
+    return TracedMember(state, hparams, batch, _count_flops(lowered), traced, lowered)
+
+
+def decide_batch_size(task: Task, config: Config) -> Config:
+    """Settles how many examples a training step reads: the config's, or the task's.
+
+    Args:
+        task: the task to be trained.
         config: checked.
 
     Returns:
-        The shapes of one member.
+        The config with its batch size.
 
     Raises:
-        TypeError: if the task is none.
-        ValueError: if its functions do not fit together; the message names which.
+        TypeError: if the task is not a `Task`.
+        ValueError: if the task's batch size is not a whole number from 1 up.
     """
     if not isinstance(task, Task):
         raise TypeError(
@@ -64,52 +166,120 @@ def check_task(task: Task, strategy: Strategy, config: Config) -> MemberShapes:
             "jepbt.classification('fashion_mnist')."
         )
     spaces(task.hparams)
-    batch_size = task.batch_size if config.batch_size is None else config.batch_size
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-        raise ValueError(f"batch_size={batch_size!r} must be a whole number.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    # Traced with the real size, so that a strategy can refuse it.
-    jax.eval_shape(
-        lambda k: strategy.init(
-            k, task.hparams, config.population_size, config.num_generations
-        )[1],
-        key,
+    if config.batch_size is not None:
+        return config
+    check_count("batch_size", task.batch_size)
+    return dataclasses.replace(config, batch_size=task.batch_size)
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _trace_strategy_init(task: Task, strategy: Strategy, config: Config) -> Any:
+    """Traces with the real population size, so that a strategy can refuse it."""
+
+    def init(key):
+        return strategy.init(
+            key, task.hparams, config.population_size, config.num_generations
+        )
+
+    return jax.jit(init).trace(_key_shape())
+
+
+def _trace_strategy_step(
+    strategy: Strategy,
+    started: tuple[PyTree, HyperParameters],
+    config: Config,
+    behaviour: tuple[int, ...] | None,
+) -> Any:
+    state, hparams = started
+    fitness = jax.ShapeDtypeStruct((config.population_size,), jnp.float32)
+    if behaviour is not None:
+        behaviour = jax.ShapeDtypeStruct((*fitness.shape, *behaviour), jnp.float32)
+    evaluation = Evaluation(fitness, fitness, behaviour)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    step = jax.jit(lambda *args: strategy.step(*args))
+    return step.trace(_key_shape(), state, number, hparams, evaluation)
+
+
+def _trace_hooks(
+    task: Task, state: PyTree, hparams: HyperParameters, population: HyperParameters
+) -> list[Any]:
+    traced = []
+    if task.repair is not None:
+        repair = jax.jit(lambda hparams: task.repair(hparams))
+        traced.append(repair.trace(population))
+    if task.restart is not None:
+
+        def restart(key, state, hparams):
+            return task.restart(key, state, decode(hparams))
+
+        traced.append(jax.jit(restart).trace(_key_shape(), state, hparams))
+    return traced
+
+
+def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
+    if task.data is None or config.batches != "shared":
+        raise ValueError(
+            f"batches={config.batches!r}: the task prepares something for all members "
+            "at once, a teacher's outputs for example, which needs data and "
+            "batches='shared'."
+        )
+
+    def start(key) -> Population:
+        hparams = sample_population(key, task.hparams, config.population_size)
+        keys = jax.random.split(key, config.population_size)
+        state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
+        return Member(state, hparams, jnp.zeros(config.population_size))
+
+    num_steps = config.steps_per_generation
+    batches = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype), batch
     )
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
-    state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
-    batch, rows = _check_data(task.data, batch_size, config)
-    _check_behaviour(task, strategy)
-    if task.prepare is not None:
-        batch = _check_prepare(task, key, batch, config)
-
-    def step(key, state, h, batch):
-        return task.train_step(key, state, decode(h), batch, task.shared)
-
-    def evaluate(key, state, h, batch):
-        return task.evaluate(key, state, decode(h), batch, task.shared)
-
-    after, metrics = _unpack(jax.eval_shape(step, key, state, hparams, batch))
-    _check_same_state(state, after)
-    if not isinstance(metrics, dict) or "loss" not in metrics:
-        raise ValueError(
-            "train_step must return (state, metrics) with metrics a dict that has "
-            f"'loss', got {sorted(metrics) if isinstance(metrics, dict) else metrics}."
-        )
-    for name, value in metrics.items():
-        if value.shape != ():
+    population = jax.eval_shape(start, _key_shape())
+    prepare = jax.jit(lambda *args: task.prepare(*args))
+    prepared = prepare.trace(_key_shape(), population, batches, task.shared)
+    for leaf in jax.tree.leaves(prepared.out_info):
+        if leaf.shape[:1] != (num_steps,):
             raise ValueError(
-                f"train_step: metric {name!r} must be a scalar, got shape "
-                f"{value.shape}. Take its mean."
+                "prepare must return arrays with a row for each step of a generation, "
+                f"[{num_steps}, ...] here, got shape {leaf.shape}."
             )
-    scores = jax.eval_shape(evaluate, key, state, hparams, rows)
-    if rows is not None and getattr(scores, "shape", None) != (batch_size,):
-        raise ValueError(
-            "evaluate must return one score for each example, shape "
-            f"({batch_size},) here, got {getattr(scores, 'shape', type(scores))}."
+    return prepared
+
+
+def _rows_of(stacked: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked
+    )
+
+
+def _lower(traced: Any) -> Any:
+    """Lowers for an accelerator: the same text everywhere, and arithmetic to count.
+
+    There a convolution is one operation, while the CPU's goes through loops, whose
+    bodies the compiler's count takes once. A function that lowers for its own platform
+    alone, such as one with a callback or a kernel of the user's, is lowered for that.
+    """
+    try:
+        return traced.lower(lowering_platforms=("tpu",))
+    except (NotImplementedError, ValueError):
+        return traced.lower()
+
+
+def _count_flops(step: Any) -> float:
+    try:
+        analysis = step.cost_analysis() or {}
+        return max(0.0, float(analysis.get("flops", 0.0)))
+    except Exception as error:
+        warnings.warn(
+            "the arithmetic of a training step could not be counted "
+            f"({type(error).__name__}: {str(error)[:200]}); the run goes on without.",
+            RuntimeWarning,
+            stacklevel=3,
         )
-    return MemberShapes(state, hparams, batch)
+        return 0.0
 
 
 def _check_behaviour(task: Task, strategy: Strategy) -> None:
@@ -128,41 +298,8 @@ def _check_behaviour(task: Task, strategy: Strategy) -> None:
         )
 
 
-def _check_prepare(task: Task, key: Any, batch: Any, config: Config) -> Any:
-    """Traces `prepare`; returns the shapes of what `train_step` then gets."""
-    if task.data is None or config.batches != "shared":
-        raise ValueError(
-            f"batches={config.batches!r}: the task prepares something for all members "
-            "at once, a teacher's outputs for example, which needs data and "
-            "batches='shared'."
-        )
-
-    def prepare(key, batches):
-        hparams = sample_population(key, task.hparams, config.population_size)
-        keys = jax.random.split(key, config.population_size)
-        state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
-        population = Member(state, hparams, jnp.zeros(config.population_size))
-        return task.prepare(key, population, batches, task.shared)
-
-    num_steps = config.steps_per_generation
-    batches = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype), batch
-    )
-    prepared = jax.eval_shape(prepare, key, batches)
-    for leaf in jax.tree.leaves(prepared):
-        if leaf.shape[:1] != (num_steps,):
-            raise ValueError(
-                "prepare must return arrays with a row for each step of a generation, "
-                f"[{num_steps}, ...] here, got shape {leaf.shape}."
-            )
-    row = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), prepared
-    )
-    return batch, row
-
-
-def _check_data(data: Splits | None, batch_size: int, config: Config):
-    """Checks row counts; returns the shapes of a batch of each split."""
+def _batch_shapes(data: Splits | None, config: Config) -> tuple[PyTree, PyTree]:
+    """Checks row counts; gives the shapes of a training and a validation batch."""
     if data is None:
         return None, None
     if not isinstance(data, Splits):
@@ -170,43 +307,54 @@ def _check_data(data: Splits | None, batch_size: int, config: Config):
             f"task.data must be a jepbt.Splits of pytrees of arrays, got "
             f"{type(data).__name__}."
         )
-    shapes = []
-    for name in ("train", "validation"):
-        leaves = jax.tree.leaves(getattr(data, name))
-        counts = {jnp.shape(leaf)[:1] for leaf in leaves}
-        if len(counts) != 1 or counts & {(), (0,)}:
-            raise ValueError(
-                f"task.data.{name} must hold arrays with one and the same number of "
-                f"examples, at least 1; got leading axes {sorted(counts)}."
-            )
-        shapes.append(
-            jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    (batch_size, *leaf.shape[1:]), leaf.dtype
-                ),
-                getattr(data, name),
-            )
-        )
-    examples = batch_size * config.steps_per_generation * config.num_generations
+    examples = config.batch_size * config.steps_per_generation * config.num_generations
     if examples >= 2**31:
         raise ValueError(
-            f"batch_size={batch_size} x steps_per_generation="
+            f"batch_size={config.batch_size} x steps_per_generation="
             f"{config.steps_per_generation} x num_generations="
             f"{config.num_generations} = {examples} examples must stay below 2**31, "
             "the range of the row counter. Choose fewer generations or steps."
         )
-    return shapes
+    return (
+        _batch_shape("train", data.train, config.batch_size),
+        _batch_shape("validation", data.validation, config.batch_size),
+    )
 
 
-def _unpack(result: Any) -> tuple[Any, Any]:
+def _batch_shape(split: str, rows: PyTree, batch_size: int) -> PyTree:
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(rows)}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise ValueError(
+            f"task.data.{split} must hold arrays with one and the same number of "
+            f"examples, at least 1; got leading axes {sorted(counts)}."
+        )
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype),
+        rows,
+    )
+
+
+def _check_step(before: PyTree, result: Any) -> None:
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(
             f"train_step must return (state, metrics), got {type(result).__name__}."
         )
-    return result
+    after, metrics = result
+    _check_same_state(before, after)
+    if not isinstance(metrics, dict) or "loss" not in metrics:
+        raise ValueError(
+            "train_step must return (state, metrics) with metrics a dict that has "
+            f"'loss', got {sorted(metrics) if isinstance(metrics, dict) else metrics}."
+        )
+    for name, value in metrics.items():
+        if value.shape != ():
+            raise ValueError(
+                f"train_step: metric {name!r} must be a scalar, got shape "
+                f"{value.shape}. Take its mean."
+            )
 
 
-def _check_same_state(before: Any, after: Any) -> None:
+def _check_same_state(before: PyTree, after: PyTree) -> None:
     paths = jax.tree_util.tree_leaves_with_path
     old = {jax.tree_util.keystr(path): leaf for path, leaf in paths(before)}
     new = {jax.tree_util.keystr(path): leaf for path, leaf in paths(after)}
@@ -225,79 +373,3 @@ def _check_same_state(before: Any, after: Any) -> None:
             "train_step must return a state of the same tree structure as init's: "
             f"{jax.tree.structure(before)} became {jax.tree.structure(after)}."
         )
-
-
-def count_step_flops(task: Task, member: MemberShapes) -> float:
-    """Counts the floating-point operations of one member's training step.
-
-    The compiler's own count, before it optimises, of the step by itself: the body of a
-    loop would be counted once, however often it runs.
-
-    Args:
-        task: the task that the step belongs to.
-        member: the shapes of one member and its batch, from `check_task`.
-
-    Returns:
-        FLOPs; 0 if the compiler does not tell.
-
-    Warns:
-        RuntimeWarning: if they cannot be counted; a run does not need them.
-
-    Example:
-        >>> import numpy as np, optax, jepbt
-        >>> from dataclasses import dataclass
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
-        >>> task = jepbt.classification(
-        ...     (np.zeros((20, 100), np.float32), np.arange(20) % 2),
-        ...     hparams=Hyper, model=jepbt.models.MLP(num_classes=2, hidden=()),
-        ...     loss=lambda h: jepbt.losses.cross_entropy,
-        ...     optimizer=lambda h: optax.sgd(h.rate),
-        ... )
-        >>> from jepbt.engine.member import check_task
-        >>> config = jepbt.Config(batch_size=10)
-        >>> member = check_task(task, jepbt.strategies.epbt(), config)
-        >>> 2 * 2 * 10 * 100 * 2 < count_step_flops(task, member) < 10_000
-        True
-    """
-    key = jax.eval_shape(lambda: jax.random.key(0))
-
-    def step(key, state, h, batch, shared):
-        return task.train_step(key, state, decode(h), batch, shared)
-
-    # As lowered for an accelerator: there a convolution is one operation, while the
-    # CPU's goes through loops, whose bodies the analysis counts once.
-    try:
-        traced = jax.jit(step).trace(key, *member, task.shared)
-        lowered = traced.lower(lowering_platforms=("tpu",))
-        analysis = lowered.cost_analysis() or {}
-        return max(0.0, float(analysis.get("flops", 0.0)))
-    except NotImplementedError:  # the user's own kernel, for one platform alone
-        return 0.0
-    except Exception as error:
-        warnings.warn(
-            "the arithmetic of a training step could not be counted "
-            f"({type(error).__name__}: {str(error)[:200]}); the run goes on without.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return 0.0
-
-
-def lower_portable(
-    task: Task,
-    strategy: Strategy,
-    config: Config,
-    inputs: Inputs,
-    mesh: Mesh,
-    only: Sequence[str],
-) -> Programs:
-    """Lowers the programs for one device and chunks of one member.
-
-    They are not run: their text tells whether another run computes the same, on however
-    many devices.
-    """
-    phases = make_phases(task, strategy, config, chunk_size=1)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
-    return lower(phases, shapes, make_mesh(mesh.local_devices[:1]), only)

@@ -12,7 +12,7 @@ import jax
 
 from jepbt.config import Config
 from jepbt.engine.devices import memory_limit, tree_bytes
-from jepbt.engine.member import MemberShapes
+from jepbt.engine.member import TracedMember
 from jepbt.tasks import Task
 
 
@@ -21,7 +21,7 @@ class DoesNotFit(ValueError):
 
 
 def check_memory(
-    member: MemberShapes, task: Task, config: Config, devices: list[jax.Device]
+    member: TracedMember, task: Task, config: Config, devices: list[jax.Device]
 ) -> int:
     """Refuses a population that cannot fit, before anything compiles.
 
@@ -30,7 +30,7 @@ def check_memory(
     training step come on top, and `check_programs` looks at those.
 
     Args:
-        member: the shapes of one member, from `check_task`.
+        member: one member, traced.
         task: the task, whose data and shared arrays every device holds.
         config: checked.
         devices: the devices that share the population.
@@ -91,16 +91,15 @@ def reserved_bytes(program: Any) -> int:
 
 
 def check_programs(
-    reserved: int, limit: float, config: Config, chunk_size: int, batch_size: int
+    reserved: float, limit: float, config: Config, chunk_size: int
 ) -> None:
     """Refuses a run whose compiled programs reserve more memory than there is.
 
     Args:
         reserved: the bytes that the largest program reserves in one memory.
         limit: the bytes of that memory.
-        config: checked.
+        config: checked, with its batch size decided.
         chunk_size: members that a device computes together.
-        batch_size: examples in a training step.
 
     Raises:
         DoesNotFit: says what to choose instead.
@@ -110,11 +109,11 @@ def check_programs(
     advice = "a smaller batch_size, fewer members, or a smaller model"
     if chunk_size > 1:
         advice = f"chunk_size=1, {advice}"
-    together = f"{chunk_size} member{'s' * (chunk_size > 1)} at a time"
+    together = f"{chunk_size} member{'s' * (chunk_size > 1)} at a time on each device"
     raise DoesNotFit(
         f"population_size={config.population_size}, chunk_size={chunk_size}, "
-        f"batch_size={batch_size}: the compiled programs, with {together} on each "
-        f"device, reserve {readable(reserved)} of {readable(limit)}. Choose {advice}."
+        f"batch_size={config.batch_size}: the compiled programs, with {together}, "
+        f"reserve {readable(reserved)} of {readable(limit)}. Choose {advice}."
     )
 
 

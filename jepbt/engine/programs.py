@@ -1,8 +1,9 @@
-"""The phases of a run as programs for a mesh of devices: lowered, tuned, compiled."""
+"""Compiles the parts of a generation for a mesh of devices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,18 +15,30 @@ from jax.sharding import Mesh
 from jepbt.engine.devices import compiler_options, over_members, replicated
 from jepbt.engine.generation import Phases
 from jepbt.engine.state import Inputs, RunState, make_inputs
-from jepbt.population import Member, take
+from jepbt.population import Member, PyTree, take
 from jepbt.tasks import Task
 
 
 class Programs(NamedTuple):
-    """The phases of a generation as programs, lowered or compiled."""
+    """The parts of a run as programs, lowered or compiled: see `Phases`.
+
+    Attributes:
+        init: the first population.
+        evolve: parents, hyperparameters and weights of the next one.
+        train: the steps of all members.
+        evaluate: fitness, and the best member ever.
+        pick: two members of a population by their slots.
+    """
 
     init: Any
     evolve: Any
     train: Any
     evaluate: Any
     pick: Any
+
+
+BRIEF = ("init", "evolve", "pick")
+"""Programs that run once, or for milliseconds: optimising them takes longer."""
 
 
 def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
@@ -38,36 +51,41 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
     return placed._replace(key=key)
 
 
-def compile_all(lowered: Programs, mesh: Mesh) -> Programs:
-    """Compiles programs side by side: XLA leaves Python's lock while it works."""
-    options = compiler_options(mesh.devices.flat[0].platform)
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        return Programs(*pool.map(lambda program: program.compile(options), lowered))
-
-
 def lower(
     phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
 ) -> Programs:
-    """Traces phases, with the places that their arguments and results have."""
+    """Traces the parts of a run, with the places that arguments and results have.
+
+    Args:
+        phases: the parts as pure functions.
+        inputs: the run's, or their shapes.
+        mesh: the devices that share the population.
+        only: the names of the programs to lower; the others become `None`.
+
+    Returns:
+        The lowered programs.
+    """
     whole = replicated(mesh)
     population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
     carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    state = jax.eval_shape(phases.init, inputs)
-    _, metrics = jax.eval_shape(phases.train, inputs, number, state)
     slots = jax.ShapeDtypeStruct((2,), jnp.int32)
 
     def place(function, args, shardings, out, donate=()):
         jitted = jax.jit(
             function, in_shardings=shardings, out_shardings=out, donate_argnums=donate
         )
-        return jitted.lower(*args)
+        return jitted.trace(*args)
 
+    init = place(phases.init, (inputs,), (whole,), carried)
+    state = shapes(init.out_info)
     step = ((inputs, number, state), (whole, whole, carried))
-    makers = {
-        "init": lambda: place(phases.init, (inputs,), (whole,), carried),
+    train = place(phases.train, *step, (carried, whole), (2,))
+    metrics = shapes(train.out_info[1])
+    makers: dict[str, Callable[[], Any]] = {
+        "init": lambda: init,
         "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
-        "train": lambda: place(phases.train, *step, (carried, whole), (2,)),
+        "train": lambda: train,
         "evaluate": lambda: place(
             phases.evaluate,
             (inputs, number, metrics, state),
@@ -79,4 +97,34 @@ def lower(
             take, (state.population, slots), (population, whole), whole
         ),
     }
-    return Programs(**{n: makers[n]() if n in only else None for n in makers})
+    return Programs(**{n: makers[n]().lower() if n in only else None for n in makers})
+
+
+def shapes(tree: PyTree) -> PyTree:
+    """Keeps of arrays, or of what describes them, the shapes and types alone."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def compile_all(lowered: Programs, mesh: Mesh) -> tuple[Programs, dict[str, float]]:
+    """Compiles programs side by side: XLA leaves Python's lock while it works.
+
+    Args:
+        lowered: the programs, `None` for those that are not wanted.
+        mesh: the devices that they run on.
+
+    Returns:
+        The compiled programs, and the seconds that each took.
+    """
+    platform = mesh.devices.flat[0].platform
+
+    def compile_one(name):
+        program = getattr(lowered, name)
+        if program is None:
+            return None, 0.0
+        started = time.perf_counter()
+        compiled = program.compile(compiler_options(platform, brief=name in BRIEF))
+        return compiled, time.perf_counter() - started
+
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        compiled, seconds = zip(*pool.map(compile_one, lowered._fields), strict=True)
+    return Programs(*compiled), dict(zip(lowered._fields, seconds, strict=True))

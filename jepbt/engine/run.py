@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from jepbt.config import Config, check
 from jepbt.engine.devices import check_chunk
-from jepbt.engine.generation import make_phases
-from jepbt.engine.state import Best, Record, make_inputs, make_record
+from jepbt.engine.generation import Phases, generation, make_phases
+from jepbt.engine.member import decide_batch_size
+from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
 from jepbt.population import Population
-from jepbt.strategies import Strategy
+from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Splits, Task
 
 
@@ -26,16 +27,16 @@ def make_run(
     progress.
 
     Args:
-        task: of one member.
-        strategy: between members, such as `strategies.epbt()`.
-        config: of the run; limits, files and `"auto"` (here: 1) do not apply.
+        task: the task of one member.
+        strategy: the strategy between members, such as `strategies.epbt()`.
+        config: the run's settings; limits, files and `"auto"` (here: 1) do not apply.
 
     Returns:
-        `run(key, data) -> (population, best, history)`, with `data` like the task's and
-        a history of leaves `[G, P]`.
+        `run(key, data) -> (population, best, history)`, with `data` like the task's,
+        NumPy's arrays or JAX's, and a history of leaves `[G, P]`.
 
     Raises:
-        TypeError: if the task or the strategy is none.
+        TypeError: if the task or the strategy is of another type.
         ValueError: if a field of the config is not allowed.
 
     Example:
@@ -73,6 +74,7 @@ def make_run(
                 "with jepbt.classification, or with jepbt.strategies.epbt()."
             )
     check_chunk(config.chunk_size, config.population_size)
+    config = decide_batch_size(task, config)
     chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
@@ -85,27 +87,29 @@ def make_run(
         # The task's own arrays may be NumPy's, whose rows a traced index cannot pick.
         data, shared = jax.tree.map(jnp.asarray, (data, task.shared))
         inputs = make_inputs(key, data, shared)
-
-        def stay(generation, state):
-            _, plan = jax.eval_shape(phases.evolve, inputs, generation, state)
-            plan = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), plan)
-            return state, plan._replace(parents=jnp.arange(config.population_size))
-
-        def generation_step(state, generation):
-            state, plan = jax.lax.cond(
-                generation > 0,
-                functools.partial(phases.evolve, inputs),
-                stay,
-                generation,
-                state,
-            )
-            state, metrics = phases.train(inputs, generation, state)
-            state = phases.evaluate(inputs, generation, metrics, state)
-            return state, make_record(state, metrics, plan.parents, plan.info)
-
+        after_first = phases._replace(evolve=functools.partial(_evolve_later, phases))
         state, history = jax.lax.scan(
-            generation_step, phases.init(inputs), jnp.arange(config.num_generations)
+            lambda state, number: generation(after_first, inputs, number, state),
+            phases.init(inputs),
+            jnp.arange(config.num_generations),
         )
         return state.population, state.best, history
 
     return run
+
+
+def _evolve_later(
+    phases: Phases, inputs: Inputs, number: jax.Array, state: RunState
+) -> tuple[RunState, Plan]:
+    """Evolves a population, but not before its first generation has been evaluated."""
+
+    def stay(state):
+        _, plan = jax.eval_shape(phases.evolve, inputs, number, state)
+        plan = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), plan)
+        slots = jnp.arange(plan.parents.size, dtype=plan.parents.dtype)
+        return state, plan._replace(parents=slots)
+
+    def evolve(state):
+        return phases.evolve(inputs, number, state)
+
+    return jax.lax.cond(number > 0, evolve, stay, state)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.engine.evaluation import EVALUATION_BATCH, score
+from jepbt.engine.evaluation import EVALUATION_BATCH, mean_score
 from jepbt.hyperparameters import decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key
 from jepbt.results import lineage
@@ -118,7 +118,7 @@ def average_weights(
     state = _adapt(task, run_key, task.blend.mix(states), decode(values))
     key = derive_key(run_key, EVALUATE, len(history) - 1)
     rows = jax.tree.map(jnp.asarray, task.data.validation)
-    mean, error = score(task, key, state, decode(values), rows, task.shared)
+    mean, error = mean_score(task, key, state, decode(values), rows, task.shared)
     if not float(mean) > history.fitness[-1, slots[0]]:
         return None
     return jax.device_get(state), float(mean), float(error)

@@ -102,8 +102,8 @@ def read(run: Any) -> Recorded:
         return _read_folder(pathlib.Path(run))
     if hasattr(run, "history") and hasattr(run, "task"):
         config = dataclasses.asdict(run.config)
-        batch_size = run.config.batch_size or run.task.batch_size
-        settings = {**run.task.about, "config": config, "batch_size": batch_size}
+        settings = {**run.task.about, "config": config}
+        settings["batch_size"] = run.config.batch_size
         return Recorded(run.history, spaces(run.task.hparams), settings, run.run_dir)
     raise TypeError(
         "expected a jepbt.Result, its history, or the folder of a run, got "

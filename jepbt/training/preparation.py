@@ -1,12 +1,13 @@
-"""A run before it starts: everything checked, then everything compiled."""
+"""Prepares a run: checks everything, then compiles everything."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ from jepbt import config as configs
 from jepbt.checkpoints import RunFolder, identify, resume
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import VERSION, Config
-from jepbt.engine import RunState, make_mesh
-from jepbt.engine.chunks import ChunkChoice, lower_tuned
+from jepbt.engine import RunState, make_mesh, make_phases
+from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
     check_chunk,
     choose_devices,
@@ -25,10 +26,10 @@ from jepbt.engine.devices import (
     tree_bytes,
     use_compilation_cache,
 )
-from jepbt.engine.member import MemberShapes, check_task, count_step_flops
+from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
 from jepbt.engine.memory import check_memory, check_programs, reserved_bytes
 from jepbt.engine.processes import agree, in_first
-from jepbt.engine.programs import Programs, compile_all, place_inputs
+from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
@@ -40,23 +41,27 @@ class Prepared:
     """A run that has been checked and compiled, and can start.
 
     Attributes:
-        task: what is trained.
-        config: checked, with all fields.
-        mesh: of the devices that share the population.
-        chunk: how many members are computed together on each, and why.
-        inputs: on the devices.
-        programs: compiled.
-        memory_bytes: that the largest program reserves on the devices of one memory.
-        memory_limit: of that memory.
-        compile_seconds: tracing and compiling.
-        step_flops: of one member's training step; 0 if unknown.
-        checkpoint_bytes: of one checkpoint, but for the history in it.
+        task: the task that is trained.
+        strategy: the strategy between generations.
+        config: checked, with its batch size decided.
+        mesh: the devices that share the population.
+        chunk: how many members a device computes together, and why.
+        inputs: the arrays that all programs read, on the devices.
+        programs: the compiled parts of a generation.
+        memory_bytes: the bytes that the largest program reserves in one memory.
+        memory_limit: the bytes of that memory.
+        seconds: what preparing took, by step: `"trace"`, `"data"`, `"lower"`,
+            `"compile"`, and `"compile train"` and the like for each program, several
+            of which compile at once.
+        step_flops: the floating-point operations of one member's training step; 0 if
+            unknown.
+        checkpoint_bytes: the bytes of one checkpoint.
         held: the run's folder, this process's alone, or `None`.
-        identify: says what the run is, so that it can be continued; takes a while.
-        start: what becomes of the state that a run begins with, or `None`.
+        start: puts into a new run's state what it starts from, or `None`.
     """
 
     task: Task
+    strategy: Strategy
     config: Config
     mesh: Mesh
     chunk: ChunkChoice
@@ -64,17 +69,21 @@ class Prepared:
     programs: Programs
     memory_bytes: int
     memory_limit: float
-    compile_seconds: float
+    seconds: dict[str, float]
     step_flops: float
     checkpoint_bytes: int
     held: RunFolder | None
-    identify: Callable[[], Mapping[str, Any]]
-    start: Callable[[RunState], RunState] | None = None
+    start: Callable[[RunState], RunState] | None
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """Of the run's files, or `None`."""
+        """The folder of the run's files, or `None`."""
         return self.held and self.held.path
+
+    @property
+    def compile_seconds(self) -> float:
+        """The seconds that tracing and compiling took."""
+        return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
 
 
 def prepare(
@@ -93,84 +102,126 @@ def prepare(
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
     check_chunk(config.chunk_size, config.population_size // len(used))
-    member = check_task(task, resolved, config)
+    config = decide_batch_size(task, config)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "trace"):
+        member = trace_member(task, resolved, config)
     check_memory(member, task, config, used)
-    start_from = initial_values = None
+    start = initial_values = None
     if initial is not None:
-        start_from = warm_start(initial, task, config.population_size)
+        start = warm_start(initial, member, config.population_size)
         initial_values = initial_arrays(initial)
+    use_compilation_cache()
     held = in_first(lambda: resume.open_folder(config))
     with resume.released_on_error(held):
-        prepared = _compile(task, resolved, config, mesh, member, held, initial_values)
-        prepared = dataclasses.replace(prepared, start=start_from)
+        with _timed(seconds, "identify"):
+            chunk = _choose_chunk(task, config, mesh, member, held, initial_values)
+        with _timed(seconds, "data"):
+            inputs = place_inputs(task, config.seed, mesh)
+
+        def make(chunk_size):
+            phases = make_phases(
+                task, resolved, config, mesh=mesh, chunk_size=chunk_size
+            )
+            return lower(phases, inputs, mesh)
+
+        programs, chunk, reserved = _compile(make, config, mesh, chunk, held, seconds)
+        state = programs.init.out_info
+        prepared = Prepared(
+            task=task,
+            strategy=resolved,
+            config=config,
+            mesh=mesh,
+            chunk=chunk,
+            inputs=inputs,
+            programs=programs,
+            memory_bytes=reserved,
+            memory_limit=memory_limit(used[0]),
+            seconds=seconds,
+            step_flops=member.step_flops,
+            checkpoint_bytes=tree_bytes((state, state.best)),
+            held=held,
+            start=start,
+        )
+        if held is not None:
+            held.chunk_size = chunk.size
         in_first(lambda: held and held.describe(_describe(prepared, strategy)))
         return prepared
 
 
-def _compile(
+def _choose_chunk(
     task: Task,
-    strategy: Strategy,
     config: Config,
     mesh: Mesh,
-    member: MemberShapes,
+    member: TracedMember,
     held: RunFolder | None,
     initial: Any,
-) -> Prepared:
-    """Compiles a run that has been checked, and that the folder's run allows."""
-    used = mesh.devices.ravel()
-    use_compilation_cache()
-    start = time.perf_counter()
-    inputs = place_inputs(task, config.seed, mesh)
-
-    def find_identity():
-        return identify(task, strategy, config, inputs, mesh, initial)
+) -> ChunkChoice:
+    """Takes the chunk size given, that of the run which goes on, or the rule's."""
+    share = config.population_size // mesh.size
+    platform = mesh.devices.flat[0].platform
 
     def compare():
         if held is None:
             return 0
-        if held.holds_run:  # else there is time for it while the devices are busy
-            held.check(find_identity(), config)
-        return held.known_chunk(config.population_size // mesh.size)
+        held.check(identify(task, config, member, platform, initial), config)
+        return held.known_chunk(share)
 
-    known_chunk = agree(in_first(compare) or 0)
-    pinned = config
-    if known_chunk and config.chunk_size == "auto":
-        pinned = dataclasses.replace(config, chunk_size=known_chunk)
-    step_flops = count_step_flops(task, member)
-    lowered, choice = lower_tuned(task, strategy, pinned, inputs, mesh, step_flops)
-    if pinned is not config:
-        choice = ChunkChoice(choice.size, "as this run began")
-    state = lowered.init.out_info
-    checkpoint_bytes = tree_bytes((state, state.best))
-    in_first(lambda: held and held.check_space(checkpoint_bytes, config))
-    programs = compile_all(lowered, mesh)
-    compile_seconds = time.perf_counter() - start
-    sharing = len(mesh.local_devices) if used[0].platform == "cpu" else 1
-    prepared = Prepared(
-        task=task,
-        config=config,
-        mesh=mesh,
-        chunk=choice,
-        inputs=inputs,
-        programs=programs,
-        memory_bytes=sharing * max(map(reserved_bytes, programs)),
-        memory_limit=memory_limit(used[0]),
-        compile_seconds=compile_seconds,
-        step_flops=step_flops,
-        checkpoint_bytes=checkpoint_bytes,
-        held=held,
-        identify=find_identity,
-    )
-    check_programs(
-        prepared.memory_bytes,
-        prepared.memory_limit,
-        config,
-        choice.size,
-        config.batch_size or task.batch_size,
-    )
-    if held is not None:
-        held.chunk_size = choice.size
-    return prepared
+    known = agree(in_first(compare) or 0)
+    if config.chunk_size != "auto":
+        return ChunkChoice(config.chunk_size, "as given")
+    if known:
+        return ChunkChoice(known, "as this run began")
+    return choose_chunk(share, platform, member.step_flops)
+
+
+def _compile(
+    make: Callable[[int], Programs],
+    config: Config,
+    mesh: Mesh,
+    chunk: ChunkChoice,
+    held: RunFolder | None,
+    seconds: dict[str, float],
+) -> tuple[Programs, ChunkChoice, int]:
+    """Compiles a run, with smaller chunks if those of the rule do not fit."""
+    share = config.population_size // mesh.size
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    sharing = len(mesh.local_devices) if on_cpu else 1
+    limit = memory_limit(mesh.devices.flat[0])
+    while True:
+        with _timed(seconds, "lower"):
+            lowered = make(chunk.size)
+        state = lowered.init.out_info
+        num_bytes = tree_bytes((state, state.best))
+        in_first(lambda: held and held.check_space(num_bytes, config))  # noqa: B023
+        with _timed(seconds, "compile"):
+            programs, by_program, reserved = _compile_or_refuse(lowered, mesh)
+        seconds |= {f"compile {name}": spent for name, spent in by_program.items()}
+        reserved *= sharing
+        if reserved <= limit or config.chunk_size != "auto" or chunk.size == 1:
+            check_programs(reserved, limit, config, chunk.size)
+            return programs, chunk, reserved
+        chunk = ChunkChoice(largest_divisor(share, chunk.size - 1), "as many as fit")
+
+
+def _compile_or_refuse(
+    lowered: Programs, mesh: Mesh
+) -> tuple[Programs, dict[str, float], float]:
+    """Compiles; also says what a device reserves, which is infinite if it refuses."""
+    try:
+        programs, seconds = compile_all(lowered, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        return lowered, {}, float("inf")
+    return programs, seconds, max(map(reserved_bytes, programs))
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
@@ -203,7 +254,7 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
     return {
         **task.about,
         "config": dataclasses.asdict(prepared.config),
-        "batch_size": prepared.config.batch_size or task.batch_size,
+        "batch_size": prepared.config.batch_size,
         "chunk_size": prepared.chunk.size,
         "checkpoint_bytes": prepared.checkpoint_bytes,
         "strategy": strategy if isinstance(strategy, str) else repr(strategy),

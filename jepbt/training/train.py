@@ -2,54 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from jepbt import plots
 from jepbt.arguments import accepts
 from jepbt.checkpoints import Keeper
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
-from jepbt.engine import Best, RunState, make_record
-from jepbt.engine.evaluation import score
+from jepbt.engine import RunState
+from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
-from jepbt.engine.programs import Programs
-from jepbt.hyperparameters import decode, encode, spaces, to_python
-from jepbt.population import EVALUATE, Member, derive_key, take
-from jepbt.results import (
-    Generation,
-    History,
-    Recorded,
-    Score,
-    describe,
-    make_generation,
-)
+from jepbt.results import make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
-from jepbt.training.interruption import Interrupted, listen
+from jepbt.training.interruption import Interrupted, StopRequest, listen
 from jepbt.training.observers import (
     Callback,
-    _call,
-    _check_parents,
-    _hand_over,
-    _hides_progress,
-    _report_extinction,
-    _show,
-    _stop_at_failure,
-    _winners_files,
+    Run,
+    call,
+    is_extinct,
+    logger,
+    make_observers,
+    progress_bar,
+    stop_at_failure,
+    write_best,
 )
+from jepbt.training.outcome import make_result
 from jepbt.training.preparation import Prepared, prepare
-from jepbt.training.result import Result, Winner
-
-logger = logging.getLogger("jepbt")
+from jepbt.training.result import Result
 
 
 def train_population(
@@ -140,105 +125,49 @@ def train_population(
 
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     """Runs what `prepare` made, generation by generation: see `train_population`."""
-    config, programs, inputs = prepared.config, prepared.programs, prepared.inputs
+    config = prepared.config
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
-    history = History()
-    take_away = _recorded(prepared, history)
-    keeper = Keeper(prepared.held, config)
-    parents, info = np.arange(config.population_size, dtype=np.int32), {}
-    best = error = None
-    stop = 0
-    with (
-        keeper,
-        listen() as request,
-        tqdm(
-            total=config.num_generations,
-            disable=_hides_progress(config),
-            # A notebook draws the bar itself, in place of a plain {bar}.
-            bar_format="{n_fmt}/{total_fmt} "
-            + ("{bar:20}" if sys.stderr.isatty() else "{bar}")
-            + " {elapsed}  {desc}",
-            ascii=" =",
-        ) as bar,
-    ):
-        state, before = keeper.find(programs)
-        if state is None:
-            state = programs.init(inputs)
-            if prepared.start is not None:
-                state = prepared.start(state)
-        else:
-            history.generations.extend(before)
-            bar.update(len(before))
-            best = _as_winner(jax.device_get(state.best))
-            if prepared.folder is not None:
-                for write, content in _winners_files(best, take_away):
-                    run_directory.write_safely(write, prepared.folder, content)
-        is_over = _is_reached(config.target_fitness, best)
-        for number in range(len(history), 0 if is_over else config.num_generations):
-            generation = np.int32(number)
+    run, keeper = Run(prepared), Keeper(prepared.held, config)
+    error, reason = None, 0
+    with keeper, listen() as request, progress_bar(run) as bar:
+        state = _begin(run, keeper)
+        bar.update(len(run.history))
+        observers = make_observers(bar)
+        is_over = _is_reached(run)
+        for number in range(len(run.history), 0 if is_over else config.num_generations):
             clock = _Clock()
-            if number > 0:
-                state, plan = programs.evolve(inputs, generation, state)
-                parents, info = plan.parents, plan.info
-            clock.lap("evolve", state)
-            state, metrics = programs.train(inputs, generation, state)
-            if prepared.held is not None:  # while the devices are busy
-                prepared.held.complete(prepared.identify)
-            clock.lap("train", state)
-            state = programs.evaluate(inputs, generation, metrics, state)
-            clock.lap("evaluate", state)
-            record = jax.device_get(make_record(state, metrics, parents, info))
-            report = make_generation(number, record, clock.seconds)
-            if history.generations:
-                _check_parents(report, history.generations[-1])
-            history.generations.append(report)
-            if (
-                best is None
-                or np.nanmax([*report.fitness, -np.inf]) > best.fitness.mean
-            ):
-                best = _as_winner(jax.device_get(state.best))
-                if prepared.folder is not None and best is not None:
-                    for write, content in _winners_files(best, take_away):
-                        run_directory.write_safely(write, prepared.folder, content)
-            if prepared.folder is not None:
-                run_directory.write_safely(
-                    run_directory.append_history, prepared.folder, report
-                )
-            if not bar.disable:
-                _show(bar, prepared, history, best)
-            logger.info(
-                "generation %d/%d  %s",
-                number + 1,
-                config.num_generations,
-                describe(report),
+            state, record = generation(
+                prepared.programs,
+                prepared.inputs,
+                np.int32(number),
+                state,
+                evolves=number > 0,
+                lap=clock.lap,
             )
-            keeper.keep(state, record, report)
-            error = _call(callbacks, report)
-            if config.debug and report.num_failed:
-                _stop_at_failure(report)
-            if report.num_failed == config.population_size:
-                _report_extinction(report, best)
+            record = jax.device_get(record)
+            run.add(make_generation(number, record, clock.seconds), state)
+            for observe in observers:
+                observe(run)
+            keeper.keep(state, record, run.last)
+            error = call(callbacks, run.last)
+            stop_at_failure(run)
+            if is_extinct(run):
                 break
-            is_over = time.monotonic() > deadline or _is_reached(
-                config.target_fitness, best
-            )
-            # Several processes stop together, whichever of them has a reason.
-            stop = agree(
-                _FAILED if error is not None else request.signal_number or is_over
-            )
-            if stop:
+            is_over = _is_reached(run) or time.monotonic() > deadline
+            reason = _agree_to_stop(error, request, is_over)
+            if reason:
                 break
         keeper.finish(state)
         # It may have come as late as while the end was being saved.
         signal_number = agree(request.signal_number or 0)
-    result = _make_result(prepared, programs, state, best, keeper.first, history)
+    result = make_result(prepared, state, run.history, run.best, keeper.first)
     if prepared.folder is not None:
-        axes = plots.fitness(history)
+        axes = plots.fitness(run.history)
         run_directory.write_safely(run_directory.save_figure, prepared.folder, axes)
     if error is not None:
         _hand_over(error, result)
-    if stop == _FAILED:
+    if reason == _FAILED:
         raise RuntimeError("a callback failed in another process, which stops the run.")
     if signal_number:
         raise Interrupted(result, signal_number)
@@ -246,49 +175,51 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
 
 
 _FAILED = 1000
-"""Beyond all numbers of signals: the strongest reason to stop."""
+"""Stands for a callback's error, beyond all numbers of signals: the first reason."""
 
 
-def _make_result(
-    prepared: Prepared,
-    programs: Programs,
-    state: RunState,
-    best: Winner | None,
-    first: Best,
-    history: History,
-) -> Result:
-    final_best, median = _pick(programs, state, history.generations[-1])
-    spent = {
-        phase: sum(report.seconds[phase] for report in history.generations)
-        for phase in ("evolve", "train", "evaluate")
-    }
-    return Result(
-        best=best,
-        final_best=final_best or best,
-        median=median or best,
-        first_best=_as_winner(first) or best,
-        history=history,
-        population=state.population,
-        task=prepared.task,
-        config=prepared.config,
-        seconds={"compile": prepared.compile_seconds, **spent},
-        run_dir=prepared.folder,
-        score_on_test=_make_test_scorer(prepared),
+def _begin(run: Run, keeper: Keeper) -> RunState:
+    """Takes up the run where its newest checkpoint left it, or starts a new one."""
+    prepared = run.prepared
+    state, before = keeper.find(prepared.programs)
+    if state is None:
+        state = prepared.programs.init(prepared.inputs)
+        return state if prepared.start is None else prepared.start(state)
+    run.history.generations.extend(before)
+    run.fetch_best(state)
+    write_best(run)
+    return state
+
+
+def _is_reached(run: Run) -> bool:
+    target = run.prepared.config.target_fitness
+    return (
+        target is not None
+        and run.best is not None
+        and (run.best.fitness.mean >= target)
     )
 
 
-def _recorded(prepared: Prepared, history: History) -> Recorded:
-    """The run as its files will know it; grows with the history."""
-    settings = {
-        **prepared.task.about,
-        "config": dataclasses.asdict(prepared.config),
-        "batch_size": prepared.config.batch_size or prepared.task.batch_size,
-    }
-    return Recorded(history, spaces(prepared.task.hparams), settings, prepared.folder)
+def _agree_to_stop(
+    error: BaseException | None, request: StopRequest, is_over: bool
+) -> int:
+    """Stops several processes together, whichever of them has a reason; 0 goes on."""
+    return agree(_FAILED if error is not None else request.signal_number or is_over)
+
+
+def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
+    """Raises a callback's error with what was trained until then."""
+    error.result = result
+    go_on = "; resume=True with the same run_dir goes on" if result.run_dir else ""
+    error.add_note(
+        f"A callback raised this after {len(result.history)} generations; what was "
+        f"trained is in the error's `.result`{go_on}."
+    )
+    raise error
 
 
 class _Clock:
-    """Seconds by phase; waits for the devices, so that each phase pays for itself."""
+    """Measures seconds by phase, and waits for the devices at each phase's end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -300,64 +231,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now
-
-
-def _as_winner(best: Best) -> Winner | None:
-    if best.slot < 0:
-        return None
-    return _make_winner(
-        best.member, best.standard_error, int(best.generation), int(best.slot)
-    )
-
-
-def _make_winner(member: Member, standard_error, generation: int, slot: int) -> Winner:
-    return Winner(
-        state=member.state,
-        hparams=to_python(member.hparams),
-        fitness=Score(float(member.fitness), float(standard_error)),
-        generation=generation,
-        slot=slot,
-    )
-
-
-def _pick(programs: Programs, state: RunState, last: Generation):
-    """Fetches the last generation's best and its median member, if any lives."""
-    ranked = np.argsort(-last.fitness, kind="stable")[
-        : last.fitness.size - last.num_failed
-    ]
-    if not ranked.size:
-        return None, None
-    slots = np.array([ranked[0], ranked[ranked.size // 2]], np.int32)
-    picked = jax.device_get(programs.pick(state.population, slots))
-    return tuple(
-        _make_winner(take(picked, i), last.standard_error[slot], last.number, int(slot))
-        for i, slot in enumerate(slots)
-    )
-
-
-def _is_reached(target: float | None, best: Winner | None) -> bool:
-    return target is not None and best is not None and best.fitness.mean >= target
-
-
-def _make_test_scorer(prepared: Prepared) -> Callable[[Sequence[Winner]], list[Score]]:
-    def score_on_test(winners):
-        task = prepared.task
-        device = jax.local_devices(backend=prepared.mesh.devices.flat[0].platform)[0]
-        key = jax.random.key(prepared.config.seed)
-        members = [(winner.state, encode(winner.hparams)) for winner in winners]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-
-        def run(key, stacked, rows, shared):
-            key = derive_key(key, EVALUATE, prepared.config.num_generations)
-            return jax.lax.map(
-                lambda member: score(
-                    task, key, member[0], decode(member[1]), rows, shared
-                ),
-                stacked,
-            )
-
-        args = jax.device_put((key, stacked, task.data.test, task.shared), device)
-        means, errors = jax.device_get(jax.jit(run)(*args))
-        return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
-
-    return score_on_test

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 
 from jepbt.engine import RunState
-from jepbt.hyperparameters import decode, default_member
-from jepbt.population import Member, PyTree, take
-from jepbt.tasks import Task
+from jepbt.engine.member import TracedMember
+from jepbt.population import PyTree, take
 from jepbt.training.result import Result
 
 
 def warm_start(
-    initial: Any, task: Task, num_members: int
+    initial: Any, member: TracedMember, num_members: int
 ) -> Callable[[RunState], RunState]:
     """Checks what a run shall start from, and makes the function that puts it there.
 
@@ -34,8 +33,8 @@ def warm_start(
 
     Args:
         initial: a pytree like the `params` of the task's state, or a `Result`.
-        task: of the new run.
-        num_members: of the new run.
+        member: one member of the new run, traced.
+        num_members: the new run's population size.
 
     Returns:
         `start(state) -> state`, for the state that a run begins with.
@@ -49,10 +48,14 @@ def warm_start(
         >>> x = np.random.default_rng(0).normal(size=(40, 5))
         >>> task = jepbt.regression((x, x[:, 0]))
         >>> key, hparams = jax.random.key(0), task.hparams(0.1, 0.1)
-        >>> callable(warm_start(task.init(key, hparams).params, task, 4))
-        True
+        >>> weights = task.init(key, hparams).params
+        >>> settings = {"population_size": 4, "num_generations": 1, "progress": False}
+        >>> result = jepbt.train_population(
+        ...     task, initial=weights, steps_per_generation=1, **settings
+        ... )
+        >>> len(result.history)
+        1
     """
-    member = _shapes(task)
     if isinstance(initial, Result):
         return _from_population(initial, member, num_members)
     if not hasattr(member.state, "params"):
@@ -91,7 +94,7 @@ def initial_arrays(initial: Any) -> PyTree:
 
 
 def _from_population(
-    result: Result, member: Member, num_members: int
+    result: Result, member: TracedMember, num_members: int
 ) -> Callable[[RunState], RunState]:
     earlier = jax.device_get(result.population)
     if type(earlier.hparams) is not type(member.hparams):
@@ -135,14 +138,6 @@ def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(
         like.shape, like.sharding, lambda index: array[index]
     )
-
-
-def _shapes(task: Task) -> Member:
-    """One member of a task, as shapes."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
-    state = jax.eval_shape(lambda k, h: task.init(k, decode(h)), key, hparams)
-    return Member(state, hparams, None)
 
 
 def _check_same(what: str, given: PyTree, wanted: PyTree) -> None:

@@ -1,0 +1,112 @@
+"""Makes the result of a run out of what its devices hold at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from jepbt.engine import Best, RunState
+from jepbt.engine.evaluation import mean_score
+from jepbt.hyperparameters import decode, encode, to_python
+from jepbt.population import EVALUATE, Member, derive_key, take
+from jepbt.results import Generation, History, Score
+from jepbt.training.preparation import Prepared
+from jepbt.training.result import Result, Winner
+
+
+def make_result(
+    prepared: Prepared,
+    state: RunState,
+    history: History,
+    best: Winner | None,
+    first: Best,
+) -> Result:
+    """Collects what a run hands back.
+
+    Args:
+        prepared: the run.
+        state: the state after its last generation.
+        history: its generations.
+        best: its best member ever.
+        first: the best member of its first generation.
+
+    Returns:
+        The result.
+    """
+    final_best, median = _pick(prepared, state, history.generations[-1])
+    spent = {
+        phase: sum(report.seconds[phase] for report in history.generations)
+        for phase in ("evolve", "train", "evaluate")
+    }
+    return Result(
+        best=best,
+        final_best=final_best or best,
+        median=median or best,
+        first_best=as_winner(first) or best,
+        history=history,
+        population=state.population,
+        task=prepared.task,
+        config=prepared.config,
+        seconds={"compile": prepared.compile_seconds, **spent},
+        run_dir=prepared.folder,
+        score_on_test=_make_test_scorer(prepared),
+    )
+
+
+def as_winner(best: Best) -> Winner | None:
+    """Turns the best member ever, fetched to the host, into what people read."""
+    if best.slot < 0:
+        return None
+    return _make_winner(
+        best.member, best.standard_error, int(best.generation), int(best.slot)
+    )
+
+
+def _make_winner(member: Member, standard_error, generation: int, slot: int) -> Winner:
+    return Winner(
+        state=member.state,
+        hparams=to_python(member.hparams),
+        fitness=Score(float(member.fitness), float(standard_error)),
+        generation=generation,
+        slot=slot,
+    )
+
+
+def _pick(prepared: Prepared, state: RunState, last: Generation):
+    """Fetches the last generation's best and its median member, if any lives."""
+    num_live = last.fitness.size - last.num_failed
+    if not num_live:
+        return None, None
+    ranked = np.argsort(-last.fitness, kind="stable")[:num_live]
+    slots = np.array([ranked[0], ranked[ranked.size // 2]], np.int32)
+    picked = jax.device_get(prepared.programs.pick(state.population, slots))
+    return tuple(
+        _make_winner(take(picked, i), last.standard_error[slot], last.number, int(slot))
+        for i, slot in enumerate(slots)
+    )
+
+
+def _make_test_scorer(prepared: Prepared) -> Callable[[Sequence[Winner]], list[Score]]:
+    def score_on_test(winners):
+        task = prepared.task
+        device = jax.local_devices(backend=prepared.mesh.devices.flat[0].platform)[0]
+        key = jax.random.key(prepared.config.seed)
+        members = [(winner.state, encode(winner.hparams)) for winner in winners]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+
+        def run(key, stacked, rows, shared):
+            key = derive_key(key, EVALUATE, prepared.config.num_generations)
+
+            def score(member):
+                state, hparams = member
+                return mean_score(task, key, state, decode(hparams), rows, shared)
+
+            return jax.lax.map(score, stacked)
+
+        args = jax.device_put((key, stacked, task.data.test, task.shared), device)
+        means, errors = jax.device_get(jax.jit(run)(*args))
+        return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
+
+    return score_on_test
