@@ -15,16 +15,3 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def fixed_chunks(monkeypatch):
-    """No test's bits or time hang on which chunk size was fastest just then."""
-    from jepbt.engine import chunks
-    from jepbt.engine.chunks import ChunkChoice
-
-    monkeypatch.setattr(
-        chunks,
-        "choose_by_measuring",
-        lambda candidates, *rest: ChunkChoice(candidates[0], "fixed by the tests"),
-    )

@@ -24,7 +24,7 @@ from jepbt.benchmark.scaling import population_sizes
 from jepbt.benchmark.speed import pytorch_start
 from jepbt.benchmark.timing import Worker, measure_in_turns
 from jepbt.benchmark.workloads import WORKLOADS, make_task
-from jepbt.engine.member import check_task, count_step_flops
+from jepbt.engine.member import trace_member
 from jepbt.training import prepare
 
 slow = pytest.mark.slow
@@ -133,9 +133,10 @@ def test_shares_of_the_processes_are_the_whole_population():
 def test_flops_of_a_step_are_those_of_its_matmuls(name, expected):
     workload = next(w for w in WORKLOADS if w.name == name)
     task = make_task(workload)
-    member = check_task(task, jepbt.strategies.epbt(), jepbt.Config(batch_size=64))
+    config = jepbt.Config(batch_size=64)
+    member = trace_member(task, jepbt.strategies.epbt(), config)
     # The rest: biases, ReLU, the loss, the optimizer; and padding, not counted.
-    assert count_step_flops(task, member) == pytest.approx(expected, rel=0.1)
+    assert member.step_flops == pytest.approx(expected, rel=0.1)
 
 
 def test_turns_are_taken_round_by_round():

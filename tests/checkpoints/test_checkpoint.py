@@ -15,8 +15,7 @@ import jepbt
 from jepbt.checkpoints import RunFolder, checkpoint, differences, identify, resume
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
-from jepbt.engine import make_mesh
-from jepbt.engine.programs import place_inputs
+from jepbt.engine.member import trace_member
 from jepbt.strategies import pbt
 
 
@@ -190,8 +189,9 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
 
 def describe(task, initial=None):
     config = Config(population_size=4, num_generations=2, steps_per_generation=2)
-    mesh = make_mesh(jax.devices()[:1])
-    return identify(task, pbt(), config, place_inputs(task, 0, mesh), mesh, initial)
+    config = dataclasses.replace(config, batch_size=8)
+    member = trace_member(task, pbt(), config)
+    return identify(task, config, member, "cpu", initial)
 
 
 def with_split(task, name):

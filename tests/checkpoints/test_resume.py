@@ -17,7 +17,6 @@ from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 import jepbt
 from jepbt.checkpoints import RunFolder, checkpoint, writer
 from jepbt.checkpoints import folder as run_directory
-from jepbt.checkpoints import identity as fingerprint
 
 
 class Stop(Exception):
@@ -212,7 +211,7 @@ def stop_before_the_first_generation(folder, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(fingerprint, "lower_portable", stop)
+        patch.setattr(preparation, "compile_all", stop)
         train(run_dir=folder)
     assert json.loads((folder / "config.json").read_text())["identity"] is None
 
@@ -378,26 +377,6 @@ def test_auto_saves_less_often_where_saving_is_slow(tmp_path, monkeypatch):
     monkeypatch.setattr(writer.checkpoint, "write", slow)
     train(run_dir=tmp_path / "run", checkpoint_every="auto", num_generations=30)
     assert saved[0] == 0 and saved[-1] == 29 and len(saved) < 15
-
-
-@pytest.mark.slow
-def test_a_measured_chunk_size_is_used_again(tmp_path, monkeypatch):
-    def choose(size):
-        from jepbt.engine.chunks import ChunkChoice
-
-        monkeypatch.setattr(
-            jepbt.engine.chunks,
-            "choose_by_measuring",
-            lambda *rest: ChunkChoice(size, "by the test"),
-        )
-
-    auto = {"run_dir": tmp_path / "run", "chunk_size": "auto"}
-    choose(2)
-    train(**auto, max_seconds=1e-9)
-    choose(1)
-    train(**auto, resume=True)
-    stored = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert stored["chunk_size"] == 2
 
 
 @pytest.mark.slow

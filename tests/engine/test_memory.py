@@ -6,12 +6,13 @@ import pytest
 
 import jepbt
 from jepbt.engine import memory
-from jepbt.engine.member import MemberShapes, check_task
+from jepbt.engine.member import TracedMember, trace_member
 from jepbt.engine.memory import DoesNotFit, check_programs
 from jepbt.hyperparameters import HyperParameters
 from jepbt.training import preparation, prepare
 
-MEMBER = MemberShapes(jax.ShapeDtypeStruct((25,), np.float32), (), None)  # 100 bytes
+STATE = jax.ShapeDtypeStruct((25,), np.float32)  # 100 bytes
+MEMBER = TracedMember(STATE, (), None, 0.0, {}, None)
 
 
 def need(monkeypatch, limit, num_members, data=None, num_devices=2):
@@ -39,12 +40,12 @@ def test_every_member_is_held_twice_and_the_data_on_each_device(monkeypatch):
 
 
 def test_programs_that_reserve_too_much_are_refused_with_what_to_choose():
-    config = jepbt.Config(population_size=8)
-    check_programs(4_000, 4_000, config, 4, 64)
+    config = jepbt.Config(population_size=8, batch_size=64)
+    check_programs(4_000, 4_000, config, 4)
     with pytest.raises(DoesNotFit, match=r"4 members at a time.*Choose chunk_size=1"):
-        check_programs(4_001, 4_000, config, 4, 64)
+        check_programs(4_001, 4_000, config, 4)
     with pytest.raises(DoesNotFit, match=r"1 member at a time.*a smaller batch_size"):
-        check_programs(4_001, 4_000, config, 1, 64)
+        check_programs(4_001, 4_000, config, 1)
 
 
 def test_a_batch_too_large_for_memory_is_refused_before_a_run_starts(monkeypatch):
@@ -73,6 +74,6 @@ def test_the_bound_is_below_what_the_compiler_reserves(model, num_members, chunk
     settings = {"population_size": num_members, "chunk_size": chunk_size}
     settings |= {"batch_size": 64, "steps_per_generation": 20}
     prepared = prepare(task, devices=jax.devices()[:1], progress=False, **settings)
-    member = check_task(task, jepbt.strategies.epbt(), prepared.config)
+    member = trace_member(task, jepbt.strategies.epbt(), prepared.config)
     bound = memory.check_memory(member, task, prepared.config, jax.devices()[:1])
     assert 0.5 < bound / prepared.memory_bytes <= 1

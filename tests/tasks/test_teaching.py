@@ -11,7 +11,7 @@ import pytest
 
 import jepbt
 from jepbt.engine import make_inputs, make_phases
-from jepbt.engine.member import check_task
+from jepbt.engine.member import trace_member
 from jepbt.population import Member
 from jepbt.strategies import epbt, random_search
 
@@ -170,8 +170,10 @@ def test_the_teacher_is_who_was_best_where_it_still_stands():
 def test_batches_of_each_members_own_are_refused():
     task = make_task(jepbt.distillation())
     with pytest.raises(ValueError, match=r"batches='per_member'.*batches='shared'"):
-        check_task(task, random_search(), jepbt.Config(batches="per_member"))
-    check_task(task, random_search(), jepbt.Config())
+        trace_member(
+            task, random_search(), jepbt.Config(batch_size=8, batches="per_member")
+        )
+    trace_member(task, random_search(), jepbt.Config(batch_size=8))
 
 
 def test_more_teachers_than_members_are_refused():
