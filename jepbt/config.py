@@ -26,9 +26,8 @@ class Config:
       its last digits, and once a rank flips so does everything that descends from it.
       Draws never change: which examples, initial weights, noise and parents' lots a
       slot gets follows from seed, generation and slot alone.
-    - `chunk_size="auto"` measures, so on another machine it may choose another size,
-      and on the same one until the choice is remembered. It is written to
-      `config.json`: give that number to repeat a run elsewhere.
+    - `chunk_size="auto"` is a rule by platform and by the arithmetic of a step, and so
+      the same on every machine of that platform.
     - Another processor, jaxlib or compiler flag is another program.
     - `max_seconds` ends a run where the clock says.
 
@@ -38,12 +37,12 @@ class Config:
             evolutions between.
         steps_per_generation: `S`, training steps between two evaluations.
         batch_size: examples in a step; `None` takes the task's.
-        seed: of every random draw, from 0 to 2**32 - 1. Another seed never compiles
-            again.
+        seed: the seed of every random draw, from 0 to 2**32 - 1. A new seed compiles
+            nothing again.
         batches: "shared" trains all members on the same batches, "per_member" draws
             each member its own.
         chunk_size: members of a device computed together: a divisor of their number,
-            or "auto": measured once for a program on a machine, then remembered.
+            or "auto", which chooses by a rule: see `scaling` to measure.
         max_seconds: no further generation starts after that; `None` for no limit.
         target_fitness: stop once a member reaches it; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
@@ -52,9 +51,9 @@ class Config:
         checkpoint_every: generations between two checkpoints, or "auto": as often as
             keeps the time that writing them takes to 3 percent. Ctrl-C, the end of a
             run and an error in a callback save in any case.
-        keep_checkpoints: how many stay; older ones are removed.
-        progress: whether a terminal or notebook shows a progress bar.
-        log_level: what the logger "jepbt" lets through: "debug", "info" (a line a
+        keep_checkpoints: the number of checkpoints that stay; older ones are removed.
+        progress: True shows a progress bar in a terminal or notebook.
+        log_level: the level of the logger "jepbt": "debug", "info" (a line a
             generation), "warning" or "error".
         debug: stop at the first member that fails and say which, instead of going on
             without it; the command line then shows Python's tracebacks.
@@ -96,7 +95,7 @@ def check(config: Config) -> None:
     """Checks every field that a run depends on.
 
     Args:
-        config: to be used.
+        config: the settings to check.
 
     Raises:
         TypeError: if it is no `Config`.

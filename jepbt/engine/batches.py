@@ -1,4 +1,4 @@
-"""Which examples each step reads: every epoch in an order of its own."""
+"""Draws the examples that each step reads: every epoch in an order of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 _FEW = 1000
-"""Up to so many examples sorting is as fast, and every order is possible."""
+"""Up to this many examples sorting is as fast, and every order is possible."""
 
 _ROUNDS = 8
 
@@ -29,11 +29,11 @@ def batch_indices(
     take a CPU longer than a generation of small networks.
 
     Args:
-        key: of the whole run; the same in every generation.
+        key: the key of all batches, the same in every generation.
         generation: `i32[]`; `(generation + 1) * num_steps * batch_size` is below 2**31.
-        num_examples: `N`.
-        batch_size: `B`.
-        num_steps: `S`.
+        num_examples: `N`, the examples of the training split.
+        batch_size: `B`, the examples of a step.
+        num_steps: `S`, the steps of a generation.
 
     Returns:
         `i32[S, B]` row numbers.
@@ -80,7 +80,7 @@ def _permute(places: jax.Array, words: jax.Array, num: int) -> jax.Array:
     Args:
         places: `i32[n]`, below `num`.
         words: `u32[n, rounds]`, random.
-        num: of places.
+        num: the number of places.
 
     Returns:
         `i32[n]`, below `num`.
@@ -96,7 +96,7 @@ def _permute(places: jax.Array, words: jax.Array, num: int) -> jax.Array:
             right = (right + _mix(left ^ words[:, number + 1]) % low) % low
         return left * low + right
 
-    # What falls outside goes on: a permutation always leads back inside.
+    # Cycle-walking: the permutation is applied again until the value is in range.
     value = jax.lax.while_loop(
         lambda value: (value >= num).any(),
         lambda value: jnp.where(value >= num, shuffle(value), value),

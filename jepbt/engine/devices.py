@@ -1,4 +1,4 @@
-"""Where members run: devices, chunks, and the one place that maps over members."""
+"""Maps a function of one member over a population, on the devices that there are."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def map_members(
 
     Args:
         function: `(member, common) -> result`, pytrees of arrays; no collectives.
-        mesh: of one axis named "population"; `None` for no sharding.
-        chunk_size: members computed together; divides each device's share.
+        mesh: the devices, on an axis named "population"; `None` for no sharding.
+        chunk_size: the members computed together, a divisor of each device's share.
 
     Returns:
         `(members [P, ...], common) -> results [P, ...]`.
@@ -176,7 +176,7 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
     """Lays devices along the population's axis.
 
     Args:
-        devices: from `choose_devices`.
+        devices: the devices, from `choose_devices`.
 
     Returns:
         A mesh of one axis. (`jax.make_mesh` would make its axis explicit, under which
@@ -204,8 +204,8 @@ def check_chunk(chunk_size: int | str, num_members: int) -> None:
     """Refuses a given chunk size that would leave a remainder.
 
     Args:
-        chunk_size: as the user gave it; `"auto"` is always allowed.
-        num_members: on one device.
+        chunk_size: the user's setting; `"auto"` is always allowed.
+        num_members: the members of one device.
 
     Raises:
         ValueError: if a given size does not divide `num_members`.
@@ -230,7 +230,7 @@ def compiler_options(platform: str, *, brief: bool = False) -> dict[str, Any]:
 
     Args:
         platform: the platform that a program is compiled for.
-        brief: whether the program runs once, or for milliseconds.
+        brief: True for a program that runs once, or for milliseconds.
 
     Returns:
         Options for `Lowered.compile`.

@@ -164,7 +164,7 @@ def keep_best(
     Args:
         best: the best so far.
         population: just evaluated.
-        evaluation: that population's.
+        evaluation: the scores of that population.
         number: `i32[]` the generation.
 
     Returns:

@@ -83,8 +83,8 @@ def generation(
         inputs: the run's.
         number: `i32[]` the generation, from 0.
         state: the state after the generation before.
-        evolves: whether the first two lines happen; they do not in the first
-            generation, which has nothing to select by.
+        evolves: False leaves out the first two lines, as in the first generation,
+            which has nothing to select by.
         lap: a function that is called after each phase with its name and what it made.
 
     Returns:
@@ -154,7 +154,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
     """Draws the first population: hyperparameters by the strategy, states by the task.
 
     Args:
-        spec: what the run is made of.
+        spec: the task, strategy and settings of the run.
         inputs: the run's.
 
     Returns:
@@ -195,7 +195,7 @@ def evolve(
     """Lets the strategy choose parents and hyperparameters, and copies the weights.
 
     Args:
-        spec: what the run is made of.
+        spec: the task, strategy and settings of the run.
         inputs: the run's.
         number: `i32[]` the generation that begins.
         state: the state after the generation before, evaluated.
@@ -249,7 +249,7 @@ def train(
     """Lets every member take the generation's steps with its own hyperparameters.
 
     Args:
-        spec: what the run is made of.
+        spec: the task, strategy and settings of the run.
         inputs: the run's.
         number: `i32[]` the generation.
         state: the state with the population that trains.
@@ -323,7 +323,7 @@ def evaluate(
     """Scores every member on the validation split, and keeps the best ever.
 
     Args:
-        spec: what the run is made of.
+        spec: the task, strategy and settings of the run.
         inputs: the run's.
         number: `i32[]` the generation.
         metrics: `f32[P]` by name, from training.

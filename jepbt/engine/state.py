@@ -15,13 +15,15 @@ from jepbt.tasks import Splits
 
 
 class Inputs(NamedTuple):
-    """What every program reads and none changes, an argument so that it is no constant.
+    """The read-only arrays of every program.
+
+    They are arguments, so that XLA does not bake them in as constants.
 
     Attributes:
         key: the run's key.
-        train: training rows, leaves `[N, ...]`, or `None`.
-        validation: validation rows, or `None`.
-        shared: the task's.
+        train: the training rows, leaves `[N, ...]`, or `None`.
+        validation: the validation rows, or `None`.
+        shared: the task's shared arrays.
     """
 
     key: jax.Array
@@ -41,9 +43,9 @@ class Best:
 
     Attributes:
         member: one `Member`, without the axis `P`.
-        standard_error: `f32[]` of its fitness.
-        generation: `i32[]` when it was seen.
-        slot: `i32[]` where.
+        standard_error: `f32[]` the standard error of its fitness.
+        generation: `i32[]` the generation that it was seen in.
+        slot: `i32[]` the slot that it stood in.
     """
 
     member: Member
@@ -62,10 +64,10 @@ class RunState:
     """Everything that one generation hands to the next.
 
     Attributes:
-        population: leaves `[P, ...]`.
-        evaluation: of that population.
-        best: so far.
-        strategy: whatever the strategy remembers.
+        population: the members, leaves `[P, ...]`.
+        evaluation: the scores of that population.
+        best: the best member so far.
+        strategy: the strategy's own state.
     """
 
     population: Population
@@ -79,11 +81,11 @@ class Record(NamedTuple):
 
     Attributes:
         fitness: `f32[P]` after training, `nan` if failed.
-        standard_error: `f32[P]` of the fitness.
-        parents: `i32[P]` whose state each slot trained on from.
-        hparams: leaves `[P, ...]` that it trained with.
+        standard_error: `f32[P]` the standard error of the fitness.
+        parents: `i32[P]` the slots whose state each slot trained on from.
+        hparams: the hyperparameters that each slot trained with, leaves `[P, ...]`.
         metrics: `f32[P]` by name, means over the generation's steps.
-        info: what the strategy reports.
+        info: the strategy's report, arrays by name.
     """
 
     fitness: jax.Array
@@ -98,9 +100,9 @@ def make_inputs(key: jax.Array, data: Splits | None, shared: PyTree) -> Inputs:
     """Collects what every program of a run reads.
 
     Args:
-        key: the run's.
+        key: the run's key.
         data: the examples; the test split stays behind.
-        shared: the task's.
+        shared: the task's shared arrays.
 
     Returns:
         The inputs.

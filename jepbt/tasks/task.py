@@ -15,9 +15,9 @@ class Splits(NamedTuple):
     """Examples by purpose: pytrees of arrays `[N, ...]`.
 
     Attributes:
-        train: what members learn from.
-        validation: what fitness is measured on.
-        test: read once, when a run is over; `None` if there is none.
+        train: the examples that members learn from.
+        validation: the examples that fitness is measured on.
+        test: the examples that are read once, after a run; `None` if there are none.
     """
 
     train: PyTree
@@ -75,10 +75,10 @@ class Task:
             the step's own row. Needs data and shared batches.
         restart: `(key, state, hparams) -> state`, what a slot that starts afresh makes
             of the state it had; `None` for `init`.
-        blend: for ensembles and averages of trained members; `None` for a task that
-            has no such thing.
-        about: what people should know of it, JSON values by name, for `config.json`
-            and the report; a `"num_classes"` among them is the figures' too.
+        blend: the functions that make ensembles and averages of trained members;
+            `None` for a task without.
+        about: facts for people, JSON values by name, for `config.json` and the report;
+            the figures read `"num_classes"` there.
 
     Example:
         A member climbs `-x²` with its own step size, without data:

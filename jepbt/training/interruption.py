@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: end the generation, hand over what there is."""
+"""Ends a run well on Ctrl-C and SIGTERM: after the generation, with a result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         result: the `Result` so far.
-        signal_number: what asked for it, `signal.SIGINT` for Ctrl-C.
+        signal_number: the signal that asked for it, `signal.SIGINT` for Ctrl-C.
     """
 
     def __init__(self, result: Any, signal_number: int):
@@ -34,10 +34,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked a run to stop.
+    """Remembers the signal that has asked a run to stop.
 
     Attributes:
-        signal_number: of the signal, or `None`.
+        signal_number: the signal's number, or `None` while none has come.
     """
 
     def __init__(self) -> None:

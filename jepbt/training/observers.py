@@ -37,10 +37,10 @@ class Run:
     """A run while it goes on.
 
     Attributes:
-        prepared: what was checked and compiled.
+        prepared: the checked and compiled run.
         history: the generations so far.
         best: the best member so far, on the host; `None` while nobody has a fitness.
-        has_new_best: whether the last generation brought it.
+        has_new_best: True from when a new best member comes until it is written.
     """
 
     prepared: Prepared

@@ -45,14 +45,14 @@ class Prepared:
         strategy: the strategy between generations.
         config: checked, with its batch size decided.
         mesh: the devices that share the population.
-        chunk: how many members a device computes together, and why.
+        chunk: the number of members that a device computes together, and the reason.
         inputs: the arrays that all programs read, on the devices.
         programs: the compiled parts of a generation.
         memory_bytes: the bytes that the largest program reserves in one memory.
         memory_limit: the bytes of that memory.
-        seconds: what preparing took, by step: `"trace"`, `"data"`, `"lower"`,
-            `"compile"`, and `"compile train"` and the like for each program, several
-            of which compile at once.
+        seconds: the duration of each step: `"trace"`, `"identify"`, `"data"`,
+            `"lower"`, `"compile"`, and `"compile train"` and the like for each program,
+            several of which compile at once.
         step_flops: the floating-point operations of one member's training step; 0 if
             unknown.
         checkpoint_bytes: the bytes of one checkpoint.

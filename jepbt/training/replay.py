@@ -1,4 +1,4 @@
-"""`replay`: one fresh network along a schedule that a population found."""
+"""Trains one fresh network along the schedule that a population found."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def replay(
     rest. Other data, another model: give another task with the same hyperparameters.
 
     Args:
-        task: what to learn.
+        task: the task to learn.
         schedule: a `Result`, its `.schedule`, or the folder of a run.
-        scale: how many times as many steps to take; each value holds so much longer.
+        scale: the factor on the number of steps; each value holds that much longer.
         config: further settings, as for `train_population`.
         **fields: of `Config` or arguments of `train_population`; `population_size`
             networks start from weights of their own, 1 unless given.

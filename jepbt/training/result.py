@@ -1,4 +1,4 @@
-"""What a run hands back."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Winner:
     """One member taken out of the population, on the host.
 
     Attributes:
-        state: what the task's `init` returned, NumPy arrays.
+        state: the member's state, as the task's `init` made it, in NumPy arrays.
         hparams: the user's class with Python values.
         fitness: its validation score, and the standard error.
-        generation: when it was evaluated.
-        slot: where it stood.
+        generation: the generation that it was evaluated in.
+        slot: the slot that it stood in.
     """
 
     state: Any
@@ -75,14 +75,14 @@ class Result:
     Attributes:
         best: the best member of all generations by validation (ties: the earliest).
         final_best: the best of the last generation.
-        median: of the last generation by validation.
+        median: the median member of the last generation by validation.
         first_best: the best of the first generation.
         history: every generation's fitness, parents, hyperparameters, metrics.
         population: the last population, on its devices, leaves `[P, ...]`.
-        task: what was trained.
-        config: with which settings.
+        task: the task that was trained.
+        config: the settings, with the batch size that was used.
         seconds: spent by phase: compile, evolve, train, evaluate.
-        run_dir: where the files are, or `None`.
+        run_dir: the folder of the run's files, or `None`.
     """
 
     best: Winner
@@ -132,7 +132,7 @@ class Result:
         """Lets the best members of the last generation predict together.
 
         Args:
-            k: how many, by validation.
+            k: the number of members, the best by validation.
 
         Returns:
             The ensemble with its score on the validation split, on which its members
@@ -151,7 +151,7 @@ class Result:
         Batch statistics are estimated anew on training data.
 
         Args:
-            k: how many members to look at, by validation.
+            k: the number of members to look at, the best by validation.
 
         Returns:
             The average if it beats the last generation's best on validation data, and

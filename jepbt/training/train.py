@@ -1,4 +1,4 @@
-"""`train_population`: the one place with side effects."""
+"""Trains a population: the one place with side effects."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train_population(
     `Config` says when two runs give the same bits.
 
     Args:
-        task: what to learn, from `classification` or a `Task` of your own.
+        task: the task to learn, from `classification` or a `Task` of your own.
         strategy: a name, such as "epbt" or "pbt", or one from `jepbt.strategies`.
         config: the run's settings; the defaults of `Config` if left out.
         initial: weights that every member starts from (a state's `params`), or an

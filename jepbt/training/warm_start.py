@@ -1,4 +1,4 @@
-"""A run that starts from weights, or from the population, of an earlier one."""
+"""Starts a run from the weights, or from the population, of an earlier one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jepbt.training.result import Result
 def warm_start(
     initial: Any, member: TracedMember, num_members: int
 ) -> Callable[[RunState], RunState]:
-    """Checks what a run shall start from, and makes the function that puts it there.
+    """Checks the weights or members to start from, and makes what puts them in place.
 
     One set of weights goes to every member: hyperparameters, optimizer state and all
     else start as in any run. A `Result` hands over its last population's live members,
@@ -80,10 +80,10 @@ def warm_start(
 
 
 def initial_arrays(initial: Any) -> PyTree:
-    """Collects what of `initial` makes a difference to the run that starts from it.
+    """Collects the arrays of `initial` that the new run depends on.
 
     Args:
-        initial: as for `warm_start`, checked by it.
+        initial: the argument of `warm_start`, checked by it.
 
     Returns:
         Host arrays.
