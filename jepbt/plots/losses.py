@@ -1,4 +1,4 @@
-"""Pictures of a loss that evolved; `jepbt.plots` shows them with the others."""
+"""Draws losses that evolved: the winner's, and every member's attraction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def evolved_loss(
 ) -> tuple[Axes, Axes]:
     """Draws the winner's loss as it evolved, early to late, beside cross-entropy.
 
-    Above, the loss against the predicted probability of the true class, the other
-    classes sharing the rest, less its value at probability 1. Below, its gradient: how
-    hard it pushes up the true class's logit; below zero it pushes back.
+    Above, the loss against the predicted probability of the true class, while the other
+    classes share the rest; its value at probability 1 is subtracted. Below, its
+    gradient: how hard it pushes up the true class's logit; below zero it pushes back.
 
     Args:
         run: a `Result`, or the folder of a run.
-        axes: two to draw into; a figure of their own if left out.
-        num_classes: `C`; that of the run's data, or else 10.
+        axes: the two axes to draw into; a figure of their own if left out.
+        num_classes: the number `C` of classes; the run's own if left out.
 
     Returns:
         The axes of the loss and of its gradient.
@@ -48,22 +48,18 @@ def evolved_loss(
     p = np.linspace(0.002, 1, 500)
     colours = style.early_to_late()
     last = len(thetas) - 1
-    for number, theta in enumerate(thetas):
-        loss, push = curves(theta, p, num_classes)
-        is_last = number == last
-        look = {
-            "color": style.WINNER if is_last else colours(number / max(last, 1)),
-            "linewidth": 2.4 if is_last else 1.0,
-            "zorder": 4 if is_last else 2,
-            "label": "the winner's loss" if is_last else None,
-        }
-        above.plot(p, loss, **look)
-        below.plot(p, push, **look)
+    evolved = [curves(theta, p, num_classes) for theta in thetas]
+    for number, lines in enumerate(evolved[:-1]):
+        for axis, values in zip((above, below), lines, strict=True):
+            axis.plot(p, values, color=colours(number / last), linewidth=1)
+    for axis, values in zip((above, below), evolved[-1], strict=True):
+        look = {"color": style.WINNER, "linewidth": 2.4, "zorder": 4}
+        axis.plot(p, values, label="the winner's loss", **look)
     for axis, values in ((above, -np.log(p)), (below, 1 - p)):
         axis.plot(p, values, color="black", linestyle="--", label="cross-entropy")
     below.axhline(0, color=style.INK, linewidth=0.8)
-    top = max(3.0, *(curves(theta, p, num_classes)[0].max() for theta in thetas[-1:]))
-    low = min(curves(theta, p, num_classes)[0].min() for theta in thetas)
+    top = max(3.0, evolved[-1][0].max())
+    low = min(loss.min() for loss, _ in evolved)
     above.set_ylim(min(low, 0) - 0.06 * top, 1.06 * top)
     above.set_ylabel("loss, from its value at 1")
     below.set_ylabel("push on the true logit")
@@ -79,14 +75,14 @@ def evolved_loss(
 
 
 def attraction(run: Any, axes: Axes | None = None) -> Axes:
-    """Draws how every member's loss treats zero error, over the generations.
+    """Draws the attraction of every member's loss to zero error, over the generations.
 
-    Above zero a confident, correct output is pulled on; below, pushed back, which
-    regularises.
+    Above zero, the loss still pulls a confident, correct output on towards zero error;
+    below, it pushes it back, which regularises.
 
     Args:
         run: a `Result`, or the folder of a run.
-        axes: to draw into; a figure of its own if left out.
+        axes: the axes to draw into; a figure of its own if left out.
 
     Returns:
         The axes.
@@ -99,48 +95,15 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
         >>> jepbt.plots.attraction("runs/0001")  # doctest: +SKIP
     """
     run = recorded.read(run)
-    loss = run.evolved_loss
+    line = run.history.ancestry()
     axes = style.new_axes() if axes is None else axes
-    values = taylorglo.attraction(run.history.hparams[loss.name])
-    num_generations, num_members = values.shape
+    name = run.evolved_loss.name
+    values = np.asarray(taylorglo.attraction(run.history.hparams[name]))
     axes.axhline(0, color=style.INK, linewidth=0.8)
-    axes.scatter(
-        np.repeat(np.arange(num_generations), num_members),
-        values.ravel(),
-        s=9 if values.size < 2000 else 3,
-        linewidths=0,
-        alpha=0.7,
-        color=style.MEMBER,
-        label=f"each of {num_members} members",
-    )
-    axes.plot(
-        np.arange(num_generations),
-        np.median(values, axis=1),
-        color=style.MEDIAN,
-        linestyle="--",
-        label="median",
-    )
-    line = taylorglo.attraction(loss.thetas)
-    born = run.history.winner[0] + 1 - len(line)
-    axes.plot(
-        born + np.arange(len(line)),
-        line,
-        color=style.WINNER,
-        linewidth=2,
-        label="the winner and its ancestors",
-    )
-    axes.scatter(
-        [born + len(line) - 1],
-        line[-1:],
-        s=70,
-        marker="*",
-        color=style.WINNER,
-        zorder=5,
-    )
-    shown = np.append(np.quantile(values, [0.02, 0.98]), [0, *line])
+    style.draw_members(axes, values, line)
+    shown = np.append(np.nanquantile(values, [0.02, 0.98]), [0, *values[line]])
     margin = 0.08 * (shown.max() - shown.min() or 1)
     axes.set_ylim(shown.min() - margin, shown.max() + 1.5 * margin)
-    style.generation_axis(axes, num_generations)
     axes.set_ylabel("attraction to zero error")
     for y, va, text in ((0.99, "top", "pulled on to"), (0.01, "bottom", "pushed from")):
         axes.text(
@@ -163,16 +126,16 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
 def curves(
     theta: np.ndarray, p: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluates a genome where the wrong classes share what the true one leaves.
+    """Evaluates a genome while the wrong classes share what the true one leaves.
 
     Args:
         theta: `f32[8]` one genome.
         p: `f64[N]` the true class's probability, in [0, 1].
-        num_classes: `C`.
+        num_classes: the number of classes.
 
     Returns:
-        `f64[N]` the loss less its value at 1, and `f64[N]` the descent direction of the
-        true class's logit.
+        `f64[N]` the loss minus its value at 1, and `f64[N]` its descent direction in
+        the true class's logit.
 
     Example:
         >>> loss, push = curves(

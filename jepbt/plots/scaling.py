@@ -1,4 +1,4 @@
-"""Draws what a population costs by its size."""
+"""Draws the cost of a population by its size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
 def scaling(report: Any, axes: Axes | None = None) -> Axes:
     """Draws a population's throughput by its size, beside the ideal and the ceiling.
 
-    The ideal: every member trains as fast as the smallest population's did alone. The
-    ceiling: the machine's matmul peak. The knee: from there on more members gain less
-    than a tenth.
+    Ideally every member trains as fast as those of the smallest population. The ceiling
+    is the machine's matmul peak. The knee is the smallest population that
+    has 90 % of the largest throughput.
 
     Args:
-        report: from `jepbt.scaling`.
-        axes: to draw into; a figure of its own if left out.
+        report: the report that `jepbt.scaling` returns.
+        axes: the axes to draw into; a figure of its own if left out.
 
     Returns:
         The axes.
@@ -68,6 +68,6 @@ def scaling(report: Any, axes: Axes | None = None) -> Axes:
     axes.xaxis.minorticks_off()  # on the other axis they label a short range
     axes.set_xlabel("members P")
     axes.set_ylabel("training samples a second, all members")
-    # Above: inside, some line would run through it, on some device.
+    # Above the axes: inside, a line would run through it on some devices.
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return axes

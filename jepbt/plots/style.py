@@ -1,10 +1,12 @@
-"""How all figures look: sizes, and colours that all eyes tell apart."""
+"""Decides how all figures look: sizes, and colours that all eyes tell apart."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from jepbt.results.lineage import Line
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.axes import Axes
@@ -22,9 +24,9 @@ def new_axes(num_rows: int = 1, num_columns: int = 1, height: float = 4.2) -> Ax
     """Makes axes in a figure of their own: one, or an array of them.
 
     Args:
-        num_rows: of axes.
-        num_columns: of axes.
-        height: of the figure, in inches.
+        num_rows: the number of rows of axes.
+        num_columns: the number of columns of axes.
+        height: the figure's height, in inches.
 
     Returns:
         The axes, `axes[num_rows, num_columns]` if there are several.
@@ -48,8 +50,48 @@ def generation_axis(axes: Axes, num_generations: int) -> None:
     axes.set_xlabel("generation")
 
 
+def draw_members(axes: Axes, values: np.ndarray, line: Line) -> None:
+    """Draws a value of every member over the generations, and the winner's line.
+
+    Args:
+        axes: the axes to draw into.
+        values: `f[G, P]`; `nan` is left out.
+        line: the winner and its ancestors.
+    """
+    num_generations, num_members = values.shape
+    numbers = np.arange(num_generations)
+    axes.scatter(
+        np.repeat(numbers, num_members),
+        values.ravel(),
+        s=7 if values.size < 2000 else 2,
+        linewidths=0,
+        color=MEMBER,
+        zorder=2,
+        label=f"each of {num_members} members",
+    )
+    axes.plot(numbers, medians(values), "--", color=MEDIAN, label="median", zorder=3)
+    draw_winner(axes, line, values[line], label="the winner and its ancestors")
+    generation_axis(axes, num_generations)
+
+
+def draw_winner(axes: Axes, line: Line, values: np.ndarray, **look: object) -> None:
+    """Draws the values `[L]` along the winner's line, with a star at the winner."""
+    look = {"color": WINNER, "linewidth": 2, "zorder": 4} | look
+    axes.plot(line.generations, values, **look)
+    axes.scatter(
+        line.generations[-1:], values[-1:], s=80, marker="*", color=WINNER, zorder=5
+    )
+
+
+def medians(values: np.ndarray) -> np.ndarray:
+    """Computes the median of each row without its `nan`; `nan` if nothing is left."""
+    return np.array(
+        [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values]
+    )
+
+
 def early_to_late() -> Colormap:
-    """Colours for time, readable in grey and by all eyes; no end vanishes on white."""
+    """Makes colours for time, readable in grey and by all eyes, visible on white."""
     import matplotlib
     from matplotlib.colors import ListedColormap
 
@@ -57,11 +99,11 @@ def early_to_late() -> Colormap:
 
 
 def robust_range(values: np.ndarray, quantile: float) -> tuple[float, float]:
-    """Returns a quantile and the maximum: a few failures do not press the rest.
+    """Returns a low quantile and the maximum, so that a few failures do not matter.
 
     Args:
-        values: any; at least one is finite.
-        quantile: of the lower end.
+        values: an array with at least one finite entry.
+        quantile: the quantile of the lower end.
 
     Returns:
         Two different numbers.

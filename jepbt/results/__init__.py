@@ -6,12 +6,11 @@ from jepbt.results.history import (
     History,
     Score,
     describe,
-    load_history,
     make_generation,
-    to_json,
 )
-from jepbt.results.recorded import Recorded, find_loss
-from jepbt.results.schedules import Schedules, load_schedules, make_schedules
+from jepbt.results.json_lines import load_history, to_json
+from jepbt.results.recorded import Recorded
+from jepbt.results.schedules import Schedules, load_schedules
 
 __all__ = [
     "Ensemble",
@@ -21,10 +20,8 @@ __all__ = [
     "Schedules",
     "Score",
     "describe",
-    "find_loss",
     "load_history",
     "load_schedules",
     "make_generation",
-    "make_schedules",
     "to_json",
 ]

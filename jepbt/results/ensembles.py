@@ -1,26 +1,25 @@
-"""Winners together: an ensemble of the best members, and a mean of their weights."""
+"""Puts trained members together: an ensemble of the best, or a mean of their weights.
+
+A task says how by its `blend`; `jepbt.classification` and `jepbt.regression` have one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.engine.evaluation import EVALUATION_BATCH, mean_score
+from jepbt.engine.evaluation import mean_score
 from jepbt.hyperparameters import decode
-from jepbt.population import EVALUATE, Population, PyTree, derive_key
-from jepbt.results import lineage
+from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
 from jepbt.results.history import History
 from jepbt.tasks import Task
 
 _ADAPTATION_STEPS = 500
-"""After so many, a running mean of momentum 0.99 keeps 0.7 % of what it began with."""
+"""After 500 steps a running mean of momentum 0.99 keeps 0.7 % of its first value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Ensemble:
     """Members of a last generation that predict together.
 
     Attributes:
-        slots: of the members, best first.
-        mean: their common score on validation data, from averaged predictions.
-        standard_error: of the mean.
-        members: states and hyperparameters, leaves `[k, ...]`.
-        task: what they were trained on.
+        slots: the members' slots, best first.
+        mean: the score of their averaged predictions on validation data.
+        standard_error: the standard error of that score.
+        members: their states and hyperparameters, leaves `[k, ...]`.
+        task: the task that they were trained on.
     """
 
     slots: tuple[int, ...]
@@ -42,7 +41,7 @@ class Ensemble:
     task: Task = dataclasses.field(repr=False)
 
     def predict(self, batch: PyTree) -> jax.Array:
-        """Averages the members' predictions: of a classification, probabilities.
+        """Averages the members' predictions: probabilities, for a classification.
 
         Args:
             batch: rows like those of the task's data.
@@ -56,31 +55,20 @@ class Ensemble:
 def make_ensemble(
     task: Task, population: Population, history: History, seed: int, k: int
 ) -> Ensemble:
-    """Puts the `k` best live members of the last generation together.
+    """Makes an ensemble of the `k` best live members of the last generation.
 
-    Args:
-        task: with a `blend`.
-        population: the last.
-        history: of the run.
-        seed: of the run.
-        k: how many.
-
-    Returns:
-        The ensemble, scored on the validation split.
-
-    Raises:
-        ValueError: if the task cannot do it, or `k` is not from 1 to the live members.
+    Its score is measured on the validation split; for the errors see `Result.ensemble`.
     """
     slots = _best_slots(task, history, k)
     members = _take(population, slots)
-    key = derive_key(jax.random.key(seed), EVALUATE, len(history) - 1)
-    scores = []
-    for batch in _batches(task.data.validation):
-        averaged = _predict(task, key, members, batch)
-        scores.append(np.asarray(task.blend.score(averaged, batch), np.float32))
-    scores = np.concatenate(scores)
-    error = float(scores.std() / math.sqrt(scores.size))
-    return Ensemble(tuple(slots), float(scores.mean()), error, members, task)
+
+    def evaluate(key, members, hparams, batch, shared):
+        return task.blend.score(_predict(task, key, members, batch), batch)
+
+    # The members are the state of one member of this task.
+    together = dataclasses.replace(task, evaluate=evaluate)
+    mean, error = _validate(together, history, seed, members, None)
+    return Ensemble(tuple(slots), mean, error, members, task)
 
 
 def average_weights(
@@ -88,40 +76,26 @@ def average_weights(
 ) -> tuple[PyTree, float, float] | None:
     """Averages the weights of the best members that descend from one founder.
 
-    Members of different founders lie in different valleys, and their mean in neither:
-    only relatives of the best are taken. What is no weight, such as batch statistics,
-    is estimated anew from training data.
-
-    Args:
-        task: with a `blend`.
-        population: the last.
-        history: of the run.
-        seed: of the run.
-        k: how many, from the best downwards; relatives beyond the first `k` members
-            are left out.
+    Members of different founders have little in common, and the mean of their weights
+    is no good network: of the best `k` members only relatives of the best one are
+    taken. Batch statistics are estimated anew from training data.
 
     Returns:
         State, validation score and its standard error; `None` if that does not beat the
         best member of the last generation.
-
-    Raises:
-        ValueError: if the task cannot do it, or `k` is not from 1 to the live members.
     """
     slots = _best_slots(task, history, k)
-    first = lineage.founders(history.parents, history.fresh)[-1]
-    slots = [slot for slot in slots if first[slot] == first[slots[0]]]
+    founders = history.founders[-1]
+    slots = [slot for slot in slots if founders[slot] == founders[slots[0]]]
     if len(slots) < 2:
         return None
     states, hparams = _take(population, slots)
-    values = jax.tree.map(lambda leaf: leaf[0], hparams)
-    run_key = jax.random.key(seed)
-    state = _adapt(task, run_key, task.blend.mix(states), decode(values))
-    key = derive_key(run_key, EVALUATE, len(history) - 1)
-    rows = jax.tree.map(jnp.asarray, task.data.validation)
-    mean, error = mean_score(task, key, state, decode(values), rows, task.shared)
-    if not float(mean) > history.fitness[-1, slots[0]]:
+    values = decode(take(hparams, 0))
+    state = _adapt(task, jax.random.key(seed), task.blend.mix(states), values)
+    mean, error = _validate(task, history, seed, state, values)
+    if not mean > history.fitness[-1, slots[0]]:
         return None
-    return jax.device_get(state), float(mean), float(error)
+    return jax.device_get(state), mean, error
 
 
 def _best_slots(task: Task, history: History, k: int) -> list[int]:
@@ -140,9 +114,9 @@ def _best_slots(task: Task, history: History, k: int) -> list[int]:
     return ranked[:k].tolist()
 
 
-def _take(population: Population, slots: Sequence[int]) -> tuple[PyTree, PyTree]:
+def _take(population: Population, slots: list[int]) -> tuple[PyTree, PyTree]:
     chosen = population.state, population.hparams
-    return jax.device_get(jax.tree.map(lambda leaf: leaf[np.array(slots)], chosen))
+    return jax.device_get(take(chosen, np.array(slots)))
 
 
 def _predict(task: Task, key: jax.Array, members: Any, batch: PyTree) -> jax.Array:
@@ -150,29 +124,31 @@ def _predict(task: Task, key: jax.Array, members: Any, batch: PyTree) -> jax.Arr
         state, hparams = member
         return task.blend.predict(key, state, decode(hparams), batch)
 
+    # One member after another: their activations need not fit into memory together.
     return jax.lax.map(predict, jax.tree.map(jnp.asarray, members)).mean(0)
 
 
+def _validate(
+    task: Task, history: History, seed: int, state: PyTree, values: Any
+) -> tuple[float, float]:
+    """Scores a state with the key that the last generation was scored with."""
+    key = derive_key(jax.random.key(seed), EVALUATE, len(history) - 1)
+    rows = jax.tree.map(jnp.asarray, task.data.validation)
+    mean, error = mean_score(task, key, state, values, rows, task.shared)
+    return float(mean), float(error)
+
+
 def _adapt(task: Task, key: jax.Array, state: PyTree, values: PyTree) -> PyTree:
-    rows = task.data.train
+    """Lets running statistics follow new weights, over batches drawn at random."""
+    rows = jax.tree.map(jnp.asarray, task.data.train)
     num_rows = len(jax.tree.leaves(rows)[0])
-    rng = np.random.default_rng(0)
-    size = min(task.batch_size, num_rows)
-    indices = rng.integers(num_rows, size=(_ADAPTATION_STEPS, size))
-    rows = jax.tree.map(jnp.asarray, rows)
+    shape = _ADAPTATION_STEPS, min(task.batch_size, num_rows)
+    indices = np.random.default_rng(0).integers(num_rows, size=shape)
 
     def step(state, numbered):
         number, chosen = numbered
-        batch = jax.tree.map(lambda leaf: leaf[chosen], rows)
         step_key = jax.random.fold_in(key, number)
-        return task.blend.adapt(step_key, state, values, batch), None
+        return task.blend.adapt(step_key, state, values, take(rows, chosen)), None
 
     state, _ = jax.lax.scan(step, state, (jnp.arange(_ADAPTATION_STEPS), indices))
     return state
-
-
-def _batches(rows: PyTree):
-    num_rows = len(jax.tree.leaves(rows)[0])
-    for start in range(0, num_rows, EVALUATION_BATCH):
-        stop = start + EVALUATION_BATCH
-        yield jax.tree.map(operator.itemgetter(slice(start, stop)), rows)

@@ -1,39 +1,46 @@
-"""Who descends from whom, from the parents of every generation alone.
+"""Finds who descends from whom, from the parents of every generation alone.
 
-`parents` is `i32[G, P]`: row `g` says whose state each slot of generation `g` trained
-on from; row 0 is not read. `fresh` is `bool[G, P]`, or `None`: slots that started over
-with new weights in that generation, which begin a line of their own.
+Every function takes `parents`, `i32[G, P]`: row `g` names the slot whose weights each
+slot of generation `g` started from; row 0 is not read. It also takes `fresh`,
+`bool[G, P]`: the slots that started over with new weights in that generation, each of
+which begins a line of its own. `False` stands for none.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-OPERATIONS = ("fresh", "kept", "varied", "copied")
-"""What can happen to a slot between two generations: see `operations`."""
+
+class Line(NamedTuple):
+    """A member and its ancestors, oldest first; an index into arrays `[G, P, ...]`.
+
+    `history.fitness[line]` is `f32[L]`, the fitness along the line.
+
+    Attributes:
+        generations: `i64[L]`, consecutive numbers.
+        slots: `i64[L]`, the slot of the ancestor in each of these generations.
+    """
+
+    generations: np.ndarray
+    slots: np.ndarray
 
 
 def ancestry(
-    parents: np.ndarray, generation: int, slot: int, fresh: np.ndarray | None = None
-) -> np.ndarray:
-    """Follows one member back to the first of its line.
-
-    Args:
-        parents: `i32[G, P]`.
-        generation: of the member.
-        slot: of the member.
-        fresh: `bool[G, P]` or `None`.
-
-    Returns:
-        `i64[generation + 1]` the slot of its ancestor in each generation, itself last;
-        -1 in the generations before its line started over.
+    parents: np.ndarray,
+    generation: int,
+    slot: int,
+    fresh: np.ndarray | bool = False,
+) -> Line:
+    """Follows one member back to the generation in which its weights were new.
 
     Raises:
         ValueError: if there is no such member.
 
     Example:
         >>> import numpy as np
-        >>> ancestry(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]), 2, 1)
+        >>> ancestry(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]), 2, 1).slots
         array([2, 0, 1])
     """
     num_generations, num_members = parents.shape
@@ -43,49 +50,44 @@ def ancestry(
     ):
         if not 0 <= value < count:
             raise ValueError(f"{name}={value} must be from 0 to {count - 1}.")
-    line = np.full(generation + 1, -1)
-    line[generation] = slot
-    for number in range(generation, 0, -1):
-        if fresh is not None and fresh[number, slot]:
-            break
-        slot = int(parents[number, slot])
-        line[number - 1] = slot
-    return line
+    fresh = np.broadcast_to(fresh, parents.shape)
+    slots = [slot]
+    born = generation
+    while born > 0 and not fresh[born, slots[-1]]:
+        slots.append(int(parents[born, slots[-1]]))
+        born -= 1
+    return Line(np.arange(born, generation + 1), np.array(slots[::-1]))
 
 
-def founders(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray:
+def founders(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
     """Finds the first ancestor of every slot, in every generation.
 
-    Args:
-        parents: `i32[G, P]`.
-        fresh: `bool[G, P]` or `None`.
-
     Returns:
-        `i64[G, P]`; a founder is named `generation * P + slot` by where it began, which
-        for the first generation is its slot.
+        `i64[G, P]`; a founder's name is `generation * P + slot` of where it began,
+        which is its slot in the first generation.
 
     Example:
         >>> import numpy as np
         >>> founders(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))[-1]
         array([2, 2, 2])
     """
-    num_members = parents.shape[1]
-    slots = np.arange(num_members)
-    rows = [slots]
+    fresh = np.broadcast_to(fresh, parents.shape)
+    rows = [np.arange(parents.shape[1])]
     for number in range(1, len(parents)):
-        row = rows[-1][parents[number]]
-        if fresh is not None:
-            row = np.where(fresh[number], number * num_members + slots, row)
-        rows.append(row)
+        rows.append(next_founders(rows[-1], parents[number], fresh[number], number))
     return np.stack(rows)
 
 
-def survivors(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray:
-    """Says which members have descendants in the last generation.
+def next_founders(
+    before: np.ndarray, parents: np.ndarray, fresh: np.ndarray, number: int
+) -> np.ndarray:
+    """Hands the founders `i64[P]` of one generation down to generation `number`."""
+    slots = np.arange(parents.size)
+    return np.where(fresh, number * parents.size + slots, before[parents])
 
-    Args:
-        parents: `i32[G, P]`.
-        fresh: `bool[G, P]` or `None`.
+
+def survivors(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
+    """Marks the members that have descendants in the last generation.
 
     Returns:
         `bool[G, P]`; the last row is true.
@@ -95,24 +97,19 @@ def survivors(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarra
         >>> survivors(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))[0].tolist()
         [False, False, True]
     """
+    fresh = np.broadcast_to(fresh, parents.shape)
     lives = np.zeros(parents.shape, bool)
     lives[-1] = True
     for number in range(len(parents) - 1, 0, -1):
-        inherits = lives[number].copy()
-        if fresh is not None:
-            inherits &= ~fresh[number]
+        inherits = lives[number] & ~fresh[number]
         lives[number - 1, parents[number][inherits]] = True
     return lives
 
 
 def takeover_generation(
-    parents: np.ndarray, fresh: np.ndarray | None = None
+    parents: np.ndarray, fresh: np.ndarray | bool = False
 ) -> int | None:
     """Finds when one founder's descendants had filled the population for good.
-
-    Args:
-        parents: `i32[G, P]`.
-        fresh: `bool[G, P]` or `None`.
 
     Returns:
         The first generation from which on all members had one founder; `None` if
@@ -131,7 +128,7 @@ def takeover_generation(
     return int(mixed[-1]) + 1 if mixed.size else 0
 
 
-def effective_size(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray:
+def effective_size(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
     """Measures how many members each generation effectively descends from.
 
     It is the size of an ideal population, one that draws every parent at random, in
@@ -139,12 +136,8 @@ def effective_size(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.n
 
         P (P - 1) / Σ k (k - 1)
 
-    over the numbers `k` of children. Small values mean strong selection; the harmonic
-    mean over generations is the run's.
-
-    Args:
-        parents: `i32[G, P]`.
-        fresh: `bool[G, P]` or `None`; what starts over shares no parent.
+    over the numbers `k` of children; fresh slots share no parent. Small values mean
+    strong selection; the harmonic mean over generations is the run's.
 
     Returns:
         `f64[G]`; `inf` where no two members share a parent, in row 0 too.
@@ -158,11 +151,10 @@ def effective_size(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.n
         Kimura & Crow, "The Measurement of Effective Population Number", Evolution 1963.
     """
     num_members = parents.shape[1]
+    fresh = np.broadcast_to(fresh, parents.shape)
     sizes = [np.inf]
     for number in range(1, len(parents)):
-        row = parents[number]
-        if fresh is not None:
-            row = row[~fresh[number]]
+        row = parents[number][~fresh[number]]
         children = np.bincount(row, minlength=num_members)
         pairs = int((children * (children - 1)).sum())
         sizes.append(num_members * (num_members - 1) / pairs if pairs else np.inf)
@@ -172,14 +164,12 @@ def effective_size(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.n
 def operations(
     parents: np.ndarray,
     hparams: dict[str, np.ndarray],
-    fresh: np.ndarray | None = None,
+    fresh: np.ndarray | bool = False,
 ) -> np.ndarray:
     """Names what happened to each slot before its generation trained.
 
-    Args:
-        parents: `i32[G, P]`.
-        hparams: `[G, P, ...]` by name.
-        fresh: `bool[G, P]` or `None`.
+    It compares the hyperparameters `[G, P, ...]`, given by name, of each generation
+    with those of the one before.
 
     Returns:
         `str[G, P]`: "fresh" has new weights, as all of generation 0 do; "kept" has its
@@ -200,21 +190,16 @@ def operations(
         changed[1:] |= differs.reshape(*differs.shape[:2], -1).any(axis=-1)
     named = np.where(changed, "varied", "kept")
     named = np.where(parents != slots, "copied", named)
-    if fresh is not None:
-        named = np.where(fresh, "fresh", named)
+    named = np.where(fresh, "fresh", named)
     named[0] = "fresh"
     return named
 
 
-def tree_order(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarray:
+def tree_order(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
     """Places members so that no two lines from parents to children cross.
 
     Siblings stand together, in the order of their parents in the generation before, so
-    that a founder's descendants form one band.
-
-    Args:
-        parents: `i32[G, P]`.
-        fresh: `bool[G, P]` or `None`; what starts over stands last.
+    that a founder's descendants form one band. Fresh slots stand last.
 
     Returns:
         `i64[G, P]` the place of each slot in its generation, from 0.
@@ -226,13 +211,13 @@ def tree_order(parents: np.ndarray, fresh: np.ndarray | None = None) -> np.ndarr
                [1, 0, 2],
                [0, 1, 2]])
     """
-    num_generations, num_members = parents.shape
+    num_members = parents.shape[1]
+    fresh = np.broadcast_to(fresh, parents.shape)
     places = np.empty(parents.shape, int)
     places[0] = np.arange(num_members)
-    for number in range(1, num_generations):
+    for number in range(1, len(parents)):
         rank = places[number - 1][parents[number]]
-        if fresh is not None:
-            rank = np.where(fresh[number], num_members, rank)
+        rank = np.where(fresh[number], num_members, rank)
         order = np.argsort(rank, kind="stable")  # siblings by their slots
         places[number, order] = np.arange(num_members)
     return places

@@ -1,4 +1,4 @@
-"""What is known of a run, from its result in memory or from its files alike."""
+"""Gives one view of a run, whether it is a result in memory or a folder of files."""
 
 from __future__ import annotations
 
@@ -6,43 +6,58 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jepbt.config import Config
 from jepbt.hyperparameters import Categorical, Integer, Real, Space, TaylorLoss, spaces
 from jepbt.losses import EvolvedLoss
-from jepbt.results.history import History, load_history
-from jepbt.results.schedules import Schedules, make_schedules
+from jepbt.results.history import History
+from jepbt.results.json_lines import UNREADABLE, load_history
+from jepbt.results.schedules import Schedules
+from jepbt.tasks import Task
 
 _KINDS = {kind.__name__: kind for kind in (Real, Integer, Categorical, TaylorLoss)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A run to look at.
+    """What is known of a run: what figures, reports and a run's files are made from.
 
     Attributes:
-        history: its generations so far.
-        spaces: of its hyperparameters, by name.
-        settings: what `config.json` holds; empty if the run has no folder.
-        folder: of the run, or `None`.
+        history: the generations so far.
+        spaces: the spaces of the hyperparameters, by name; empty if unknown.
+        settings: what `config.json` holds; empty if unknown.
+        folder: the run's folder, or `None`.
     """
 
     history: History
-    spaces: Mapping[str, Space]
-    settings: Mapping[str, Any]
-    folder: pathlib.Path | None
+    spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    folder: pathlib.Path | None = None
 
     @property
     def evolved_loss(self) -> EvolvedLoss:
-        """The winner's loss; an error if none evolved."""
-        return find_loss(self.spaces, self.history.hparams, self.history.ancestry())
+        """The winner's loss, the first of several.
+
+        Raises:
+            ValueError: if no loss evolved in the run.
+        """
+        for name, space in self.spaces.items():
+            if isinstance(space, TaylorLoss):
+                thetas = self.history.hparams[name][self.history.ancestry()]
+                return EvolvedLoss(name, thetas[-1], thetas)
+        raise ValueError(
+            f"no loss evolved in this run: of its hyperparameters "
+            f"({', '.join(self.spaces) or 'none'}) none is declared with "
+            "jepbt.taylor_hparam()."
+        )
 
     @property
     def num_classes(self) -> int:
-        """That of the run's data, or 10 where that is not known."""
+        """The number of classes of the run's data, or 10 if it is unknown."""
         return self.settings.get("num_classes", 10)
 
     @property
@@ -50,32 +65,30 @@ class Recorded:
         """Whether a loss evolved."""
         return any(isinstance(space, TaylorLoss) for space in self.spaces.values())
 
-    def by_number(
-        self, values: Mapping[str, np.ndarray]
-    ) -> Iterator[tuple[str, np.ndarray, Space | None]]:
-        """Lists hyperparameters that are no losses, each entry of a vector by itself.
+    @property
+    def columns(self) -> list[tuple[str, np.ndarray, Space | None]]:
+        """Name, values `[G, P]` and space of each hyperparameter that is not a loss.
 
-        Args:
-            values: `[..., *its own shape]` by name.
-
-        Yields:
-            Name (an entry's is `rates[0]`), values `[...]`, and space, if known.
+        Every entry of a vector is a column of its own, named `rates[0]` for example.
         """
-        for name, array in values.items():
+        columns = []
+        for name, values in self.history.hparams.items():
             space = self.spaces.get(name)
             if isinstance(space, TaylorLoss):
                 continue
-            if not getattr(space, "shape", ()):
-                yield name, array, space
-                continue
-            for place in range(array.shape[-1]):
-                yield f"{name}[{place}]", array[..., place], space
+            if values.ndim == 2:
+                columns.append((name, values, space))
+            elif getattr(space, "shape", ()):
+                for place in range(values.shape[-1]):
+                    columns.append((f"{name}[{place}]", values[..., place], space))
+        return columns
 
     @property
     def schedule(self) -> Schedules:
-        """The winner's hyperparameters by step."""
-        return make_schedules(
-            self.history,
+        """The winner's hyperparameters by step, since its weights were new."""
+        line = self.history.ancestry()
+        return Schedules(
+            {name: value[line] for name, value in self.history.hparams.items()},
             self.settings["config"]["steps_per_generation"],
             self.settings["batch_size"],
         )
@@ -85,30 +98,42 @@ def read(run: Any) -> Recorded:
     """Collects what is known of a run.
 
     Args:
-        run: a `Result`, a `History`, the folder of a run, or what this returns.
+        run: a `Result`, a `History` (which knows no spaces), the folder of a run, or
+            what this function returns.
 
     Returns:
-        The same view of each. A history alone knows no spaces.
+        The view of the run.
 
     Raises:
-        TypeError: if it is none of these.
+        TypeError: if `run` is none of these.
         ValueError: if the folder's files cannot be read.
     """
-    if isinstance(run, Recorded):
-        return run
-    if isinstance(run, History):
-        return Recorded(run, {}, {}, None)
-    if isinstance(run, str | os.PathLike):
-        return _read_folder(pathlib.Path(run))
-    if hasattr(run, "history") and hasattr(run, "task"):
-        config = dataclasses.asdict(run.config)
-        settings = {**run.task.about, "config": config}
-        settings["batch_size"] = run.config.batch_size
-        return Recorded(run.history, spaces(run.task.hparams), settings, run.run_dir)
-    raise TypeError(
-        "expected a jepbt.Result, its history, or the folder of a run, got "
-        f"{type(run).__name__}."
-    )
+    match run:
+        case Recorded():
+            return run
+        case History():
+            return Recorded(run)
+        case str() | os.PathLike():
+            return _read_folder(pathlib.Path(run))
+    try:
+        return from_memory(run.history, run.task, run.config, run.run_dir)
+    except AttributeError:
+        raise TypeError(
+            "expected a jepbt.Result, its history, or the folder of a run, got "
+            f"{type(run).__name__}."
+        ) from None
+
+
+def from_memory(
+    history: History, task: Task, config: Config, folder: pathlib.Path | None
+) -> Recorded:
+    """Collects what is known of a run in this process, finished or not."""
+    settings = {
+        **task.about,
+        "config": dataclasses.asdict(config),
+        "batch_size": config.batch_size,
+    }
+    return Recorded(history, spaces(task.hparams), settings, folder)
 
 
 def _read_folder(folder: pathlib.Path) -> Recorded:
@@ -118,14 +143,7 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         read_spaces = {
             name: _read_space(fields) for name, fields in settings["hparams"].items()
         }
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ValueError(
             f"{str(folder / 'config.json')!r} is no configuration of a run ({error})."
         ) from error
@@ -135,7 +153,7 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
 
 
 def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of the host loop in the engine's form: a generation is one step."""
+    """Gives the host loop's settings the engine's form: a generation is one step."""
     config = {key: value for key, value in settings.items() if key != "hparams"}
     config |= {"num_generations": None, "steps_per_generation": 1}
     return {"config": config, "batch_size": None, "hparams": settings["hparams"]}
@@ -149,39 +167,3 @@ def _read_space(fields: Mapping[str, Any]) -> Space:
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return kind(**values)
-
-
-def find_loss(
-    spaces: Mapping[str, Space],
-    hparams: Mapping[str, np.ndarray],
-    line: Sequence[int],
-) -> EvolvedLoss:
-    """Takes the evolved loss of a line of ancestors out of a history.
-
-    Args:
-        spaces: of the run's hyperparameters, by name.
-        hparams: `[G, P, ...]` by name.
-        line: the slots of the line, from `ancestry`.
-
-    Returns:
-        The loss; of several, the first.
-
-    Raises:
-        ValueError: if no loss evolved in the run.
-
-    Example:
-        >>> theta = taylorglo.CROSS_ENTROPY_EXPANSION
-        >>> space = TaylorLoss(tuple(theta.tolist()), noise=0.0, sigma=0.1)
-        >>> find_loss({"loss": space}, {"loss": theta[None, None]}, [0]).name
-        'loss'
-    """
-    for name, space in spaces.items():
-        if isinstance(space, TaylorLoss):
-            born = int(np.argmax(np.asarray(line) >= 0))
-            slots = np.asarray(line)[born:]
-            thetas = hparams[name][np.arange(born, len(line)), slots]
-            return EvolvedLoss(name, thetas[-1], thetas)
-    raise ValueError(
-        f"no loss evolved in this run: of its hyperparameters "
-        f"({', '.join(spaces) or 'none'}) none is declared with jepbt.taylor_hparam()."
-    )

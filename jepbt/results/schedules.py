@@ -1,4 +1,4 @@
-"""The winner's schedule: what its ancestors trained with, as functions of the step."""
+"""Makes schedules of what the winner's ancestors trained with, step by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.results.history import History
+from jepbt.results.json_lines import UNREADABLE, from_lists, to_lists
 
 FORMAT = "jepbt-schedule-1"
 
@@ -21,15 +21,16 @@ FORMAT = "jepbt-schedule-1"
 class Schedules(Mapping):
     """Hyperparameters by name, each an optax schedule: constant within a generation.
 
-    `schedules["learning_rate"]` is a function `step -> value`, also of a traced step,
-    that keeps its last value after the last step. Of a hyperparameter whose choices are
-    no numbers it takes a Python step and returns the choice.
+    `schedules["learning_rate"]` is a function `step -> value` that also takes a traced
+    step, and keeps its last value after the last step. If the choices of a
+    hyperparameter are not numbers, its function takes a Python step and returns the
+    choice.
 
     Attributes:
-        by_generation: `[G', ...]` by name, a row for each generation of the winner's
+        by_generation: `[L, ...]` by name, a row for each generation of the winner's
             line.
-        steps_per_generation: how many steps each value holds.
-        batch_size: of each step, as the run had it; `None` if unknown.
+        steps_per_generation: the number of steps that each row holds.
+        batch_size: the number of examples in a step; `None` if unknown.
 
     Example:
         >>> schedules = Schedules({"rate": np.array([0.5, 0.25])}, 10)
@@ -61,24 +62,22 @@ class Schedules(Mapping):
 
     @property
     def num_generations(self) -> int:
-        """How many generations the winner's line has."""
+        """The number of generations in the winner's line."""
         return len(next(iter(self.by_generation.values())))
 
     @property
     def num_steps(self) -> int:
-        """How many steps the winner trained for."""
+        """The number of steps that the winner trained for."""
         return self.num_generations * self.steps_per_generation
 
     def to_json(self) -> str:
-        """Writes everything as JSON that other programs read: see `schedule.json`."""
+        """Writes the text of `schedule.json`, which other programs can read."""
         fields = {
             "format": FORMAT,
             "steps_per_generation": self.steps_per_generation,
             "num_steps": self.num_steps,
             "batch_size": self.batch_size,
-            "values": {
-                name: _as_lists(value) for name, value in self.by_generation.items()
-            },
+            "values": {k: to_lists(value) for k, value in self.by_generation.items()},
         }
         return json.dumps(fields, indent=2, allow_nan=False)
 
@@ -87,29 +86,6 @@ class Schedules(Mapping):
             f"Schedules({', '.join(self)}: {self.num_generations} generations of "
             f"{self.steps_per_generation} steps)"
         )
-
-
-def make_schedules(
-    history: History, steps_per_generation: int, batch_size: int | None = None
-) -> Schedules:
-    """Follows the winner's line through a history.
-
-    Args:
-        history: of the run.
-        steps_per_generation: of the run.
-        batch_size: of the run.
-
-    Returns:
-        The schedules, from the generation in which the winner's weights were new.
-
-    Raises:
-        ValueError: if no member ever had a finite fitness.
-    """
-    line = history.ancestry()
-    born = int(np.argmax(line >= 0))
-    rows = np.arange(born, len(line)), line[born:]
-    values = {name: value[rows] for name, value in history.hparams.items()}
-    return Schedules(values, steps_per_generation, batch_size)
 
 
 def load_schedules(run: str | os.PathLike) -> Schedules:
@@ -122,7 +98,7 @@ def load_schedules(run: str | os.PathLike) -> Schedules:
         The schedules.
 
     Raises:
-        ValueError: if it cannot be read, or is no schedule.
+        ValueError: if the file cannot be read, or holds something else.
 
     Example:
         >>> import tempfile
@@ -140,26 +116,12 @@ def load_schedules(run: str | os.PathLike) -> Schedules:
         if fields["format"] != FORMAT:
             raise ValueError(f"format={fields['format']!r}, expected {FORMAT!r}")
         return Schedules(
-            {name: _as_array(value) for name, value in fields["values"].items()},
+            {name: from_lists(value) for name, value in fields["values"].items()},
             fields["steps_per_generation"],
             fields["batch_size"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ValueError(
-            f"{str(path)!r} is no schedule of a run ({error}). Name the folder of one "
-            "that has finished a generation, or its schedule.json."
+            f"{str(path)!r} is no schedule of a run ({error}). Name the folder of "
+            "a run that has finished a generation, or its schedule.json."
         ) from error
-
-
-def _as_lists(values: np.ndarray) -> list:
-    if values.dtype == np.float32:  # the shortest digits that give these bits back
-        values = values.astype(str).astype(np.float64)
-    if values.dtype == object:
-        return [v if isinstance(v, str | int | float) else repr(v) for v in values]
-    return values.tolist()
-
-
-def _as_array(values: list) -> np.ndarray:
-    array = np.array(values)
-    narrow = {"f": np.float32, "i": np.int32, "b": bool}
-    return array.astype(narrow.get(array.dtype.kind, object))

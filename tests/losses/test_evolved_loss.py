@@ -12,7 +12,7 @@ import pytest
 from jepbt import taylorglo
 from jepbt.hyperparameters import Real, TaylorLoss
 from jepbt.losses import EvolvedLoss
-from jepbt.results import find_loss
+from jepbt.results import Generation, History, Recorded
 
 rng = np.random.default_rng(0)
 THETA = rng.normal(size=8).astype(np.float32)
@@ -118,10 +118,23 @@ def test_effective_numbers_and_attraction_are_the_published_ones():
     assert EvolvedLoss("l", seed, seed[None]).effective == (-4.0, 4.0, -4.0, 4.0, 0.0)
 
 
+def make_run(thetas, parents, fresh=(), **spaces):
+    """A run of so many generations whose last generation has the winner."""
+    history = History()
+    for number, theta in enumerate(thetas):
+        fitness = np.full(len(theta), number, np.float32)
+        fitness[:-1] -= 0.5
+        info = {"fresh": np.full(len(theta), number in fresh)}
+        line = (number, fitness, fitness, np.array(parents[number]), {"own": theta})
+        history.generations.append(Generation(*line, {}, info, {}))
+    return Recorded(history, {"rate": Real(1.0, None, None, False), **spaces})
+
+
 def test_the_loss_of_each_generation_is_that_of_the_winners_ancestor():
     thetas = rng.normal(size=(3, 4, 8)).astype(np.float32)
-    spaces = {"rate": Real(1.0, None, None, False), "own": TaylorLoss((), 0.0, 0.1)}
-    loss = find_loss(spaces, {"own": thetas}, [2, 0, 3])
+    parents = [[0, 1, 2, 3], [2, 2, 2, 2], [0, 0, 0, 0]]
+    own = TaylorLoss((), 0.0, 0.1)
+    loss = make_run(thetas, parents, own=own).evolved_loss
     assert loss.name == "own" and len(loss) == 3
     for generation, slot in enumerate([2, 0, 3]):
         at = loss.at_generation(generation)
@@ -130,12 +143,13 @@ def test_the_loss_of_each_generation_is_that_of_the_winners_ancestor():
     np.testing.assert_array_equal(loss.theta, thetas[2, 3])
     with pytest.raises(ValueError, match="generation=3 must be from 0 to 2"):
         loss.at_generation(3)
-    restarted = find_loss(spaces, {"own": thetas}, [-1, 0, 3])
+    restarted = make_run(thetas, parents, fresh=[1], own=own).evolved_loss
     np.testing.assert_array_equal(restarted.thetas, thetas[[1, 2], [0, 3]])
 
 
 def test_where_no_loss_evolved_the_error_says_why():
+    run = make_run(np.zeros((1, 1, 8), np.float32), [[0]])
     with pytest.raises(
         ValueError, match=r"\(rate\) none is declared with jepbt.taylor"
     ):
-        find_loss({"rate": Real(1.0, None, None, False)}, {}, [0])
+        _ = run.evolved_loss

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jepbt
+from jepbt.results import History
 
 rng = np.random.default_rng(0)
 CENTRES = rng.normal(size=(4, 12))
@@ -110,7 +111,10 @@ def test_batch_statistics_of_an_average_fit_its_weights():
 
     result = train(Normalized())
     history, task = result.history, result.task
-    history.generations[-1].fitness[:] -= 1  # so that any average improves
+    *before, last = history.generations  # made worse, so that any average improves
+    history = History()
+    history.generations += before
+    history.generations.append(dataclasses.replace(last, fitness=last.fitness - 1))
     state = result.population.state
     wrong = jax.tree.map(lambda leaf: 0 * leaf + 50, state.variables)
     population = dataclasses.replace(

@@ -49,13 +49,15 @@ def make_history(fitness=None):
 
 
 def test_a_line_is_followed_through_every_copy():
-    np.testing.assert_array_equal(lineage.ancestry(PARENTS, 4, 3), [1, 1, 1, 2, 3])
-    np.testing.assert_array_equal(lineage.ancestry(PARENTS, 2, 0), [3, 3, 0])
+    for generation, slot, slots in ((4, 3, [1, 1, 1, 2, 3]), (2, 0, [3, 3, 0])):
+        line = lineage.ancestry(PARENTS, generation, slot)
+        np.testing.assert_array_equal(line.slots, slots)
+        np.testing.assert_array_equal(line.generations, np.arange(generation + 1))
 
 
 def test_a_line_begins_where_its_weights_were_new():
     line = lineage.ancestry(PARENTS, 4, 3, FRESH)
-    np.testing.assert_array_equal(line, [-1, -1, -1, 2, 3])
+    np.testing.assert_array_equal(line, [[3, 4], [2, 3]])
     names = lineage.founders(PARENTS, FRESH)[-1]
     np.testing.assert_array_equal(names, [1, 1, 3 * 4 + 2, 3 * 4 + 2])
 
@@ -96,6 +98,47 @@ def test_operations_tell_what_happened_to_each_slot():
     assert history.operations[1].tolist() == ["kept", "kept", "copied", "kept"]
     assert history.operations[2].tolist() == ["copied", "varied", "varied", "varied"]
     assert history.operations[3].tolist() == ["copied", "varied", "fresh", "varied"]
+
+
+def test_a_line_is_an_index_into_what_is_recorded():
+    history = make_history()
+    expected = [history.fitness[3, 2], history.fitness[4, 3]]
+    np.testing.assert_array_equal(history.fitness[history.ancestry(4, 3)], expected)
+    np.testing.assert_array_equal(history.founders, lineage.founders(PARENTS, FRESH))
+
+
+def test_a_history_that_grew_is_the_history_at_once():
+    """Read after every generation, or only once at the end: the same arrays."""
+    whole, grown = make_history(), History()
+    for number, generation in enumerate(whole.generations):
+        grown.generations.append(generation)
+        assert grown.fitness.shape == (number + 1, 4)
+        expected = np.unique(lineage.founders(PARENTS, FRESH)[number])
+        np.testing.assert_array_equal(grown.surviving_founders, expected)
+        for name, values in grown.hparams.items():
+            np.testing.assert_array_equal(values[-1], generation.hparams[name])
+    for name in ("fitness", "standard_error", "parents", "fresh", "founders"):
+        mine, its = getattr(grown, name), getattr(whole, name)
+        assert mine.dtype == its.dtype and not mine.flags.writeable
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_rows_of_longer_text_and_larger_numbers_fit():
+    history = History()
+    for number, name in enumerate(["a", "longer"]):
+        size = np.array([1 << 40 * number], ("i4", "i8")[number])
+        hparams = {"name": np.array([name]), "size": size}
+        zeros = np.zeros(1, np.float32)
+        history.generations.append(
+            Generation(number, zeros, zeros, np.zeros(1, int), hparams, {}, {}, {})
+        )
+        assert history.hparams["name"][-1, 0] == name
+        assert history.hparams["size"][-1, 0] == 1 << 40 * number
+
+
+def test_an_empty_history_says_so():
+    with pytest.raises(ValueError, match="holds no generation yet"):
+        _ = History().fitness
 
 
 def test_lines_of_the_tree_do_not_cross():

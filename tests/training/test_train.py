@@ -96,7 +96,7 @@ def test_results_agree_with_each_other():
             values[where], np.asarray(getattr(result.best.hparams, name), values.dtype)
         )
     line = ancestry(history.parents, *where)
-    assert line[-1] == where[1]
+    assert line.slots[-1] == where[1]
     roots = np.arange(8)
     for parents in history.parents[1:]:
         roots = roots[parents]

@@ -1,0 +1,98 @@
+"""Writes the calls that make a run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import shlex
+from typing import Any
+
+from jepbt.config import Config
+from jepbt.results import Recorded
+from jepbt.tasks import StandardHyperParameters
+
+_HOST_LOOP = (
+    "<p>Made by <code>jepbt.epbt</code> with an evaluation function, which is not in "
+    "the run's folder; the seed is above.</p>"
+)
+_NOTE = (
+    '<p class="quiet">Bits repeat on the same versions, devices and chunk size. The '
+    "task's own code (data, model, optimizer) is not in the run's folder. "
+    "<code>schedule.json</code>, <code>loss.py</code> and <code>best/</code> can be "
+    "read without jepbt.</p>"
+)
+_CODE = """import jepbt
+
+task = jepbt.classification({data})  # with your model, if it had one
+result = jepbt.train_population(
+    task,
+    strategy={strategy},
+{settings})
+
+# one fresh network along the winner's schedule
+again = jepbt.replay(task, {folder})
+"""
+
+
+def reproduce(run: Recorded) -> str:
+    """Writes, as HTML, the calls that make a run again and replay its winner.
+
+    Args:
+        run: a run read from its folder.
+
+    Returns:
+        Python code, and the line for a shell if `jepbt train` can make the run.
+    """
+    if "loop" in run.settings["config"]:
+        return _HOST_LOOP
+    settings = _changed_settings(run)
+    strategy = run.settings.get("strategy", "epbt")
+    is_named = strategy in ("epbt", "pbt", "random_search")
+    is_loaded = run.settings.get("data") not in (None, "arrays")
+    code = _CODE.format(
+        data=repr(_data_name(run)) if is_loaded else "...",
+        strategy=repr(strategy if is_named else "..."),
+        settings="".join(f"    {k}={v!r},\n" for k, v in settings.items()),
+        folder=repr(str(run.folder)),
+    )
+    blocks = [code]
+    if is_named and _is_of_the_command(run):
+        flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
+        flags |= {"strategy": strategy} | settings
+        words = ["jepbt", "train"]
+        for name, value in flags.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        blocks.insert(0, shlex.join(words))
+    return _NOTE + "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks)
+
+
+def _changed_settings(run: Recorded) -> dict[str, Any]:
+    """The settings that decide the run's bits and are not the defaults."""
+    config, defaults = run.settings["config"], Config()
+    changed = {
+        name: value
+        for name, value in config.items()
+        if value != getattr(defaults, name, None)
+        and name not in ("run_dir", "progress", "resume")
+    }
+    # The chunk size that was chosen decides the last bits.
+    chunk_size = run.settings.get("chunk_size", config["chunk_size"])
+    return changed | {"chunk_size": chunk_size}
+
+
+def _data_name(run: Recorded) -> str:
+    """The name that `jepbt.datasets.load` knows the data by; a file's is its path."""
+    note = run.settings.get("data_note", "")
+    return note if note.endswith(".npz") else run.settings["data"]
+
+
+def _is_of_the_command(run: Recorded) -> bool:
+    """Whether `jepbt train` can make this task: its data, model and search space."""
+    settings = run.settings
+    standard = {field.name for field in dataclasses.fields(StandardHyperParameters)}
+    note = settings.get("data_note", "")
+    return (
+        set(settings["hparams"]) == standard
+        and settings.get("model") in ("CNN", "MLP")
+        and (note in ("embedded, MIT", "TensorFlow Datasets") or note.endswith(".npz"))
+    )
