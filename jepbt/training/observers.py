@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 from jepbt.checkpoints import folder as run_directory
 from jepbt.engine import RunState
-from jepbt.hyperparameters import spaces
 from jepbt.results import Generation, History, Recorded, describe
+from jepbt.results.recorded import from_memory
 from jepbt.training.outcome import as_winner
 from jepbt.training.preparation import Prepared
 from jepbt.training.result import Winner
@@ -74,13 +74,9 @@ class Run:
     def recorded(self) -> Recorded:
         """The run as its files will know it."""
         prepared = self.prepared
-        settings = {
-            **prepared.task.about,
-            "config": dataclasses.asdict(prepared.config),
-            "batch_size": prepared.config.batch_size,
-        }
-        known = spaces(prepared.task.hparams)
-        return Recorded(self.history, known, settings, prepared.folder)
+        return from_memory(
+            self.history, prepared.task, prepared.config, prepared.folder
+        )
 
 
 Observer: TypeAlias = Callable[[Run], None]
