@@ -95,9 +95,10 @@ def typeset(loss: EvolvedLoss) -> str:
     Example:
         >>> theta = np.float32([0, 2, 0, 0, 0, 0, 0, 0])
         >>> typeset(EvolvedLoss("loss", theta, theta[None])).partition(">")[2]
-        '<i>L</i> = −∑[ 2 <i>y</i><sup>2</sup> ]</span>'
+        '<i>L</i> = −∑[ 2&nbsp;<i>y</i><sup>2</sup> ]</span>'
     """
     text = "L = " + loss.formula.replace("sum", "∑").replace("-", "−")
+    text = re.sub(r" (?=[(xy])", "&nbsp;", text)  # no line ends inside a term
     text = re.sub(r"[Lxy]", r"<i>\g<0></i>", text)
     text = re.sub(r"\^(\d)", r"<sup>\1</sup>", text)
     return (
@@ -176,7 +177,7 @@ def _draw_founders(run: Recorded) -> Figure:
     counts[place[run.history.winner]] = founders.size + 1  # the winner's comes first
     rank = np.argsort(np.argsort(-counts, kind="stable"))[place]
     colours = ListedColormap([style.WINNER, *style.LINES, style.FAINT])
-    figure, axes = _new_picture(5.8, 0.55)
+    figure, axes = _new_picture(6.3, 0.55)
     axes.imshow(
         np.sort(rank, axis=1).T,  # ranks beyond the last colour have that colour
         cmap=colours,
