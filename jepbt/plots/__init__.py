@@ -1,4 +1,4 @@
-"""Pictures, one function each, drawn from a run's history or a report."""
+"""Draws pictures of a run's history or a report, one function each."""
 
 from jepbt.plots.history import describe_lineage, fitness, hparam_schedules, lineage
 from jepbt.plots.losses import attraction, evolved_loss

@@ -20,8 +20,8 @@ def evolved_loss(
     """Draws the winner's loss as it evolved, early to late, beside cross-entropy.
 
     Above, the loss against the predicted probability of the true class, while the other
-    classes share the rest; its value at probability 1 is subtracted. Below, its
-    gradient: how hard it pushes up the true class's logit; below zero it pushes back.
+    classes share the rest; its value at probability 1 is subtracted. Below, the push of
+    its gradient on the true class's logit: up, or back where it is below zero.
 
     Args:
         run: a `Result`, or the folder of a run.

@@ -77,7 +77,7 @@ def average_weights(
     """Averages the weights of the best members that descend from one founder.
 
     Members of different founders have little in common, and the mean of their weights
-    is no good network: of the best `k` members only relatives of the best one are
+    would be a bad network: of the best `k` members only relatives of the best one are
     taken. Batch statistics are estimated anew from training data.
 
     Returns:

@@ -182,13 +182,13 @@ def _from_json(line: str) -> Generation:
     )
     fitness, parents = generation.fitness, generation.parents
     if fitness.ndim != 1 or not fitness.size:
-        raise ValueError("its fitness is no list of numbers")
+        raise ValueError("its fitness is not a list of numbers")
     columns = {"standard_error": generation.standard_error, "parents": parents}
     for name, column in (columns | by_name["hparams"] | by_name["metrics"]).items():
         if column.shape[:1] != fitness.shape:
             raise ValueError(f"{name} is not one for each of {fitness.size} members")
     if parents.ndim != 1 or parents.min() < 0 or parents.max() >= fitness.size:
-        raise ValueError("its parents are no members")
+        raise ValueError("its parents are not members")
     return generation
 
 
@@ -199,11 +199,11 @@ def _check_alike(generation: Generation, first: Generation) -> None:
             for each in (first, generation)
         )
         if shapes != others:
-            raise ValueError(f"its {group} are others than those of generation 0")
+            raise ValueError(f"its {group} differ from those of generation 0")
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _as_floats(value: Any) -> np.ndarray:

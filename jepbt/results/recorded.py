@@ -29,7 +29,7 @@ class Recorded:
     Attributes:
         history: the generations so far.
         spaces: the spaces of the hyperparameters, by name; empty if unknown.
-        settings: what `config.json` holds; empty if unknown.
+        settings: the contents of `config.json`; empty if unknown.
         folder: the run's folder, or `None`.
     """
 
@@ -116,12 +116,13 @@ def read(run: Any) -> Recorded:
         case str() | os.PathLike():
             return _read_folder(pathlib.Path(run))
     try:
-        return from_memory(run.history, run.task, run.config, run.run_dir)
+        facts = run.history, run.task, run.config, run.run_dir
     except AttributeError:
         raise TypeError(
             "expected a jepbt.Result, its history, or the folder of a run, got "
             f"{type(run).__name__}."
         ) from None
+    return from_memory(*facts)
 
 
 def from_memory(
