@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from jepbt.results.history import Generation, History
 
 
-def to_json(generation: Generation) -> str:
+def to_json(generation: Generation, exact: Mapping[str, Any] | None = None) -> str:
     """Writes a generation as one line of JSON; `nan` becomes `null`.
 
     The last entry is the CRC-32 of the line without it, so that a digit that changes
@@ -25,6 +26,8 @@ def to_json(generation: Generation) -> str:
 
     Args:
         generation: the generation to write.
+        exact: JSON values by column, for what plain JSON cannot hold; they become the
+            entry `"exact"`, which readers may leave out.
 
     Returns:
         The line, without a line break.
@@ -46,6 +49,8 @@ def to_json(generation: Generation) -> str:
         values = getattr(generation, name)
         fields[name] = {key: to_lists(value) for key, value in values.items()}
     fields["seconds"] = {k: round(v, 6) for k, v in generation.seconds.items()}
+    if exact:
+        fields["exact"] = dict(exact)
     text = json.dumps(fields, allow_nan=False)
     return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
 
@@ -151,6 +156,8 @@ def from_lists(value: list) -> np.ndarray:
         array([0.1, nan], dtype=float32)
     """
     array = np.array(value)
+    if array.dtype.kind == "O" and any(isinstance(item, str) for item in value):
+        return array  # choices, `None` among them
     if array.dtype.kind == "f" or (array == None).any():  # noqa: E711
         return _as_floats(value)
     if array.dtype.kind == "i":
@@ -164,10 +171,7 @@ def _from_json(line: str) -> Generation:
     if "crc32" in fields:  # a line that another program wrote may have none
         body, _, end = line.rpartition(', "crc32": ')
         if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
-            raise ValueError(
-                "it has changed since it was written; resume=True writes it again from "
-                "the newest checkpoint"
-            )
+            raise ValueError("it has changed since it was written")
     by_name = {
         group: {name: from_lists(value) for name, value in fields[group].items()}
         for group in ("hparams", "metrics", "info")
