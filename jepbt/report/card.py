@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jepbt.losses import EvolvedLoss
-from jepbt.losses.evolved import terms
+from jepbt.losses.formula import terms
 from jepbt.plots import style
 from jepbt.plots.losses import curves
 from jepbt.results import Recorded, lineage

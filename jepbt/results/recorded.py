@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jepbt.hyperparameters import Categorical, Integer, Real, Space, TaylorLoss, spaces
+from jepbt.hyperparameters import Space, losses_in, read_space, spaces
 from jepbt.losses import EvolvedLoss
 from jepbt.results.history import History, load_history
 from jepbt.results.schedules import Schedules, make_schedules
-
-_KINDS = {kind.__name__: kind for kind in (Real, Integer, Categorical, TaylorLoss)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Recorded:
     @property
     def has_loss(self) -> bool:
         """Whether a loss evolved."""
-        return any(isinstance(space, TaylorLoss) for space in self.spaces.values())
+        return bool(losses_in(self.spaces))
 
     def by_number(
         self, values: Mapping[str, np.ndarray]
@@ -63,7 +61,7 @@ class Recorded:
         """
         for name, array in values.items():
             space = self.spaces.get(name)
-            if isinstance(space, TaylorLoss):
+            if name in losses_in(self.spaces):
                 continue
             if not getattr(space, "shape", ()):
                 yield name, array, space
@@ -116,7 +114,7 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         read_spaces = {
-            name: _read_space(fields) for name, fields in settings["hparams"].items()
+            name: read_space(fields) for name, fields in settings["hparams"].items()
         }
     except (
         OSError,
@@ -141,16 +139,6 @@ def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"config": config, "batch_size": None, "hparams": settings["hparams"]}
 
 
-def _read_space(fields: Mapping[str, Any]) -> Space:
-    kind = _KINDS[fields["kind"]]
-    known = [field.name for field in dataclasses.fields(kind)]
-    values = {name: fields[name] for name in known if name in fields}
-    for name in ("choices", "default"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    return kind(**values)
-
-
 def find_loss(
     spaces: Mapping[str, Space],
     hparams: Mapping[str, np.ndarray],
@@ -170,17 +158,18 @@ def find_loss(
         ValueError: if no loss evolved in the run.
 
     Example:
+        >>> from jepbt.hyperparameters import TaylorLoss
+        >>> from jepbt.losses import taylorglo
         >>> theta = taylorglo.CROSS_ENTROPY_EXPANSION
         >>> space = TaylorLoss(tuple(theta.tolist()), noise=0.0, sigma=0.1)
         >>> find_loss({"loss": space}, {"loss": theta[None, None]}, [0]).name
         'loss'
     """
-    for name, space in spaces.items():
-        if isinstance(space, TaylorLoss):
-            born = int(np.argmax(np.asarray(line) >= 0))
-            slots = np.asarray(line)[born:]
-            thetas = hparams[name][np.arange(born, len(line)), slots]
-            return EvolvedLoss(name, thetas[-1], thetas)
+    for name in losses_in(spaces):
+        born = int(np.argmax(np.asarray(line) >= 0))
+        slots = np.asarray(line)[born:]
+        thetas = hparams[name][np.arange(born, len(line)), slots]
+        return EvolvedLoss(name, thetas[-1], thetas)
     raise ValueError(
         f"no loss evolved in this run: of its hyperparameters "
         f"({', '.join(spaces) or 'none'}) none is declared with jepbt.taylor_hparam()."
