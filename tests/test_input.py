@@ -304,7 +304,7 @@ TABLE = [
         ({"restart": 3}, "Task: restart=3 must be a function", TypeError),
         ({"hparams": Hyper()}, "Pass the class, not an instance", TypeError),
         ({"hparams": dict}, "must be a dataclass that inherits", TypeError),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number from 1 up"),
         ({"batch_size": 6.4}, "batch_size=6.4 must be a whole number"),
         (
             {"data": (np.zeros(4), np.zeros(4))},
