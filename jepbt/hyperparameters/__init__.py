@@ -11,7 +11,7 @@ from jepbt.hyperparameters.declaration import (
 )
 from jepbt.hyperparameters.draws import columns, draw_for, normal, whole_below
 from jepbt.hyperparameters.kinds import losses_in, read_space
-from jepbt.hyperparameters.numeric import MIN_FACTOR, Integer, Real, Vector
+from jepbt.hyperparameters.numeric import MIN_FACTOR, Integer, Number, Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
 from jepbt.hyperparameters.values import (
     clip_all,
@@ -31,6 +31,7 @@ __all__ = [
     "HyperParameters",
     "Integer",
     "Loss",
+    "Number",
     "Real",
     "Space",
     "TaylorLoss",

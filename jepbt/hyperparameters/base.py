@@ -83,7 +83,6 @@ class Space:
 
     def decode(self, leaf: jax.Array, name: str) -> Any:
         """Turns what the device holds into what member code reads as field `name`."""
-        del name
         return leaf
 
     def readable(self, leaf: np.ndarray) -> np.ndarray:

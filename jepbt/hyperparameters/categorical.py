@@ -88,7 +88,6 @@ class Categorical(Space):
 
     def move(self, value, noise, side, *, sigma, redraw):
         """Moves an ordered choice to a neighbour with probability `redraw`."""
-        del noise, sigma
         if not self.ordered:
             return value
         moves = jnp.abs(side - 0.5) > (1 - redraw) / 2
@@ -96,7 +95,6 @@ class Categorical(Space):
 
     def multiply(self, value, factor, noise):
         """Moves an ordered choice to the neighbour on the factor's side."""
-        del noise
         if not self.ordered:
             return value
         return jnp.where(factor == 1, value, self._neighbour(value, factor > 1))

@@ -22,16 +22,16 @@ _SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of the numbers that float32 holds in fu
 
 
 @dataclasses.dataclass(frozen=True)
-class Real(Space):
-    """A real number in `[min, max]`, either of which may be missing."""
+class Number(Space):
+    """The base of numbers in `[min, max]`, either of which may be missing."""
 
-    default: float
+    default: Any
     min: float | None
     max: float | None
     log: bool
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Real:
+    def declare(cls, where: str, declared: dict[str, Any]) -> Number:
         """Makes the space of a declared field, or raises a `ValueError`."""
         return cls(**_check_numbers(where, declared))
 
@@ -54,7 +54,6 @@ class Real(Space):
         A factor could never leave zero, so the step is added there instead, `sigma` of
         the range wide.
         """
-        del side, redraw
         is_bounded = self.min is not None and self.max is not None
         if is_bounded and self.min <= 0 <= self.max:
             return value + (self.max - self.min) * (sigma * noise)
@@ -62,7 +61,6 @@ class Real(Space):
 
     def multiply(self, value, factor, noise):
         """Multiplies by the factor."""
-        del noise
         return value * factor
 
     def coordinates(self, leaf: jax.Array) -> jax.Array:
@@ -87,6 +85,10 @@ class Real(Space):
             value = np.minimum(value, _round_inside(self.max, -1))
         return value
 
+
+class Real(Number):
+    """A real number."""
+
     def to_python(self, leaf: np.ndarray) -> float:
         """Returns the float with the fewest digits that gives the same float32 back.
 
@@ -105,23 +107,10 @@ class Real(Space):
         _check_inside(self, where, value)
 
 
-@dataclasses.dataclass(frozen=True)
-class Integer(Space):
-    """A whole number in `[min, max]`, either of which may be missing."""
-
-    default: int
-    min: int | None
-    max: int | None
-    log: bool
+class Integer(Number):
+    """A whole number."""
 
     dtype: ClassVar = np.int32
-
-    coordinates = Real.coordinates
-
-    @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Integer:
-        """Makes the space of a declared field, or raises a `ValueError`."""
-        return cls(**_check_numbers(where, declared))
 
     def prior(self, uniform: jax.Array) -> jax.Array:
         """Draws uniformly, each number as likely as its cell `[n, n + 1)`."""
@@ -142,15 +131,18 @@ class Integer(Space):
         Otherwise small numbers could not move: adding a uniform number between -0.5 and
         0.5 before rounding rounds up as often as the fraction says.
         """
-        moved = Real.move(self, value, noise, side, sigma=sigma, redraw=redraw)
+        moved = super().move(value, noise, side, sigma=sigma, redraw=redraw)
         return moved + (side - 0.5)
 
     def multiply(self, value, factor, noise):
         """Multiplies by the factor and rounds away from the old value."""
-        del noise
         size = jnp.abs(value) * factor
         size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
         return jnp.sign(value) * size
+
+    def encode(self, value: Any) -> np.ndarray:
+        """Turns a Python value into what the device holds."""
+        return np.array(value, np.int32)
 
     def to_python(self, leaf: np.ndarray) -> int:
         """Returns an `int`."""
@@ -163,22 +155,8 @@ class Integer(Space):
         _check_inside(self, where, value)
 
 
-@dataclasses.dataclass(frozen=True)
-class Vector(Space):
+class Vector(Number):
     """Several real numbers that share bounds and evolve each on its own."""
-
-    default: tuple[float, ...]
-    min: float | None
-    max: float | None
-    log: bool
-
-    # What a real number does, a vector does entry by entry.
-    prior = Real.prior
-    clip = Real.clip
-    move = Real.move
-    multiply = Real.multiply
-    coordinates = Real.coordinates
-    encode = Real.encode
 
     @classmethod
     def declare(cls, where: str, declared: dict[str, Any]) -> Vector:
@@ -279,7 +257,7 @@ def _check_number(where: str, name: str, value: Any, default: float) -> None:
         )
 
 
-def _check_inside(space: Real | Integer, where: str, value: Any) -> None:
+def _check_inside(space: Number, where: str, value: Any) -> None:
     low = -math.inf if space.min is None else space.min
     high = math.inf if space.max is None else space.max
     if not low <= value <= high or math.isinf(value):

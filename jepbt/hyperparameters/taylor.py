@@ -99,12 +99,10 @@ class TaylorLoss(Space):
 
     def move(self, value, noise, side, *, sigma, redraw):
         """Adds noise of the field's own `sigma`."""
-        del side, sigma, redraw
         return self.add(value, self.sigma * noise)
 
     def multiply(self, value, factor, noise):
         """Adds noise of the field's own `sigma`: a factor cannot leave zero."""
-        del factor
         return self.add(value, self.sigma * noise)
 
     def coordinates(self, leaf: jax.Array) -> jax.Array:

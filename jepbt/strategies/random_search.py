@@ -10,9 +10,7 @@ import jax.numpy as jnp
 from jepbt.arguments import check_function, check_mapping
 from jepbt.hyperparameters import (
     HyperParameters,
-    Integer,
-    Real,
-    Vector,
+    Number,
     map_fields,
     sample_population,
     spaces,
@@ -66,8 +64,7 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
 
     def init(key, hparams_type, num_members, num_generations):
         fields = spaces(hparams_type)
-        kinds = Real | Integer | Vector
-        numbers = [name for name, s in fields.items() if isinstance(s, kinds)]
+        numbers = [name for name, s in fields.items() if isinstance(s, Number)]
         for name in schedules:
             if name not in numbers:
                 raise ValueError(
