@@ -1,4 +1,8 @@
-"""Checks arguments alike: by name, value and what is allowed."""
+"""Checks arguments with one wording: name, value, and what is allowed.
+
+Every check takes the function that was called (`where`, empty for none), the argument's
+name and the value that was passed, and raises an error that names all three.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,38 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 
-def check_whole(where: str, name: str, value: Any, least: int) -> None:
-    """Raises a `ValueError` for what is no whole number of at least `least`.
+def is_whole(value: Any) -> bool:
+    """Tells whether a value is a whole number, which a bool is not here."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Tells whether a value is a real number, which a bool is not here."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_whole(
+    where: str,
+    name: str,
+    value: Any,
+    low: int,
+    high: int | None = None,
+    *,
+    note: str = "",
+) -> None:
+    """Raises a `ValueError` unless a value is a whole number in a range.
+
+    Args:
+        where: the function that was called.
+        name: the argument's name.
+        value: the value that was passed.
+        low: the smallest value allowed.
+        high: the largest value allowed; `None` for no limit.
+        note: words after the range, such as " or 'auto'".
 
     Example:
         >>> check_whole("restarts", "patience", 0, 1)
@@ -20,31 +51,34 @@ def check_whole(where: str, name: str, value: Any, least: int) -> None:
             ...
         ValueError: restarts: patience=0 must be a whole number from 1 up.
     """
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least:
-        raise ValueError(
-            f"{where}: {name}={value!r} must be a whole number from {least} up."
-        )
+    if is_whole(value) and low <= value and (high is None or value <= high):
+        return
+    limit = "up" if high is None else f"to {high}"
+    _refuse(where, name, value, f"be a whole number from {low} {limit}{note}")
 
 
 def check_real(
     where: str,
     name: str,
     value: Any,
-    low: float,
+    low: float = -math.inf,
     high: float = math.inf,
     *,
     above: bool = False,
+    below: bool = False,
+    note: str = "",
 ) -> None:
-    """Raises a `ValueError` for what is no finite number from `low` to `high`.
+    """Raises a `ValueError` unless a value is a finite number in a range.
 
     Args:
         where: the function that was called.
-        name: of its argument.
-        value: that it was given.
+        name: the argument's name.
+        value: the value that was passed.
         low: the smallest value allowed, unless `above`.
-        high: the largest.
-        above: whether `low` itself is refused.
+        high: the largest value allowed, unless `below`.
+        above: `True` refuses `low` itself.
+        below: `True` refuses `high` itself.
+        note: words after the range, such as ", or None".
 
     Example:
         >>> check_real("gaussian", "reset", 1.5, 0, 1)
@@ -52,18 +86,67 @@ def check_real(
             ...
         ValueError: gaussian: reset=1.5 must lie in [0, 1].
     """
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    is_inside = is_real and low <= value <= high and value < math.inf
-    if is_inside and not (above and value == low):
+    is_inside = is_real(value) and math.isfinite(value) and low <= value <= high
+    if is_inside and not (above and value == low) and not (below and value == high):
         return
-    if above:
-        limit = "" if high == math.inf else f" and at most {high}"
-        allowed = f"be a number above {low}{limit}"
-    elif high == math.inf:
-        allowed = f"be a number from {low} up"
+    if high < math.inf:
+        allowed = f"lie in {'(' if above else '['}{low}, {high}{')' if below else ']'}"
+    elif low == -math.inf:
+        allowed = "be a number"
     else:
-        allowed = f"lie in [{low}, {high}]"
-    raise ValueError(f"{where}: {name}={value!r} must {allowed}.")
+        allowed = f"be a number above {low}" if above else f"be a number from {low} up"
+    _refuse(where, name, value, allowed + note)
+
+
+def check_scalar(where: str, name: str, value: Any, *limits: float, **options: Any):
+    """Raises a `ValueError` unless a value is a number or a scalar array.
+
+    Python numbers are checked as by `check_real`, which takes the same limits and
+    options; the value of an array may be traced and cannot be checked.
+
+    Example:
+        >>> check_scalar("flip", "probability", np.zeros(3), 0, 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: flip: probability must be a scalar, one member's; got shape (3,).
+    """
+    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
+        _refuse(where, name, value, "be a number or a scalar array")
+    if np.shape(value) != ():
+        raise ValueError(
+            f"{_prefix(where)}{name} must be a scalar, one member's; got shape "
+            f"{np.shape(value)}."
+        )
+    if isinstance(value, numbers.Real):
+        check_real(where, name, value, *limits, **options)
+
+
+def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raises a `ValueError` unless a value is one of a few.
+
+    Example:
+        >>> check_choice("", "batches", "mine", ("shared", "per_member"))
+        Traceback (most recent call last):
+            ...
+        ValueError: batches='mine' must be 'shared' or 'per_member'.
+    """
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        *first, last = map(repr, choices)
+        allowed = f"one of {', '.join(first)}" if len(first) > 1 else first[0]
+        _refuse(where, name, value, f"be {allowed} or {last}")
+
+
+def check_bool(where: str, name: str, value: Any) -> None:
+    """Raises a `ValueError` unless a value is `True` or `False`.
+
+    Example:
+        >>> check_bool("pbt", "copy_hparams", 1)
+        Traceback (most recent call last):
+            ...
+        ValueError: pbt: copy_hparams=1 must be True or False.
+    """
+    if not isinstance(value, bool):
+        _refuse(where, name, value, "be True or False")
 
 
 def check_each(where: str, name: str, values: Any, allowed: str) -> tuple[float, ...]:
@@ -76,16 +159,13 @@ def check_each(where: str, name: str, values: Any, allowed: str) -> tuple[float,
         ValueError: mf_pbt: intervals=5 must be whole numbers, at least one.
     """
     is_sequence = isinstance(values, Sequence | np.ndarray) and len(values)
-    if not is_sequence or not all(
-        isinstance(value, numbers.Real) and not isinstance(value, bool)
-        for value in values
-    ):
-        raise ValueError(f"{where}: {name}={values!r} must be {allowed}, at least one.")
+    if not is_sequence or not all(map(is_real, values)):
+        _refuse(where, name, values, f"be {allowed}, at least one")
     return tuple(values)
 
 
 def check_mapping(where: str, name: str, value: Any, example: str) -> None:
-    """Raises a `TypeError` for what is no dictionary.
+    """Raises a `TypeError` unless a value is a dictionary.
 
     Example:
         >>> check_mapping("frozen", "fields", 3, "{'rate': (0, 9)}")
@@ -94,18 +174,17 @@ def check_mapping(where: str, name: str, value: Any, example: str) -> None:
         TypeError: frozen: fields=3 must be a dictionary, such as {'rate': (0, 9)}.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(
-            f"{where}: {name}={value!r} must be a dictionary, such as {example}."
-        )
+        allowed = f"be a dictionary, such as {example}"
+        _refuse(where, name, value, allowed, TypeError)
 
 
-def check_operator(
+def check_function(
     where: str, name: str, value: Any, arguments: str, example: str
 ) -> None:
-    """Raises a `TypeError` for what is no function of these arguments.
+    """Raises a `TypeError` unless a value is a function of these arguments.
 
     Example:
-        >>> check_operator("epbt", "mutate", 3, "key, hparams", "perturb()")
+        >>> check_function("epbt", "mutate", 3, "key, hparams", "perturb()")
         Traceback (most recent call last):
             ...
         TypeError: epbt: mutate=3 must be a function (key, hparams), such as perturb().
@@ -114,7 +193,7 @@ def check_operator(
     if not callable(value) or not accepts(value, *[None] * count):
         given = getattr(value, "__name__", repr(value))
         raise TypeError(
-            f"{where}: {name}={given} must be a function ({arguments}), such as "
+            f"{_prefix(where)}{name}={given} must be a function ({arguments}), such as "
             f"{example}."
         )
 
@@ -130,7 +209,11 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     return True
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuses what is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _refuse(
+    where: str, name: str, value: Any, allowed: str, error: type = ValueError
+) -> None:
+    raise error(f"{_prefix(where)}{name}={value!r} must {allowed}.")

@@ -18,13 +18,13 @@ by then: 0 is the mean colour and 1 one standard deviation.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from jepbt.arguments import check_scalar
 
 Augmentation: TypeAlias = Callable[
     [jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -87,7 +87,7 @@ def shift(pixels: float | jax.Array) -> Augmentation:
         >>> bool(jnp.abs(moved[0, 2, 2, 0] - 12) <= 6)  # a neighbour of the middle
         True
     """
-    _check_setting("shift", "pixels", pixels)
+    check_scalar("augment.shift", "pixels", pixels, 0)
 
     def augment(key, images, labels):
         _check_images("shift", images)
@@ -122,7 +122,7 @@ def flip(probability: float | jax.Array) -> Augmentation:
         >>> flip(1.0)(jax.random.key(0), images, jnp.ones((1, 1)))[0].ravel().tolist()
         [2.0, 1.0, 0.0]
     """
-    _check_setting("flip", "probability", probability, highest=1)
+    check_scalar("augment.flip", "probability", probability, 0, 1)
 
     def augment(key, images, labels):
         _check_images("flip", images)
@@ -155,7 +155,7 @@ def cutout(size: float | jax.Array) -> Augmentation:
         DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with
         Cutout", 2017, https://arxiv.org/abs/1708.04552
     """
-    _check_setting("cutout", "size", size)
+    check_scalar("augment.cutout", "size", size, 0)
 
     def augment(key, images, labels):
         _check_images("cutout", images)
@@ -199,7 +199,7 @@ def mixup(strength: float | jax.Array) -> Augmentation:
         Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018,
         https://arxiv.org/abs/1710.09412
     """
-    _check_setting("mixup", "strength", strength, highest=1)
+    check_scalar("augment.mixup", "strength", strength, 0, 1)
 
     def augment(key, images, labels):
         share = jax.random.uniform(key, (images.shape[0],)) * strength / 2
@@ -233,7 +233,7 @@ def brightness(strength: float | jax.Array) -> Augmentation:
         >>> bool(jnp.abs(lit).max() <= 0.5), len(set(lit.ravel().tolist()))
         (True, 1)
     """
-    _check_setting("brightness", "strength", strength)
+    check_scalar("augment.brightness", "strength", strength, 0)
 
     def augment(key, images, labels):
         _check_images("brightness", images)
@@ -261,7 +261,7 @@ def contrast(strength: float | jax.Array) -> Augmentation:
         >>> float(out.mean()), bool(0.5 <= (out.max() - out.min()) / 2 <= 1.5)
         (2.0, True)
     """
-    _check_setting("contrast", "strength", strength, highest=1)
+    check_scalar("augment.contrast", "strength", strength, 0, 1)
 
     def augment(key, images, labels):
         _check_images("contrast", images)
@@ -277,23 +277,6 @@ def _draw_around_zero(key, images, strength) -> jax.Array:
     shape = (images.shape[0], 1, 1, 1)
     drawn = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * strength
     return drawn.astype(images.dtype)
-
-
-def _check_setting(name: str, setting: str, value, highest: float | None = None):
-    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
-        raise ValueError(
-            f"augment.{name}: {setting}={value!r} must be a number or a scalar array."
-        )
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"augment.{name}: {setting} must be a scalar, one member's; got shape "
-            f"{jnp.shape(value)}."
-        )
-    if not isinstance(value, numbers.Real):
-        return
-    if not (value >= 0 and (highest is None or value <= highest)):
-        allowed = "at least 0" if highest is None else f"in [0, {highest}]"
-        raise ValueError(f"augment.{name}: {setting}={value!r} must be {allowed}.")
 
 
 def _check_images(name: str, images: jax.Array) -> None:

@@ -1,14 +1,14 @@
-"""The fixed settings of a run."""
+"""Holds and checks the fixed settings of a run."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 import os
 
+from jepbt.arguments import check_bool, check_choice, check_real, check_whole
+
 VERSION = "0.1.0"
-"""Of jepbt."""
+"""The version of jepbt."""
 
 
 @dataclasses.dataclass
@@ -24,39 +24,40 @@ class Config:
 
     - Chunk size and number of devices change how XLA sums, so fitness may differ in
       its last digits, and once a rank flips so does everything that descends from it.
-      Draws never change: which examples, initial weights, noise and parents' lots a
-      slot gets follows from seed, generation and slot alone.
+      Draws never change: a slot's examples, initial weights, noise and parents follow
+      from seed, generation and slot alone.
     - `chunk_size="auto"` is a rule by platform and by the arithmetic of a step, and so
       the same on every machine of that platform.
     - Another processor, jaxlib or compiler flag is another program.
     - `max_seconds` ends a run where the clock says.
 
     Attributes:
-        population_size: `P`, how many networks train side by side.
-        num_generations: `G`, how often they train and are evaluated; there are `G - 1`
-            evolutions between.
-        steps_per_generation: `S`, training steps between two evaluations.
-        batch_size: examples in a step; `None` takes the task's.
+        population_size: `P`, the number of networks that train side by side.
+        num_generations: `G`, the number of times that they train and are evaluated;
+            there are `G - 1` evolutions between.
+        steps_per_generation: `S`, the training steps between two evaluations.
+        batch_size: the number of examples in a training step; `None` takes the task's.
         seed: the seed of every random draw, from 0 to 2**32 - 1. A new seed compiles
             nothing again.
         batches: "shared" trains all members on the same batches, "per_member" draws
             each member its own.
         chunk_size: members of a device computed together: a divisor of their number,
             or "auto", which chooses by a rule: see `scaling` to measure.
-        max_seconds: no further generation starts after that; `None` for no limit.
-        target_fitness: stop once a member reaches it; `None` for no target.
+        max_seconds: the time after which no further generation starts; `None` for no
+            limit.
+        target_fitness: the fitness at which the run stops; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
-        resume: go on with the run that `run_dir` holds, from its newest checkpoint, or
-            start one if it holds none.
-        checkpoint_every: generations between two checkpoints, or "auto": as often as
-            keeps the time that writing them takes to 3 percent. Ctrl-C, the end of a
-            run and an error in a callback save in any case.
+        resume: `True` continues the run in `run_dir` from its newest checkpoint, or
+            starts one if there is none.
+        checkpoint_every: the generations between two checkpoints, or "auto": as often
+            as keeps the time for writing them to 3 percent. Ctrl-C, the end of a run
+            and an error in a callback save in any case.
         keep_checkpoints: the number of checkpoints that stay; older ones are removed.
-        progress: True shows a progress bar in a terminal or notebook.
+        progress: `True` shows a progress bar in a terminal or notebook.
         log_level: the level of the logger "jepbt": "debug", "info" (a line a
             generation), "warning" or "error".
-        debug: stop at the first member that fails and say which, instead of going on
-            without it; the command line then shows Python's tracebacks.
+        debug: `True` stops at the first member that fails and names it, instead of
+            continuing without it; the command line then shows Python's tracebacks.
 
     Example:
         >>> Config(population_size=8).num_generations
@@ -98,7 +99,7 @@ def check(config: Config) -> None:
         config: the settings to check.
 
     Raises:
-        TypeError: if it is no `Config`.
+        TypeError: if it is not a `Config`.
         ValueError: names the field, its value, what is allowed and what to do.
 
     Example:
@@ -115,46 +116,31 @@ def check(config: Config) -> None:
     for name, largest in _COUNTS.items():
         value = getattr(config, name)
         if not (name == "batch_size" and value is None):
-            _check_whole(name, value, 1, largest)
-    _check_whole("seed", config.seed, 0, 2**32 - 1)
-    if config.batches not in ("shared", "per_member"):
-        raise ValueError(
-            f"batches={config.batches!r} must be 'shared' or 'per_member'."
-        )
-    if config.chunk_size != "auto":
-        _check_whole("chunk_size", config.chunk_size, 1, 2**31 - 1, " or 'auto'")
-    for name, smallest in {"max_seconds": 0.0, "target_fitness": -math.inf}.items():
+            check_whole("", name, value, 1, largest)
+    check_whole("", "seed", config.seed, 0, 2**32 - 1)
+    check_choice("", "batches", config.batches, ("shared", "per_member"))
+    for name, largest in {"chunk_size": 2**31 - 1, "checkpoint_every": 10**6}.items():
         value = getattr(config, name)
-        if value is None:
-            continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Real)
-            or not value > smallest
-        ):
-            allowed = "a number above 0" if name == "max_seconds" else "a number"
-            raise ValueError(f"{name}={value!r} must be {allowed}, or None.")
-    if config.log_level not in LOG_LEVELS:
-        allowed = ", ".join(map(repr, LOG_LEVELS))
-        raise ValueError(f"log_level={config.log_level!r} must be one of {allowed}.")
-    if config.checkpoint_every != "auto":
-        _check_whole(
-            "checkpoint_every", config.checkpoint_every, 1, 10**6, " or 'auto'"
-        )
-    _check_whole("keep_checkpoints", config.keep_checkpoints, 1, 10**6)
-    if config.resume is True and config.run_dir is None:
+        if not (isinstance(value, str) and value == "auto"):
+            check_whole("", name, value, 1, largest, note=" or 'auto'")
+    if config.max_seconds is not None:
+        note = ", or None"
+        check_real("", "max_seconds", config.max_seconds, 0, above=True, note=note)
+    if config.target_fitness is not None:
+        check_real("", "target_fitness", config.target_fitness, note=", or None")
+    check_choice("", "log_level", config.log_level, LOG_LEVELS)
+    check_whole("", "keep_checkpoints", config.keep_checkpoints, 1, 10**6)
+    for name in ("progress", "debug", "resume"):
+        check_bool("", name, getattr(config, name))
+    if config.resume and config.run_dir is None:
         raise ValueError(
             "resume=True needs run_dir: the folder of the run that is to go on."
         )
-    for name in ("progress", "debug", "resume"):
-        if not isinstance(getattr(config, name), bool):
-            value = getattr(config, name)
-            raise ValueError(f"{name}={value!r} must be True or False.")
     check_folder("run_dir", config.run_dir)
 
 
 def check_folder(name: str, folder: str | os.PathLike | None) -> None:
-    """Raises a `ValueError` for what cannot be a folder's path, nor `None`."""
+    """Raises a `ValueError` unless a value is a folder's path or `None`."""
     if folder is None:
         return
     # An empty path would be the current folder.
@@ -163,16 +149,4 @@ def check_folder(name: str, folder: str | os.PathLike | None) -> None:
         raise ValueError(
             f"{name}={folder!r} must be a folder's path, a text without null "
             "characters, or None."
-        )
-
-
-def _check_whole(name, value, smallest, largest, alternative=""):
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Integral)
-        or not smallest <= value <= largest
-    ):
-        raise ValueError(
-            f"{name}={value!r} must be a whole number from {smallest} to "
-            f"{largest}{alternative}."
         )

@@ -7,7 +7,8 @@ import pathlib
 import jepbt
 
 FLOORS = [
-    "arguments config population losses nn augment datasets",
+    "arguments",
+    "config population losses nn augment datasets",
     "hyperparameters models",
     "operators",
     "strategies tasks",

@@ -304,7 +304,7 @@ TABLE = [
         ({"restart": 3}, "Task: restart=3 must be a function", TypeError),
         ({"hparams": Hyper()}, "Pass the class, not an instance", TypeError),
         ({"hparams": dict}, "must be a dataclass that inherits", TypeError),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number from 1 up"),
         ({"batch_size": 6.4}, "batch_size=6.4 must be a whole number"),
         (
             {"data": (np.zeros(4), np.zeros(4))},
@@ -628,11 +628,10 @@ TABLE = [
     # ---- Strategies, and what they are made of
     (
         strategies.epbt,
-        ({"num_elites": 2.0}, "epbt: num_elites=2.0 must be a whole number", TypeError),
+        ({"num_elites": 2.0}, "epbt: num_elites=2.0 must be a whole number"),
         (
             {"num_elites": True},
             "epbt: num_elites=True must be a whole number",
-            TypeError,
         ),
         (
             {"select": strategies.truncation},
@@ -657,12 +656,12 @@ TABLE = [
     ),
     (
         lambda: strategies.epbt(3, [], print),
-        ({}, "builds a strategy ... is jepbt.epbt", TypeError),
+        ({}, "epbt() takes 0 positional arguments but 3 were given", TypeError),
     ),
     (
         lambda **settings: evolve(strategies.epbt(**settings)),
         ({"num_elites": 9}, "num_elites=9 exceeds the population of 8 ... from 1 to 8"),
-        ({"num_elites": 0}, "num_elites=0 is too few for the population of 8"),
+        ({"num_elites": 0}, "num_elites=0 must be a whole number from 1 up"),
         (
             {"novelty": strategies.pulsation(pool=3.0)},
             "pool of 12, more than the population of 8 ... At most pool=2",
@@ -775,19 +774,19 @@ TABLE = [
     (
         strategies.welch_test,
         ({"num_evaluations": 1}, "num_evaluations=1 must be a whole number from 2 up"),
-        ({"level": 0}, "level=0 must be a number above 0 and at most 1"),
+        ({"level": 0}, "level=0 must lie in (0, 1]"),
     ),
     (
         strategies.significant,
-        ({"level": 1.5}, "level=1.5 must be a number above 0 and at most 1"),
+        ({"level": 1.5}, "level=1.5 must lie in (0, 1]"),
         ({"select": 1}, "significant: select=1 must be a function", TypeError),
     ),
     (
         strategies.truncation,
-        ({"fraction": 0.0}, "fraction=0.0 must be a number above 0 and at most 0.5"),
-        ({"fraction": 0.6}, "fraction=0.6 must be a number above 0 and at most 0.5"),
-        ({"fraction": NAN}, "fraction=nan must be a number above 0"),
-        ({"fraction": "20%"}, "fraction='20%' must be a number above 0"),
+        ({"fraction": 0.0}, "fraction=0.0 must lie in (0, 0.5]"),
+        ({"fraction": 0.6}, "fraction=0.6 must lie in (0, 0.5]"),
+        ({"fraction": NAN}, "fraction=nan must lie in (0, 0.5]"),
+        ({"fraction": "20%"}, "fraction='20%' must lie in (0, 0.5]"),
     ),
     (
         gaussian,
@@ -845,7 +844,7 @@ TABLE = [
         ({"task": "mlp"}, "task must be a jepbt.Task, got str", TypeError),
         (
             {"max_population": 0},
-            "max_population=0 must be a whole number of at least 1",
+            "max_population=0 must be a whole number from 1 up",
         ),
         ({"num_rounds": 1.5}, "num_rounds=1.5 must be a whole number"),
         ({"chunk_size": -1}, "chunk_size=-1 must be"),
@@ -1000,7 +999,7 @@ TABLE = [
         lambda call: call(),
         (
             {"call": lambda: losses.generalized_cross_entropy(0)},
-            "q=0 must be in (0, 1] ... losses.cross_entropy",
+            "q=0 must lie in (0, 1] ... losses.cross_entropy",
         ),
         (
             {"call": lambda: losses.generalized_cross_entropy("0.7")},
@@ -1008,9 +1007,9 @@ TABLE = [
         ),
         (
             {"call": lambda: losses.generalized_cross_entropy(np.ones(3))},
-            "q has shape (3,), expected a scalar",
+            "q must be a scalar ... got shape (3,)",
         ),
-        ({"call": lambda: losses.label_smoothing(1.0)}, "alpha=1.0 must be in [0, 1)"),
+        ({"call": lambda: losses.label_smoothing(1.0)}, "alpha=1.0 must lie in [0, 1)"),
         (
             {"call": lambda: losses.taylor(np.zeros(7))},
             "theta has shape (7,), expected",
@@ -1041,11 +1040,11 @@ TABLE = [
         ),
         (
             {"call": lambda: augment.shift(-1)},
-            "augment.shift: pixels=-1 must be at least 0",
+            "augment.shift: pixels=-1 must be a number from 0 up",
         ),
         (
             {"call": lambda: augment.flip(1.5)},
-            "augment.flip: probability=1.5 must be in [0, 1]",
+            "augment.flip: probability=1.5 must lie in [0, 1]",
         ),
         (
             {"call": lambda: augment.flip("half")},
@@ -1053,11 +1052,11 @@ TABLE = [
         ),
         (
             {"call": lambda: augment.cutout(NAN)},
-            "augment.cutout: size=nan must be at least 0",
+            "augment.cutout: size=nan must be a number from 0 up",
         ),
         (
             {"call": lambda: augment.mixup(2)},
-            "augment.mixup: strength=2 must be in [0, 1]",
+            "augment.mixup: strength=2 must lie in [0, 1]",
         ),
         (
             {"call": lambda: augment.brightness(-0.1)},
@@ -1110,12 +1109,12 @@ TABLE = [
         ({"name": "file.npz"}, "file.npz is no .npz file, or was cut short"),
         ({"name": "tfds:mnist[5"}, "'tfds:NAME[FROM:TO]'"),
         ({"data_dir": "here"}, "data_dir='here' is for names like 'tfds:mnist'"),
-        ({"label_noise": 40}, "label_noise=40 ... from 0 to 1: 0.4 for 40 %"),
+        ({"label_noise": 40}, "label_noise=40 must lie in [0, 1] ... 0.4 for 40 %"),
         (
             {"validation_label_noise": "0.4"},
-            "validation_label_noise='0.4' ... from 0 to 1",
+            "validation_label_noise='0.4' must lie in [0, 1]",
         ),
-        ({"seed": -1}, "seed=-1; allowed are integers from 0"),
+        ({"seed": -1}, "seed=-1 must be a whole number from 0 up"),
     ),
     (
         arrays,
@@ -1198,7 +1197,7 @@ TABLE = [
             {"num_classes": 3},
             "train label has 10 values outside 0 to 2 ... pass num_classes",
         ),
-        ({"seed": 0.5}, "seed=0.5; allowed are integers from 0"),
+        ({"seed": 0.5}, "seed=0.5 must be a whole number from 0 up"),
     ),
     (
         regress,
@@ -1229,7 +1228,7 @@ TABLE = [
             {"data": jepbt.Splits((IMAGES, LABELS), (IMAGES[:, :2], LABELS))},
             "validation inputs have examples of float32[2], those of train",
         ),
-        ({"seed": -1}, "seed=-1; allowed are integers from 0"),
+        ({"seed": -1}, "seed=-1 must be a whole number from 0 up"),
         ({"hparams": Hyper}, "regression: model is missing. With hparams=Hyper"),
         (
             {"model": models.MLP(num_classes=3)},

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt import config as configs
-from jepbt.arguments import check_count
+from jepbt.arguments import check_whole
 from jepbt.benchmark.reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark.timing import best_rate, matmul_peak, measure_in_turns
 from jepbt.engine import make_phases
@@ -82,7 +82,7 @@ def scaling(
     settings = _make_config(
         max_population, steps_per_generation, batch_size, chunk_size
     )
-    check_count("num_rounds", num_rounds)
+    check_whole("", "num_rounds", num_rounds, 1)
     resolved = resolve_strategy(strategy)
     offered = choose_devices(devices, 0)
     notes: list[str] = []
@@ -146,7 +146,7 @@ def _make_config(
     max_population: Any, steps_per_generation: Any, batch_size: Any, chunk_size: Any
 ) -> configs.Config:
     """Makes and checks the settings that all sizes share."""
-    check_count("max_population", max_population)
+    check_whole("", "max_population", max_population, 1)
     config = configs.Config(
         population_size=max_population,
         num_generations=2,

@@ -168,10 +168,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
     """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
-    described = {
-        name: {"kind": type(space).__name__, **dataclasses.asdict(space)}
-        for name, space in spaces(hparams_type).items()
-    }
+    described = {name: space.describe() for name, space in spaces(hparams_type).items()}
     return json.loads(json.dumps(described, default=str))
 
 

@@ -13,7 +13,7 @@ import jax
 
 import jepbt
 from jepbt import plots
-from jepbt.arguments import check_count
+from jepbt.arguments import check_whole
 from jepbt.benchmark import ScalingReport, SpeedReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
@@ -53,7 +53,7 @@ def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
     workloads = choose_workloads(options.models)
     for name in ("max_population", "num_rounds"):
         if getattr(options, name) is not None:
-            check_count(name, getattr(options, name))
+            check_whole("", name, getattr(options, name), 1)
     for name in ("json", "figure"):
         _check_file(name, getattr(options, name))
     if options.quick:

@@ -5,12 +5,12 @@ Every error names the split and the part, the value, what is allowed and the cur
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import is_real, is_whole
 from jepbt.datasets.dataset import Split
 
 
@@ -123,8 +123,7 @@ def count_classes(labels: np.ndarray, num_classes: Any) -> int:
         source = " by the largest training label"
     else:
         source = ""
-    is_integer = isinstance(num_classes, numbers.Integral)
-    if not is_integer or isinstance(num_classes, bool) or num_classes < 2:
+    if not is_whole(num_classes) or num_classes < 2:
         raise ValueError(
             f"num_classes={num_classes!r}{source}; a classification needs an integer "
             "of at least 2."
@@ -155,10 +154,9 @@ def check_like_train(field: str, images: np.ndarray, train: np.ndarray) -> None:
 
 def validation_count(validation: Any, num_examples: int) -> int:
     """Turns a fraction or number to carve out into a number of examples."""
-    is_bool = isinstance(validation, bool)
-    if isinstance(validation, numbers.Integral) and not is_bool:
+    if is_whole(validation):
         count = int(validation)
-    elif 0 < validation < 1 and not is_bool:
+    elif is_real(validation) and 0 < validation < 1:
         count = round(float(validation) * num_examples)
     else:
         raise ValueError(

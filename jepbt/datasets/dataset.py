@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from typing import TypeAlias
 
 import numpy as np
@@ -106,10 +105,3 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
 def take(split: Split, indices: np.ndarray) -> Split:
     """Picks examples."""
     return {name: array[indices] for name, array in split.items()}
-
-
-def check_seed(seed: int) -> None:
-    """Raises a `ValueError` if `seed` is none."""
-    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not is_integer or seed < 0:
-        raise ValueError(f"seed={seed!r}; allowed are integers from 0.")

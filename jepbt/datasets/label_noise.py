@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 
 import numpy as np
 
-from jepbt.datasets.dataset import Dataset, check_seed
+from jepbt.arguments import check_real, check_whole
+from jepbt.datasets.dataset import Dataset
 
 
 def with_label_noise(
@@ -45,7 +45,7 @@ def with_label_noise(
     """
     check_rate("label_noise", label_noise)
     check_rate("validation_label_noise", validation_label_noise)
-    check_seed(seed)
+    check_whole("", "seed", seed, 0)
     changed, note = {}, dataset.note
     rates = {"train": label_noise, "validation": validation_label_noise}
     # Not from 0: NumPy's seeds (seed, 0) and seed, of the carving, are the same.
@@ -100,10 +100,6 @@ def noisy_labels(
 
 
 def check_rate(field: str, rate: float) -> None:
-    """Raises a `ValueError` that names the field if `rate` is no share."""
-    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-    if not is_number or not 0 <= rate <= 1:
-        raise ValueError(
-            f"{field}={rate!r}; allowed is the share of labels to make wrong, from 0 "
-            "to 1: 0.4 for 40 %."
-        )
+    """Raises a `ValueError` unless a rate is a share of labels."""
+    note = ", the share of labels to make wrong: 0.4 for 40 %"
+    check_real("", field, rate, 0, 1, note=note)

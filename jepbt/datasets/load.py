@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import check_whole
 from jepbt.datasets import npz, tfds
 from jepbt.datasets.arrays import (
     check_labels,
@@ -28,7 +29,6 @@ from jepbt.datasets.arrays import (
 )
 from jepbt.datasets.dataset import (
     Dataset,
-    check_seed,
     rank_in_class,
     stratified_split,
     take,
@@ -224,7 +224,7 @@ def from_arrays(
         >>> np.bincount(dataset.validation["label"]).tolist()
         [2, 2]
     """
-    check_seed(seed)
+    check_whole("", "seed", seed, 0)
     splits = {"train": to_split("train", train)}
     is_carved = isinstance(validation, numbers.Real)
     if not is_carved:

@@ -194,7 +194,7 @@ def count_rows(rows: PyTree) -> int:
 
 def _behave(task, strategy, key, state, values, inputs, scores) -> jax.Array:
     wanted = strategy.behaviour
-    if wanted.metric == "scores":
+    if wanted.metric == "correctness":
         return scores[: wanted.num_examples]
     rows = jax.tree.map(lambda leaf: leaf[: wanted.num_examples], inputs.validation)
     behaviour = task.behaviour(key, state, values, rows, inputs.shared)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jepbt.arguments import check_count
+from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.evaluation import behaviour_shape
 from jepbt.hyperparameters import (
@@ -168,7 +168,7 @@ def decide_batch_size(task: Task, config: Config) -> Config:
     spaces(task.hparams)
     if config.batch_size is not None:
         return config
-    check_count("batch_size", task.batch_size)
+    check_whole("", "batch_size", task.batch_size, 1)
     return dataclasses.replace(config, batch_size=task.batch_size)
 
 
@@ -291,7 +291,7 @@ def _check_behaviour(task: Task, strategy: Strategy) -> None:
             "the strategy compares what members do with validation examples, and this "
             "task has no data. strategies.pulsation(metric='loss') compares losses."
         )
-    if wanted.metric == "task" and task.behaviour is None:
+    if wanted.metric == "probabilities" and task.behaviour is None:
         raise ValueError(
             "the strategy compares Task.behaviour, and this task has none. Give one, "
             "or use strategies.pulsation(metric='correctness')."

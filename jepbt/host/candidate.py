@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jepbt.hyperparameters import (
-    Categorical,
-    HyperParameters,
-    Integer,
-    Real,
-    Space,
-    TaylorLoss,
-    encode,
-    spaces,
-)
+from jepbt.hyperparameters import HyperParameters, encode, to_python
+from jepbt.population import take
 
 
 @dataclasses.dataclass(eq=False)
@@ -127,48 +118,12 @@ def decode_population(hparams: HyperParameters) -> list[HyperParameters]:
     Returns:
         One instance for each of the `P` rows.
     """
-    leaves, treedef = jax.tree.flatten(hparams)
-    fields = spaces(type(hparams)).values()
-    columns = [
-        _python_column(space, np.asarray(leaf))
-        for space, leaf in zip(fields, leaves, strict=True)
-    ]
-    rows = zip(*columns, strict=True)
-    return [jax.tree.unflatten(treedef, list(row)) for row in rows]
+    hparams = jax.device_get(hparams)
+    num_members = len(jax.tree.leaves(hparams)[0])
+    return [to_python(take(hparams, slot)) for slot in range(num_members)]
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float]:
     fitness = candidate.fitness
     is_live = fitness is not None and not math.isnan(fitness)
     return (is_live, fitness if is_live else 0.0)
-
-
-def _python_column(space: Space, column: np.ndarray) -> list[Any]:
-    match space:
-        case Categorical(choices=choices):
-            return [choices[index] for index in column.tolist()]
-        case TaylorLoss():
-            return [row.copy() for row in column]
-        case Real(min=low, max=high):
-            above, below = _beside(low, +1), _beside(high, -1)
-
-            def shorten(value):
-                if low is not None and value <= above:
-                    return float(low)
-                if high is not None and value >= below:
-                    return float(high)
-                return float(str(value))
-
-            if space.shape:
-                return [tuple(map(shorten, row)) for row in column]
-            return list(map(shorten, column))
-        case Integer():
-            return column.tolist()
-
-
-@functools.cache
-def _beside(bound: float | None, direction: int) -> float | None:
-    """The last float32 that stands for a bound, which itself may be none."""
-    if bound is None:
-        return None
-    return float(np.nextafter(np.float32(bound), np.float32(direction * np.inf)))

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import numbers
 import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jepbt import strategies
 from jepbt.host.candidate import Candidate, field_dict
 from jepbt.host.evaluators import EvaluationFn
-from jepbt.hyperparameters import (
-    Categorical,
-    HyperParameters,
-    Integer,
-    Space,
-    TaylorLoss,
-    spaces,
-)
+from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.strategies import Strategy
 
 
@@ -95,22 +83,7 @@ def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
             f"{hparams_type.__name__}: all candidates share one class."
         )
     for name, space in spaces(hparams_type).items():
-        _check_value(f"{where}.{name}", space, getattr(hparams, name))
-
-
-def check_whole(
-    name: str, value: Any, smallest: int, largest: int, alternative: str = ""
-) -> None:
-    """Raises `ValueError` unless an argument is a whole number in its range."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Integral)
-        or not smallest <= value <= largest
-    ):
-        raise ValueError(
-            f"{name}={value!r} must be a whole number from {smallest} to "
-            f"{largest}{alternative}."
-        )
+        space.check(f"{where}.{name}", getattr(hparams, name))
 
 
 def check_function(function: Any) -> None:
@@ -172,37 +145,3 @@ def check_picklable(population: Sequence[Candidate], purpose: str) -> None:
                     f"{purpose} needs: {error}. Define its class at the top level of "
                     "a module."
                 ) from error
-
-
-def _check_value(where: str, space: Space, value: Any) -> None:
-    if isinstance(space, Categorical):
-        if value not in space.choices:
-            raise ValueError(f"{where}={value!r} must be one of {space.choices}.")
-        return
-    if isinstance(space, TaylorLoss):
-        if np.shape(value) != (8,) or not np.isfinite(value).all():
-            raise ValueError(
-                f"{where}={value!r} must be 8 finite numbers, in the order y, y2, y3, "
-                "xy, xy2, x2y, x0, y0."
-            )
-        return
-    if getattr(space, "shape", ()):
-        if np.ndim(value) != 1 or np.shape(value) != space.shape:
-            raise ValueError(
-                f"{where}={value!r} must be {space.shape[0]} numbers, as many as its "
-                "default has."
-            )
-        entry = dataclasses.replace(space, default=space.default[0])
-        for place, number in enumerate(value):
-            _check_value(f"{where}[{place}]", entry, number)
-        return
-    kind = numbers.Integral if isinstance(space, Integer) else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
-        noun = "a whole number" if kind is numbers.Integral else "a number"
-        raise TypeError(f"{where}={value!r} must be {noun}.")
-    low = -math.inf if space.min is None else space.min
-    high = math.inf if space.max is None else space.max
-    if not low <= value <= high or math.isinf(value):
-        raise ValueError(
-            f"{where}={value!r} lies outside its bounds [{space.min}, {space.max}]."
-        )

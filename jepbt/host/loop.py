@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jepbt.arguments import check_bool, check_whole
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.folder import describe_spaces
 from jepbt.config import check_folder
@@ -32,11 +33,10 @@ from jepbt.host.checks import (
     check_picklable,
     check_population,
     check_strategy,
-    check_whole,
 )
 from jepbt.host.evaluators import EvaluationFn, Evaluator, Failure
 from jepbt.host.files import Progress
-from jepbt.hyperparameters import HyperParameters, Real, encode, spaces
+from jepbt.hyperparameters import HyperParameters, encode, spaces
 from jepbt.results import Generation
 from jepbt.strategies import Strategy, resolve_strategy
 
@@ -157,18 +157,17 @@ def epbt(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
-    check_whole("n_generations", n_generations, 1, 10**6)
-    check_whole("retries", retries, 0, 10**6)
-    check_whole("seed", seed, 0, 2**32 - 1)
+    check_whole("", "n_generations", n_generations, 1, 10**6)
+    check_whole("", "retries", retries, 0, 10**6)
+    check_whole("", "seed", seed, 0, 2**32 - 1)
     check_folder("run_dir", run_dir)
     for name, value in {"asynchronous": asynchronous, "resume": resume}.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}={value!r} must be True or False.")
+        check_bool("", name, value)
     check_function(evaluation_function)
     hparams_type = check_population(initial_population)
     num_members = len(initial_population)
     if n_processes is not None:
-        check_whole("n_processes", n_processes, 1, 10**4, ", or None")
+        check_whole("", "n_processes", n_processes, 1, 10**4, note=", or None")
         if executor is not None:
             raise ValueError(
                 f"n_processes={n_processes} and executor={executor!r} both say where "
@@ -343,8 +342,8 @@ def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
     rows = [field_dict(c.hparams) for c in progress.candidates]
     hparams = {name: [row[name] for row in rows] for name in rows[0]}
     for name, space in spaces(type(progress.hparams)).items():
-        if isinstance(space, Real) and space.shape:  # a tuple would be a choice
-            hparams[name] = np.array(hparams[name], np.float32)
+        if space.shape:  # a tuple would be taken for a choice
+            hparams[name] = np.array(hparams[name], space.dtype)
     return Generation(
         number=progress.generation - 1,
         fitness=fitness,

@@ -1,5 +1,7 @@
-"""What evolves: a user's hyperparameters, their spaces, and their two readings."""
+"""Hyperparameters: what users declare, their kinds, and their readings."""
 
+from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.categorical import Categorical, Choice, choose
 from jepbt.hyperparameters.declaration import (
     HyperParameters,
     Loss,
@@ -7,50 +9,49 @@ from jepbt.hyperparameters.declaration import (
     spaces,
     taylor_hparam,
 )
-from jepbt.hyperparameters.priors import normal, prior, sample_population, uniforms
-from jepbt.hyperparameters.spaces import (
-    Categorical,
-    Integer,
-    Real,
-    Space,
-    TaylorLoss,
-    clip,
-    move_loss,
-)
+from jepbt.hyperparameters.draws import columns, draw_for, normal, whole_below
+from jepbt.hyperparameters.kinds import losses_in, read_space
+from jepbt.hyperparameters.numeric import MIN_FACTOR, Integer, Number, Real, Vector
+from jepbt.hyperparameters.taylor import TaylorLoss
 from jepbt.hyperparameters.values import (
-    Choice,
-    choose,
     clip_all,
     decode,
     default_member,
     encode,
     map_fields,
+    sample_population,
+    sample_prior,
     to_python,
 )
 
 __all__ = [
+    "MIN_FACTOR",
     "Categorical",
     "Choice",
     "HyperParameters",
     "Integer",
     "Loss",
+    "Number",
     "Real",
     "Space",
     "TaylorLoss",
+    "Vector",
     "choose",
-    "clip",
     "clip_all",
+    "columns",
     "decode",
     "default_member",
+    "draw_for",
     "encode",
     "hparam",
+    "losses_in",
     "map_fields",
-    "move_loss",
     "normal",
-    "prior",
+    "read_space",
     "sample_population",
+    "sample_prior",
     "spaces",
     "taylor_hparam",
     "to_python",
-    "uniforms",
+    "whole_below",
 ]

@@ -9,28 +9,30 @@ values (`to_python`).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jepbt.hyperparameters.declaration import HyperParameters, _build, spaces
-from jepbt.hyperparameters.spaces import (
-    Categorical,
-    Integer,
-    Real,
-    Space,
-    TaylorLoss,
-    _round_inside,
-    clip,
-)
+from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.declaration import HyperParameters, build, spaces
+from jepbt.hyperparameters.draws import columns, draw_for
+
+
+def map_fields(
+    function: Callable[[Space, Any], Any], hparams: HyperParameters
+) -> HyperParameters:
+    """Applies `(space, leaf) -> leaf` to every field and returns the same class."""
+    leaves = [
+        function(space, getattr(hparams, name))
+        for name, space in spaces(type(hparams)).items()
+    ]
+    return build(type(hparams), leaves)
 
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
-    """Brings every field back into its space: see `clip`.
+    """Brings every field back into its space.
 
     Args:
         hparams: leaves `[P, ...]`, from operators that may not know the spaces.
@@ -48,7 +50,7 @@ def clip_all(hparams: HyperParameters) -> HyperParameters:
         >>> clip_all(Hyper(jnp.array([0, 5, 99]))).width.tolist()
         [1, 5, 64]
     """
-    return map_fields(lambda space, leaf: clip(leaf, space), hparams)
+    return map_fields(lambda space, leaf: space.clip(leaf), hparams)
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -58,7 +60,7 @@ def decode(hparams: HyperParameters) -> HyperParameters:
     leaf stays as it is. Works with any leading axes.
 
     Args:
-        hparams: as they are on the device.
+        hparams: leaves as they are on the device.
 
     Returns:
         The same class.
@@ -73,70 +75,16 @@ def decode(hparams: HyperParameters) -> HyperParameters:
         >>> float(decode(Hyper(decay=jnp.array(1))).decay)
         0.25
     """
-
-    def value(name, space):
-        leaf = getattr(hparams, name)
-        if not isinstance(space, Categorical):
-            return leaf
-        if not space.is_numeric:
-            return Choice(leaf, space.choices, name)
-        return jnp.asarray(np.array(space.choices))[leaf]
-
-    hparams_type = type(hparams)
-    return _build(hparams_type, [value(*each) for each in spaces(hparams_type).items()])
-
-
-def to_python(hparams: HyperParameters) -> HyperParameters:
-    """Turns one member's hyperparameters into Python values, as a person reads them.
-
-    Args:
-        hparams: one member's, as on the device or fetched from it.
-
-    Returns:
-        The same class with floats, ints, the chosen values, tuples of floats, and
-        `np.ndarray` losses.
-
-    Example:
-        >>> import numpy as np
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
-        >>> to_python(Hyper(activation=np.int32(1)))
-        Hyper(activation='tanh')
-    """
-
-    def value(space, leaf):
-        match space:
-            case Categorical(choices=choices):
-                return choices[int(leaf)]
-            case TaylorLoss():
-                return np.array(leaf)
-            case Real(shape=(_,)):
-                return tuple(np.asarray(leaf).tolist())
-            case _:
-                return np.asarray(leaf).item()
-
-    return map_fields(value, hparams)
-
-
-def map_fields(
-    function: Callable[[Space, Any], Any], hparams: HyperParameters
-) -> HyperParameters:
-    """Applies `(space, leaf) -> leaf` to every field and returns the same class."""
-    leaves = [
-        function(space, getattr(hparams, name))
-        for name, space in spaces(type(hparams)).items()
-    ]
-    return _build(type(hparams), leaves)
+    fields = spaces(type(hparams)).items()
+    leaves = [space.decode(getattr(hparams, name), name) for name, space in fields]
+    return build(type(hparams), leaves)
 
 
 def encode(hparams: HyperParameters) -> HyperParameters:
-    """Turns one member's Python values into what the device holds: see `to_python`.
+    """Turns one member's Python values into what the device holds.
 
     Args:
-        hparams: with Python values.
+        hparams: one member's Python values.
 
     Returns:
         The same class with NumPy leaves `f32[]`, `f32[n]`, `i32[]` or `f32[8]`.
@@ -150,11 +98,35 @@ def encode(hparams: HyperParameters) -> HyperParameters:
         >>> int(encode(Hyper("tanh")).activation)
         1
     """
-    return map_fields(_encode, hparams)
+    return map_fields(lambda space, value: space.encode(value), hparams)
+
+
+def to_python(hparams: HyperParameters) -> HyperParameters:
+    """Turns one member's hyperparameters into Python values, as a person reads them.
+
+    Args:
+        hparams: one member's, as on the device or fetched from it.
+
+    Returns:
+        The same class with ints, floats of the fewest digits that give the same float32
+        back, the chosen values, tuples of floats, and `np.ndarray` losses.
+
+    Example:
+        >>> import numpy as np
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     rate: float = jepbt.hparam(0.1, min=0.0, max=1.0)
+        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
+        >>> to_python(Hyper(rate=np.float32(0.2), activation=np.int32(1)))
+        Hyper(rate=0.2, activation='tanh')
+    """
+    return map_fields(lambda space, leaf: space.to_python(leaf), hparams)
 
 
 def default_member(hparams_type: type[HyperParameters]) -> HyperParameters:
-    """A member that has every field's default, as the device holds it: see `encode`.
+    """Returns a member that has every field's default, as the device holds it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -166,86 +138,58 @@ def default_member(hparams_type: type[HyperParameters]) -> HyperParameters:
         4
     """
     fields = spaces(hparams_type).values()
-    leaves = [_encode(space, space.default) for space in fields]
-    return _build(hparams_type, leaves)
+    return build(hparams_type, [space.encode(space.default) for space in fields])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Choice:
-    """What member code sees of a categorical that is no number: see `choose`.
-
-    It has no value to compare: `h.activation == "relu"` would be false for every
-    member, without a word, so that it raises.
-    """
-
-    index: jax.Array
-    choices: tuple[Any, ...]
-    name: str = "a choice"
-
-    def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(
-            f"{self.name} is a choice of {self.choices}: inside the compiled step an "
-            "index, of which Python knows no value to compare or look up. Pick a "
-            f"function by it, jepbt.choose(h.{self.name}, {{{self.choices[0]!r}: ..., "
-            "...}). What decides on shapes, such as layers or a batch size, evolves "
-            "with jepbt.epbt alone."
-        )
-
-    __eq__ = __hash__ = __bool__ = _refuse
-
-
-def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
-    """Picks a function by a member's own categorical hyperparameter.
-
-    In a vmapped chunk every option runs and one result is kept; member by member only
-    the chosen one runs.
+def sample_population(
+    key: jax.Array, hparams_type: type[HyperParameters], num_members: int
+) -> HyperParameters:
+    """Draws the first population: defaults in slot 0, the prior everywhere else.
 
     Args:
-        choice: a field with non-numeric `choices`, as a member's code reads it.
-        options: a function for each choice; all return the same shapes.
+        key: consumed.
+        hparams_type: the user's dataclass.
+        num_members: `P`.
 
     Returns:
-        A function that takes the options' arguments.
-
-    Raises:
-        TypeError: if `choice` is not such a field.
-        ValueError: if the options are not exactly the choices.
+        `hparams_type` with leaves `[P, ...]`.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> activation = Choice(jnp.array(1), ("relu", "tanh"))
-        >>> apply = choose(activation, {"relu": jax.nn.relu, "tanh": jnp.tanh})
-        >>> round(float(apply(-1.0)), 3)
-        -0.762
+        >>> import jax
+        >>> from dataclasses import dataclass
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
+        >>> int(sample_population(jax.random.key(0), Hyper, 5).width[0])
+        4
     """
-    if not isinstance(choice, Choice):
-        raise TypeError(
-            "choose takes a categorical hyperparameter with choices that are no "
-            f"numbers, got {type(choice).__name__}. Numeric choices are read directly."
-        )
-    if set(options) != set(choice.choices):
-        raise ValueError(
-            f"choose: options {sorted(map(str, options))} must be exactly the choices "
-            f"{sorted(map(str, choice.choices))}."
-        )
-    branches = [options[value] for value in choice.choices]
-    return lambda *args: jax.lax.switch(choice.index, branches, *args)
+    drawn = sample_prior(key, hparams_type, num_members - 1)
+    return jax.tree.map(
+        lambda default, rest: jnp.concatenate([default[None], rest]),
+        default_member(hparams_type),
+        drawn,
+    )
 
 
-def _encode(space: Space, value: Any) -> np.ndarray:
-    match space:
-        case Categorical(choices=choices):
-            return np.int32(choices.index(value))
-        case Integer():
-            return np.int32(value)
-        case Real(min=low, max=high):
-            value = (
-                np.float32(value) if np.isscalar(value) else np.array(value, np.float32)
-            )
-            if low is not None:
-                value = np.maximum(value, _round_inside(low, +1))
-            if high is not None:
-                value = np.minimum(value, _round_inside(high, -1))
-            return value
-        case TaylorLoss():
-            return np.array(value, np.float32)
+def sample_prior(
+    key: jax.Array, hparams_type: type[HyperParameters], num_members: int
+) -> HyperParameters:
+    """Draws every member from the prior.
+
+    Args:
+        key: consumed.
+        hparams_type: the user's dataclass.
+        num_members: the number of members to draw.
+
+    Returns:
+        `hparams_type` with leaves `[num_members, ...]`.
+    """
+    fields = spaces(hparams_type).values()
+    shapes = [
+        jax.ShapeDtypeStruct((num_members, *space.shape), space.dtype)
+        for space in fields
+    ]
+    uniforms = columns(draw_for(key, shapes, 1)[0], shapes)
+    leaves = [space.prior(u) for space, u in zip(fields, uniforms, strict=True)]
+    return build(hparams_type, leaves)

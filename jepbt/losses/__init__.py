@@ -1,4 +1,4 @@
-"""Losses: those to compare with, and the one that evolves."""
+"""Losses: fixed ones to compare with, and the one that evolves."""
 
 from jepbt.losses import taylorglo
 from jepbt.losses.classification import (

@@ -1,4 +1,4 @@
-"""Losses of classification, for fixed and for evolving settings.
+"""Computes losses of classification, for fixed and for evolving settings.
 
 Every loss has the shapes of optax's: `(logits f32[..., C], labels f32[..., C]) ->
 f32[...]`, with one-hot or soft labels, so losses of optax can stand beside these. A
@@ -8,15 +8,14 @@ population. Settings given as Python numbers are checked, traced ones cannot be.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from jepbt.arguments import check_scalar
 from jepbt.losses import taylorglo
 
 LossFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -113,7 +112,7 @@ def generalized_cross_entropy(q: float | jax.Array) -> LossFn:
         A loss of logits and labels.
 
     Raises:
-        ValueError: if `q` is no scalar, or a Python number outside (0, 1].
+        ValueError: if `q` is not a scalar, or is a Python number outside (0, 1].
 
     Example:
         >>> loss_fn = generalized_cross_entropy(0.5)
@@ -124,11 +123,8 @@ def generalized_cross_entropy(q: float | jax.Array) -> LossFn:
         Zhang & Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
         Networks with Noisy Labels", 2018, https://arxiv.org/abs/1805.07836
     """
-    _check_scalar("q", q)
-    if isinstance(q, numbers.Real) and not 0 < q <= 1:
-        raise ValueError(
-            f"q={q} must be in (0, 1]; for its limit at 0 use losses.cross_entropy."
-        )
+    note = "; for its limit at 0 use losses.cross_entropy"
+    check_scalar("", "q", q, 0, 1, above=True, note=note)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
@@ -148,18 +144,15 @@ def label_smoothing(alpha: float | jax.Array) -> LossFn:
         A loss of logits and labels.
 
     Raises:
-        ValueError: if `alpha` is no scalar, or a Python number outside [0, 1).
+        ValueError: if `alpha` is not a scalar, or is a Python number outside [0, 1).
 
     Example:
         >>> loss_fn = label_smoothing(0.2)
         >>> round(float(loss_fn(jnp.zeros(4), jax.nn.one_hot(2, 4))), 4)  # log 4
         1.3863
     """
-    _check_scalar("alpha", alpha)
-    if isinstance(alpha, numbers.Real) and not 0 <= alpha < 1:
-        raise ValueError(
-            f"alpha={alpha} must be in [0, 1): at 1 every class is labelled alike."
-        )
+    note = ": at 1 every class is labelled alike"
+    check_scalar("", "alpha", alpha, 0, 1, below=True, note=note)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
@@ -173,7 +166,7 @@ def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array
     """Computes `(1 - p^q) / q`, with values and gradients that are finite at `q = 0`.
 
     Near `q log p = 0` the quotient cancels, most of all in its derivative by `q`, and a
-    series takes over. What either branch is not used for it gets a harmless input:
+    series takes over. Each branch gets a harmless input where the other one is used:
     otherwise the gradient would hold 0 times infinity.
     """
     exponent = q * log_p
@@ -185,18 +178,8 @@ def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array
     return jnp.where(near, series, quotient)
 
 
-def _check_scalar(name: str, value: float | jax.Array) -> None:
-    if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
-        raise ValueError(f"{name}={value!r} must be a number or a scalar array.")
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{name} has shape {jnp.shape(value)}, expected a scalar: vmap over a "
-            "population."
-        )
-
-
 def _check(logits: jax.Array, labels: jax.Array) -> None:
-    """Raises for what broadcasting or softmax would silently accept."""
+    """Refuses shapes and dtypes that broadcasting or softmax would silently accept."""
     shape = jnp.shape(logits)
     if len(shape) == 0 or shape[-1] < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The loss that a run discovered, in every form in which one can take it away."""
+"""Gives the loss that a run discovered in every form in which one can use it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from jepbt.losses import taylorglo
 from jepbt.losses.classification import taylor
-
-_POWERS = ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1))  # of x and y, as in a genome
+from jepbt.losses.formula import to_latex
 
 _SOURCE = '''"""A classification loss found by jepbt.
 
@@ -45,10 +44,10 @@ class EvolvedLoss:
     Call it with `(logits [..., C], labels [..., C])` for one loss per example.
 
     Attributes:
-        name: of the hyperparameter.
-        theta: `f32[8]` its genome, `[y, y2, y3, xy, xy2, x2y, x0, y0]`.
-        thetas: `f32[G', 8]` the genomes of its line, one for each generation up to the
-            one that it belongs to, itself last.
+        name: the hyperparameter's name.
+        theta: `f32[8]`, its genome, `[y, y2, y3, xy, xy2, x2y, x0, y0]`.
+        thetas: `f32[G', 8]`, the genomes of its ancestors, one for each generation,
+            itself last.
 
     Example:
         >>> theta = taylorglo.CROSS_ENTROPY_EXPANSION
@@ -74,7 +73,7 @@ class EvolvedLoss:
         """Returns the loss that the winner's ancestor trained with.
 
         Args:
-            generation: from 0 to the winner's.
+            generation: a number from 0 to the winner's generation.
 
         Returns:
             The loss of that generation, and what led to it.
@@ -97,12 +96,12 @@ class EvolvedLoss:
 
     @property
     def effective(self) -> taylorglo.Effective:
-        """The five numbers through which it acts: see `jepbt.taylorglo.effective`."""
+        """The five numbers that its gradient depends on: see `taylorglo.effective`."""
         return taylorglo.Effective(*map(float, taylorglo.effective(self.theta)))
 
     @property
     def attraction(self) -> float:
-        """How it treats a confident, correct output: see `taylorglo.attraction`."""
+        """Its effect on a confident, correct output: see `taylorglo.attraction`."""
         return float(taylorglo.attraction(self.theta))
 
     def latex(self) -> str:
@@ -114,19 +113,7 @@ class EvolvedLoss:
             >>> print(EvolvedLoss("loss", theta, theta[None]).latex())
             \mathcal{L} = -\sum_{i=1}^{C} \left[ -2\,y_i^{2} + (x_i - 0.5)\,y_i \right]
         """
-        centres = self.theta[6:].tolist()
-        body = ""
-        for sign, size, powers in terms(self.theta):
-            body += f" {sign} " if body else sign.replace("+", "")
-            factors = [
-                _latex_factor(name, centre, power)
-                for name, centre, power in zip("xy", centres, powers, strict=True)
-                if power
-            ]
-            if size != "1":
-                factors.insert(0, _latex_number(size))
-            body += "\\,".join(factors)
-        return rf"\mathcal{{L}} = -\sum_{{i=1}}^{{C}} \left[ {body or '0'} \right]"
+        return to_latex(self.theta)
 
     def source(self, library: str = "jax") -> str:
         """Writes the loss as Python source that needs only JAX, or only NumPy.
@@ -169,39 +156,3 @@ class EvolvedLoss:
 
     def __repr__(self) -> str:
         return f"EvolvedLoss({self.formula})"
-
-
-def terms(theta: np.ndarray) -> list[tuple[str, str, tuple[int, int]]]:
-    """Lists the terms that a reader should see.
-
-    Args:
-        theta: `f32[8]` one genome.
-
-    Returns:
-        Sign, size to three digits, and the powers of label and prediction of each term
-        that is at least a thousandth of the largest.
-
-    Example:
-        >>> terms(taylorglo.CROSS_ENTROPY_EXPANSION)[2]
-        ('+', '1.33', (0, 3))
-    """
-    coefficients = np.asarray(taylorglo.check_one_genome(theta))[:6].tolist()
-    negligible = 1e-3 * max(map(abs, coefficients))
-    return [
-        ("-" if value < 0 else "+", f"{abs(value):.3g}", powers)
-        for value, powers in zip(coefficients, _POWERS, strict=True)
-        if value != 0 and abs(value) >= negligible
-    ]
-
-
-def _latex_number(text: str) -> str:
-    mantissa, _, exponent = text.partition("e")
-    return rf"{mantissa}\times 10^{{{int(exponent)}}}" if exponent else mantissa
-
-
-def _latex_factor(name: str, centre: float, power: int) -> str:
-    size = f"{abs(centre):.3g}"
-    base = f"{name}_i"
-    if size != "0":
-        base = f"({base} {'+' if centre < 0 else '-'} {_latex_number(size)})"
-    return f"{base}^{{{power}}}" if power > 1 else base

@@ -1,4 +1,4 @@
-"""Recombination of hyperparameters; weights are never crossed."""
+"""Recombines hyperparameters; weights are never crossed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.arguments import check_real
-from jepbt.hyperparameters import HyperParameters, uniforms
+from jepbt.hyperparameters import HyperParameters, columns, draw_for
 
 CrossoverFn: TypeAlias = Callable[
     [jax.Array, HyperParameters, jax.Array], HyperParameters
@@ -25,7 +25,7 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     loss is swapped on its own.
 
     Args:
-        probability: that a pair swaps a value.
+        probability: the probability that a pair swaps a value.
 
     Returns:
         `crossover(key, hparams, is_child) -> hparams`.
@@ -56,11 +56,11 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     def crossover(key, hparams, is_child):
         partners, pair = pair_children(is_child)
         leaves, treedef = jax.tree.flatten(hparams)
-        draws = uniforms(key, [leaf.shape for leaf in leaves])
-        # Both of a pair read one draw; a pair's number is below P.
+        swaps = draw_for(key, leaves, 1)[0] < probability
+        # Both members of a pair read the row of their pair's number, which is below P.
         swapped = [
-            jnp.where(chance[pair] < probability, leaf[partners], leaf)
-            for chance, leaf in zip(draws, leaves, strict=True)
+            jnp.where(swap, leaf[partners], leaf)
+            for swap, leaf in zip(columns(swaps[pair], leaves), leaves, strict=True)
         ]
         return jax.tree.unflatten(treedef, swapped)
 
@@ -89,4 +89,4 @@ def pair_children(is_child: jax.Array) -> tuple[jax.Array, jax.Array]:
     partner_rank = rank ^ 1
     has_partner = is_child & (partner_rank < jnp.sum(is_child))
     partners = jnp.where(has_partner, children_first[partner_rank], slots)
-    return partners, jnp.maximum(rank, 0) // 2
+    return partners, jnp.maximum(rank, 0) >> 1

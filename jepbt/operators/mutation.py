@@ -1,7 +1,8 @@
-"""How inherited hyperparameters change: pure functions of a key and a population.
+"""Mutates inherited hyperparameters: pure functions of a key and a population.
 
-Every field and every slot has places of its own in one draw, so two children of one
-parent differ and equal fields are independent. Values stay in their spaces.
+Every entry of every field and slot has its own numbers in one draw, so two children of
+one parent differ and equal fields are independent. What a step means is known by each
+kind of hyperparameter (`hyperparameters.base`). Values stay in their spaces.
 """
 
 from __future__ import annotations
@@ -14,24 +15,20 @@ import jax.numpy as jnp
 
 from jepbt.arguments import check_each, check_real
 from jepbt.hyperparameters import (
-    Categorical,
+    MIN_FACTOR,
     HyperParameters,
-    Integer,
-    Real,
-    TaylorLoss,
-    clip,
-    move_loss,
+    Space,
+    columns,
+    draw_for,
     normal,
-    prior,
     spaces,
-    uniforms,
+    whole_below,
 )
+
+__all__ = ["MIN_FACTOR", "MutationFn", "gaussian", "perturb"]
 
 MutationFn: TypeAlias = Callable[[jax.Array, HyperParameters], HyperParameters]
 """`(key, hparams [P]) -> hparams [P]`."""
-
-MIN_FACTOR = 0.1
-"""A multiplicative step never shrinks a value more than this, nor turns its sign."""
 
 
 def gaussian(
@@ -40,19 +37,21 @@ def gaussian(
     """Builds EPBT's mutation.
 
     Real and integer values are multiplied by `N(1, sigma)`; an integer is rounded at
-    random in proportion, so that small ones can move. Where a real space holds zero the
-    step is added instead, `sigma` of the range wide, since a factor can never leave
-    zero. Loss coefficients get the additive step of their own `sigma`. `sigma`, the
-    additive steps and `redraw` are our choice: no paper states them (`redraw=1` is the
-    published rule for categoricals). So is that an ordered categorical moves to a
-    neighbour with probability `redraw`, and is drawn anew with `reset`, as numbers are.
-    The entries of a vector vary each on its own.
+    random in proportion, so that small ones can move. Where zero is inside the bounds
+    the step is added instead, `sigma` of the range wide, since a factor can never leave
+    zero. Loss coefficients get the additive step of their own `sigma`. The entries of a
+    vector vary each on its own.
+
+    No paper states `sigma`, the additive steps and `redraw`: they are our choice
+    (`redraw=1` is the published rule for categoricals). It is also our choice that an
+    ordered categorical moves to a neighbour with probability `redraw`, and is drawn
+    anew with probability `reset`, as numbers are.
 
     Args:
-        sigma: standard deviation of the factor.
-        reset: probability that a value is drawn anew from its prior.
-        redraw: probability that a categorical is drawn anew; that an ordered one moves
-            to a neighbour.
+        sigma: the standard deviation of the factor.
+        reset: the probability that a value is drawn anew from its prior.
+        redraw: the probability that a categorical is drawn anew, or that an ordered one
+            moves to a neighbour.
 
     Returns:
         `mutate(key, hparams) -> hparams`.
@@ -79,26 +78,12 @@ def gaussian(
     check_real("gaussian", "reset", reset, 0, 1)
     check_real("gaussian", "redraw", redraw, 0, 1)
 
-    def vary(draws, space, value):
-        step, side, anew, chance = draws
-        match space:
-            case Categorical(ordered=True):
-                neighbour = _neighbour(space, value, side < 0.5)
-                moved, probability = jnp.where(step < redraw, neighbour, value), reset
-            case Categorical():
-                moved, probability = value, redraw
-            case TaylorLoss(sigma=own_sigma):
-                step = own_sigma * normal(step)
-                moved, probability = move_loss(space, value, step), reset
-            case Real():
-                moved, probability = _step(space, sigma * normal(step), value), reset
-            case Integer():  # rounded at random, in proportion: see `clip`
-                dither = side - 0.5
-                moved = _step(space, sigma * normal(step), value) + dither
-                probability = reset
-        return clip(jnp.where(chance < probability, prior(space, anew), moved), space)
+    def vary(space, value, noise, side, anew, chance):
+        moved = space.move(value, noise, side, sigma=sigma, redraw=redraw)
+        is_reset = chance < (reset if space.is_ordered else redraw)
+        return space.clip(jnp.where(is_reset, space.prior(anew), moved))
 
-    return lambda key, hparams: _per_field(vary, key, hparams)
+    return lambda key, hparams: _vary_all(vary, key, hparams)
 
 
 def perturb(
@@ -106,16 +91,16 @@ def perturb(
 ) -> MutationFn:
     """Builds PBT's explore: multiply by one of the factors, or draw anew.
 
-    Integers are rounded away from where they were, so that they always move.
+    Integers are rounded away from their old value, so that they always move.
     Categoricals only draw anew; ordered ones move to the neighbour on the factor's side
     (above 1, up), or to the only one at an end. Every entry of a vector draws for
     itself. Loss coefficients get the additive step of their own `sigma`, since a factor
-    cannot leave zero. What is said here of other than single numbers is our choice.
+    cannot leave zero. Everything here that is not about single numbers is our choice.
 
     Args:
-        factors: positive numbers of which each value draws one.
-        resample: probability that a value is drawn anew from its prior, uniform in the
-            logarithm where the space is logarithmic.
+        factors: positive numbers, of which each value draws one.
+        resample: the probability that a value is drawn anew from its prior, uniform in
+            the logarithm where the space is logarithmic.
 
     Returns:
         `explore(key, hparams) -> hparams`.
@@ -142,46 +127,22 @@ def perturb(
     for number, factor in enumerate(factors):
         check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
-    def vary(draws, space, value):
-        step, which, anew, chance = draws
-        number = jnp.minimum(jnp.int32(which * len(factors)), len(factors) - 1)
-        factor = jnp.array(factors)[number]
-        match space:
-            case Categorical(ordered=True):
-                moved = jnp.where(
-                    factor == 1, value, _neighbour(space, value, factor > 1)
-                )
-            case Categorical():
-                moved = value
-            case TaylorLoss(sigma=sigma):
-                moved = move_loss(space, value, sigma * normal(step))
-            case Real():
-                moved = value * factor
-            case Integer():
-                size = jnp.abs(value) * factor
-                size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
-                moved = jnp.sign(value) * size
-        return clip(jnp.where(chance < resample, prior(space, anew), moved), space)
+    def vary(space, value, noise, which, anew, chance):
+        factor = jnp.array(factors)[whole_below(len(factors), which)]
+        moved = space.multiply(value, factor, noise)
+        return space.clip(jnp.where(chance < resample, space.prior(anew), moved))
 
-    return lambda key, hparams: _per_field(vary, key, hparams)
+    return lambda key, hparams: _vary_all(vary, key, hparams)
 
 
-def _per_field(vary: Callable, key: jax.Array, hparams: HyperParameters):
+def _vary_all(
+    vary: Callable[..., jax.Array], key: jax.Array, hparams: HyperParameters
+) -> HyperParameters:
+    """Applies `vary(space, value, noise, *uniforms)` to every field of a population."""
+    fields: list[Space] = list(spaces(type(hparams)).values())
     leaves, treedef = jax.tree.flatten(hparams)
-    fields = spaces(type(hparams)).values()
-    draws = uniforms(key, [(4, *leaf.shape) for leaf in leaves])
-    varied = [vary(*given) for given in zip(draws, fields, leaves, strict=True)]
+    step, *uniforms = draw_for(key, leaves, 4)
+    # Normal numbers for all fields at once: their formula is long in a program.
+    draws = [columns(row, leaves) for row in (normal(step), *uniforms)]
+    varied = [vary(*given) for given in zip(fields, leaves, *draws, strict=True)]
     return jax.tree.unflatten(treedef, varied)
-
-
-def _step(space: Real | Integer, noise: jax.Array, value: jax.Array) -> jax.Array:
-    bounded = space.min is not None and space.max is not None
-    if bounded and space.min <= 0 <= space.max:
-        return value + (space.max - space.min) * noise
-    return value * jnp.maximum(1 + noise, MIN_FACTOR)
-
-
-def _neighbour(space: Categorical, index: jax.Array, up: jax.Array) -> jax.Array:
-    """The choice beside an ordered one, on a side; the only one, at an end."""
-    up = (up | (index == 0)) & (index < len(space.choices) - 1)
-    return index + jnp.where(up, 1, -1)

@@ -1,52 +1,52 @@
-"""Survivors that differ: novelty selection, in pulses between those of fitness."""
+"""Selects survivors that differ: novelty, in pulses between those of fitness."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jepbt.arguments import check_real, check_whole
-from jepbt.hyperparameters import HyperParameters, TaylorLoss, spaces
+from jepbt.arguments import check_choice, check_real, check_whole
+from jepbt.hyperparameters import HyperParameters, losses_in, spaces
 from jepbt.losses import taylorglo
 from jepbt.operators.selection import best_first, is_elite
 
 
 class Behaviour(NamedTuple):
-    """What a strategy wants to know of its members beside their fitness.
+    """A measurement of members beside their fitness, which the engine makes.
 
     Attributes:
-        metric: "scores": their first validation scores, for a classification which
-            examples they get right; "task": what the task's `behaviour` returns, for a
-            classification the predicted probabilities.
-        num_examples: on how many validation examples, always the first ones; a smaller
-            split gives all it has.
+        metric: "correctness", the scores of validation examples (for a classification:
+            right or wrong), or "probabilities", the outputs of the task's `behaviour`
+            (for a classification: the predicted probabilities).
+        num_examples: the number of validation examples, always the first ones; a
+            smaller split gives all it has.
     """
 
     metric: str
     num_examples: int
 
 
-_METRICS = {
-    "correctness": "scores",
-    "probabilities": "task",
-    "loss": None,
-}
-
-
 class Pulsation(NamedTuple):
-    """When survivors are chosen for novelty, among whom, and how they are compared.
+    """Settings of `pulsation`: when novelty counts, among whom, and how it is measured.
 
     Attributes:
-        period: in generations.
-        pool: how many times the survivors the pool holds.
+        period: the number of generations from one choice to the next.
+        pool: the size of the pool in numbers of survivors.
         metric: "correctness", "probabilities" or "loss".
-        behaviour: what the engine has to measure for it.
+        num_examples: the number of validation examples that members are compared on.
     """
 
     period: int
     pool: float
     metric: str
-    behaviour: Behaviour | None
+    num_examples: int
+
+    @property
+    def behaviour(self) -> Behaviour | None:
+        """The measurement that the metric needs; losses are known without one."""
+        if self.metric == "loss":
+            return None
+        return Behaviour(self.metric, self.num_examples)
 
 
 def pulsation(
@@ -60,17 +60,17 @@ def pulsation(
 
     In every generation that `period` divides, elites are chosen by `spread_out` among
     the fittest; in all others by fitness alone. The selection follows the authors'
-    published code. `period`, `pool`, and that correctness on 400 validation examples is
-    the behaviour, are our choice: EPBT's settings are not published where we could
-    read them.
+    published code. Our choice: `period`, `pool`, and to compare members by their
+    correctness on 400 validation examples. EPBT's settings are not published where we
+    could read them.
 
     Args:
-        period: 1 for always.
+        period: the number of generations between two choices; 1 for every generation.
         pool: the pool holds `round(num_elites * pool)` members, at most all.
-        metric: "correctness", which of the examples a member gets right;
-            "probabilities", what it predicts for them; "loss", the effective
-            coefficients of its evolved loss, which costs no evaluation.
-        num_examples: how many validation examples, the first ones.
+        metric: "correctness" compares which examples members get right,
+            "probabilities" what they predict for them, and "loss" the effective
+            coefficients of their evolved losses, which costs no evaluation.
+        num_examples: the number of validation examples, always the first ones.
 
     Returns:
         A `Pulsation`.
@@ -88,14 +88,10 @@ def pulsation(
     for name, value in {"period": period, "num_examples": num_examples}.items():
         check_whole("pulsation", name, value, 1)
     check_real("pulsation", "pool", pool, 1)
-    if metric not in _METRICS:
-        raise ValueError(
-            f"pulsation: metric={metric!r} must be one of "
-            f"{', '.join(map(repr, _METRICS))}."
-        )
-    measured = _METRICS[metric]
-    behaviour = None if measured is None else Behaviour(measured, num_examples)
-    return Pulsation(period, pool, metric, behaviour)
+    check_choice(
+        "pulsation", "metric", metric, ("correctness", "probabilities", "loss")
+    )
+    return Pulsation(period, pool, metric, num_examples)
 
 
 def check_pulsation(
@@ -109,11 +105,11 @@ def check_pulsation(
     Args:
         pulsation: the settings.
         hparams_type: the user's class.
-        num_elites: how many survive.
+        num_elites: the number of survivors.
         num_members: `P`.
 
     Raises:
-        ValueError: says what to change.
+        ValueError: if either is the case; the message tells a remedy.
     """
     size = pool_size(pulsation, num_elites)
     if size > num_members:
@@ -122,8 +118,7 @@ def check_pulsation(
             f"pool of {size}, more than the population of {num_members}. At most "
             f"pool={num_members / num_elites:.3g} fits; or choose fewer elites."
         )
-    has_loss = any(isinstance(s, TaylorLoss) for s in spaces(hparams_type).values())
-    if pulsation.metric == "loss" and not has_loss:
+    if pulsation.metric == "loss" and not losses_in(spaces(hparams_type)):
         raise ValueError(
             f"pulsation: metric='loss' compares evolved losses, but "
             f"{hparams_type.__name__} has no field made by jepbt.taylor_hparam. Add "
@@ -152,13 +147,13 @@ def novel_elites(
         hparams: leaves `[P, ...]`.
         fitness: `f32[P]`.
         behaviour: `f32[P, K]`; may be `None` if the metric is "loss".
-        num_elites: how many survive.
+        num_elites: the number of survivors.
 
     Returns:
         `bool[P]`.
 
     Raises:
-        ValueError: if there is no behaviour.
+        ValueError: if the metric needs a behaviour and there is none.
     """
     if pulsation.metric == "loss":
         behaviour = _effective_losses(hparams)
@@ -183,15 +178,15 @@ def spread_out(
 
     The fittest always survives. The others of the pool are sorted by their summed
     distance to the pool, and the first of them fill the remaining places. Then each one
-    left over is put beside them in turn, the closest two of that group are found, and
-    the one with the smaller sum leaves. Which of equals leaves is our choice (the later
-    one), and so is that the fittest takes no part in the comparison.
+    left over joins them in turn, the closest two of that group are found, and the one
+    with the smaller sum leaves. Our choice: of equals the later one leaves, and the
+    fittest takes no part in the comparison.
 
     Args:
         fitness: `f32[P]`.
         behaviour: `f32[P, K]`; a distance that is `nan` counts as 0.
-        num_survivors: how many, from 1.
-        pool_size: how many of the fittest compete, at most `P`.
+        num_survivors: the number of survivors, at least 1.
+        pool_size: the number of the fittest that compete, at most `P`.
 
     Returns:
         `bool[P]`; fewer are marked if fewer live.
@@ -231,10 +226,7 @@ def spread_out(
 
 
 def _effective_losses(hparams: HyperParameters) -> jax.Array:
-    fields = spaces(type(hparams))
-    genomes = [
-        jnp.stack(taylorglo.effective(getattr(hparams, name)), -1)
-        for name, space in fields.items()
-        if isinstance(space, TaylorLoss)
-    ]
-    return jnp.concatenate(genomes, -1)
+    """Joins the effective coefficients of all losses of each member: `f32[P, K]`."""
+    names = losses_in(spaces(type(hparams)))
+    effective = [taylorglo.effective(getattr(hparams, name)) for name in names]
+    return jnp.concatenate([jnp.stack(numbers, -1) for numbers in effective], -1)

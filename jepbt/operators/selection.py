@@ -1,4 +1,4 @@
-"""Who survives and who is copied: index arrays from fitness alone.
+"""Selects who survives and who is copied: index arrays from fitness alone.
 
 Fitness is higher-is-better; `nan` means that a member failed: it ranks last, is never
 a parent and never an elite. Equal fitness ranks by slot, the lower one first.
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.arguments import check_real
+from jepbt.hyperparameters import whole_below
 
 SelectionFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(key, fitness f32[P]) -> parents i32[P]`: whom each slot would copy."""
+"""`(key, fitness f32[P]) -> parents i32[P]`: the member that each slot would copy."""
 
 
 def best_first(fitness: jax.Array) -> jax.Array:
@@ -40,7 +41,7 @@ def is_elite(fitness: jax.Array, num_elites: int) -> jax.Array:
 
     Args:
         fitness: `f32[P]`.
-        num_elites: how many; fewer live members are all elites.
+        num_elites: the number of elites; if fewer members live, all of them are.
 
     Returns:
         `bool[P]`.
@@ -78,13 +79,13 @@ def binary_tournament(key: jax.Array, fitness: jax.Array) -> jax.Array:
     slots = jnp.arange(fitness.size)
     live = best_first(fitness)
     num_live = jnp.sum(~jnp.isnan(fitness))
-    first_key, step_key = jax.random.split(key)
-    first = jax.random.randint(first_key, slots.shape, 0, jnp.maximum(num_live, 1))
-    step = jax.random.randint(step_key, slots.shape, 1, jnp.maximum(num_live, 2))
+    draws = jax.random.uniform(key, (2, fitness.size))
+    first = whole_below(jnp.maximum(num_live, 1), draws[0])
     # A step from 1 to num_live - 1 around the circle never meets the same member.
-    second = live[(first + step) % jnp.maximum(num_live, 1)]
-    first = live[first]
-    # Equals: the first drawn, so that no slot is favoured.
+    second = first + 1 + whole_below(jnp.maximum(num_live - 1, 1), draws[1])
+    second = jnp.where(second >= num_live, second - num_live, second)
+    first, second = live[first], live[second]
+    # Of equals, the first one drawn wins, so that no slot is favoured.
     winner = jnp.where(fitness[first] >= fitness[second], first, second)
     return jnp.where(num_live > 0, winner, slots)
 
@@ -122,7 +123,7 @@ def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
 
     Args:
         key: consumed.
-        fitness: `f32[P]`; only `nan` or not counts.
+        fitness: `f32[P]`; it only tells who lives.
 
     Returns:
         `i32[P]`; the slot itself where no other member lives.
@@ -138,18 +139,19 @@ def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
     live = jnp.argsort(~is_live, stable=True)  # live slots first
     place = jnp.cumsum(is_live) - 1
     num_others = jnp.sum(is_live) - is_live
-    draw = jax.random.randint(key, slots.shape, 0, jnp.maximum(num_others, 1))
+    uniform = jax.random.uniform(key, fitness.shape)
+    draw = whole_below(jnp.maximum(num_others, 1), uniform)
     # A live slot skips its own place; a dead one has none.
     draw = draw + (is_live & (draw >= place))
-    return jnp.where(num_others > 0, live[draw % fitness.size], slots)
+    return jnp.where(num_others > 0, live[draw], slots)
 
 
 def truncation(fraction: float = 0.2) -> SelectionFn:
     """Builds PBT's truncation: the worst copy a random one of the best.
 
     Args:
-        fraction: of the population that is replaced, and that is copied from; at least
-            one member each. Failed members are always replaced.
+        fraction: the share of the population that is replaced, and the share that is
+            copied; at least one member each. Failed members are always replaced.
 
     Returns:
         `select(key, fitness) -> i32[P]`; slots that stay are their own parents.
@@ -179,7 +181,8 @@ def truncation(fraction: float = 0.2) -> SelectionFn:
         # A population of one copies nobody, unless it counts as its own best.
         num_best = jnp.clip(num_live, 1, max(num_moved, 1))
         is_moved = (ranks >= fitness.size - num_moved) | is_dead
-        donors = order[jax.random.randint(key, slots.shape, 0, num_best)]
+        uniform = jax.random.uniform(key, fitness.shape)
+        donors = order[whole_below(num_best, uniform)]
         moves = is_moved & (ranks >= num_best) & (num_live > 0)
         return jnp.where(moves, donors, slots)
 

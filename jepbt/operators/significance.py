@@ -1,7 +1,7 @@
-"""Copying only what is significantly better: tests on top of a single fitness.
+"""Selects members to copy only where they are significantly better.
 
-Both tests ask whether the member to be copied is better than the one it would replace
-by more than chance explains. A failed member has nothing to lose and is always replaced
+Both tests ask if the member to be copied is better than the one it would replace by
+more than chance explains. A failed member has nothing to lose and is always replaced
 while another lives.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, ndtr
 
-from jepbt.arguments import check_operator, check_real, check_whole
+from jepbt.arguments import check_function, check_real, check_whole
 from jepbt.operators.selection import SelectionFn, draw_opponents, truncation
 
 
@@ -22,8 +22,8 @@ class Exploit(NamedTuple):
     Attributes:
         select: `(key, recent f32[K, P], standard_error f32[P]) -> parents i32[P]`, with
             the last evaluation in `recent[0]` and `nan` where there was none yet.
-        num_evaluations: `K`.
-        needs_standard_error: whether `select` reads the last argument.
+        num_evaluations: `K`, the number of evaluations that `select` reads.
+        needs_standard_error: `True` if `select` reads the standard errors.
     """
 
     select: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -37,12 +37,12 @@ def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
     Each slot meets a random live opponent and copies it if the opponent's mean over the
     last evaluations is higher and Welch's t-test tells the two apart. Before a member
     has that many evaluations it neither copies nor is copied, unless it has failed. Ten
-    evaluations are the paper's; that the test is two-sided at 5 %, and that a copy
-    takes over its parent's past evaluations, is our choice.
+    evaluations are the paper's. Our choice: the test is two-sided at 5 %, and a copy
+    takes over its parent's past evaluations.
 
     Args:
-        num_evaluations: `K`, how many of the last evaluations are compared.
-        level: of significance; the larger, the more is copied.
+        num_evaluations: `K`, the number of last evaluations that are compared.
+        level: the level of significance; the larger, the more is copied.
 
     Returns:
         An `Exploit`.
@@ -75,7 +75,7 @@ def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
 
 
 def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Exploit:
-    """Builds a gate: a slot copies only who is significantly fitter.
+    """Builds a gate: a slot copies only a significantly fitter member.
 
     The difference of two fitnesses is compared with the standard errors of both over
     the validation examples, one-sided, as if both were measured on examples of their
@@ -83,9 +83,9 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
     of PBT has this gate: all of it is our choice.
 
     Args:
-        select: `(key, fitness) -> parents`, whom each slot would copy;
+        select: `(key, fitness) -> parents`, the member that each slot would copy;
             `truncation(0.2)` by default.
-        level: of significance; 0.5 lets everything better pass.
+        level: the level of significance; 0.5 lets everything better pass.
 
     Returns:
         An `Exploit`, for `pbt(exploit=...)`.
@@ -104,7 +104,7 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
     """
     check_real("significant", "level", level, 0, 1, above=True)
     select = truncation() if select is None else select
-    check_operator("significant", "select", select, "key, fitness", "truncation(0.2)")
+    check_function("significant", "select", select, "key, fitness", "truncation(0.2)")
 
     def gated(key, recent, standard_error):
         fitness = recent[0]

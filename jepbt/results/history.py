@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jepbt.engine.state import Record
-from jepbt.hyperparameters import Categorical, HyperParameters, spaces
+from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.results import lineage
 from jepbt.results.lineage import Line
 
@@ -241,23 +241,10 @@ def describe(generation: Generation) -> str:
 
 
 def _readable(hparams: HyperParameters) -> dict[str, np.ndarray]:
-    readable = {}
-    for name, space in spaces(type(hparams)).items():
-        value = np.array(getattr(hparams, name))
-        if isinstance(space, Categorical):
-            value = _choices(space)[value]
-        readable[name] = value
-    return readable
-
-
-def _choices(space: Categorical) -> np.ndarray:
-    if not space.is_numeric:
-        choices = np.empty(len(space.choices), object)
-        choices[:] = space.choices
-        return choices
-    choices = np.array(space.choices)
-    narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
-    return choices.astype(narrow[choices.dtype.kind])
+    return {
+        name: space.readable(getattr(hparams, name))
+        for name, space in spaces(type(hparams)).items()
+    }
 
 
 class Score(NamedTuple):

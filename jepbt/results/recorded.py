@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from jepbt.config import Config
-from jepbt.hyperparameters import Categorical, Integer, Real, Space, TaylorLoss, spaces
+from jepbt.hyperparameters import Space, losses_in, read_space, spaces
 from jepbt.losses import EvolvedLoss
 from jepbt.results.history import History
 from jepbt.results.json_lines import UNREADABLE, load_history
 from jepbt.results.schedules import Schedules
 from jepbt.tasks import Task
-
-_KINDS = {kind.__name__: kind for kind in (Real, Integer, Categorical, TaylorLoss)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +43,9 @@ class Recorded:
         Raises:
             ValueError: if no loss evolved in the run.
         """
-        for name, space in self.spaces.items():
-            if isinstance(space, TaylorLoss):
-                thetas = self.history.hparams[name][self.history.ancestry()]
-                return EvolvedLoss(name, thetas[-1], thetas)
+        for name in losses_in(self.spaces):
+            thetas = self.history.hparams[name][self.history.ancestry()]
+            return EvolvedLoss(name, thetas[-1], thetas)
         raise ValueError(
             f"no loss evolved in this run: of its hyperparameters "
             f"({', '.join(self.spaces) or 'none'}) none is declared with "
@@ -63,7 +60,7 @@ class Recorded:
     @property
     def has_loss(self) -> bool:
         """Whether a loss evolved."""
-        return any(isinstance(space, TaylorLoss) for space in self.spaces.values())
+        return bool(losses_in(self.spaces))
 
     @property
     def columns(self) -> list[tuple[str, np.ndarray, Space | None]]:
@@ -74,7 +71,7 @@ class Recorded:
         columns = []
         for name, values in self.history.hparams.items():
             space = self.spaces.get(name)
-            if isinstance(space, TaylorLoss):
+            if name in losses_in(self.spaces):
                 continue
             if values.ndim == 2:
                 columns.append((name, values, space))
@@ -142,7 +139,7 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         read_spaces = {
-            name: _read_space(fields) for name, fields in settings["hparams"].items()
+            name: read_space(fields) for name, fields in settings["hparams"].items()
         }
     except (OSError, *UNREADABLE) as error:
         raise ValueError(
@@ -158,13 +155,3 @@ def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     config = {key: value for key, value in settings.items() if key != "hparams"}
     config |= {"num_generations": None, "steps_per_generation": 1}
     return {"config": config, "batch_size": None, "hparams": settings["hparams"]}
-
-
-def _read_space(fields: Mapping[str, Any]) -> Space:
-    kind = _KINDS[fields["kind"]]
-    known = [field.name for field in dataclasses.fields(kind)]
-    values = {name: fields[name] for name in known if name in fields}
-    for name in ("choices", "default"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    return kind(**values)

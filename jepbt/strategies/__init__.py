@@ -1,4 +1,4 @@
-"""Strategies: who is copied over whom, and what becomes of hyperparameters."""
+"""Strategies: they decide who is copied over whom, with which hyperparameters."""
 
 from jepbt.hyperparameters import sample_population
 from jepbt.operators import (

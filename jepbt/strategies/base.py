@@ -1,4 +1,4 @@
-"""What a strategy is: two pure functions over arrays with a leading axis `P`.
+"""Defines a strategy: two pure functions over arrays with a leading axis `P`.
 
 A strategy sees hyperparameters and fitness, never weights, devices or files.
 """
@@ -13,14 +13,14 @@ from jepbt.operators import Behaviour
 
 
 class Evaluation(NamedTuple):
-    """What a strategy learns of the population that has just trained.
+    """The results of the population that has just trained.
 
     Attributes:
         fitness: `f32[P]` mean validation score, higher is better, `nan` if it failed.
-        standard_error: `f32[P]` of that mean, over the validation examples; `nan`
-            where it is not known.
-        behaviour: `f32[P, K]` what each member does, `nan` if it failed; `None` unless
-            the strategy asks for it.
+        standard_error: `f32[P]` standard error of that mean over the validation
+            examples; `nan` where it is not known.
+        behaviour: `f32[P, K]` each member's behaviour, `nan` if it failed; `None`
+            unless the strategy asks for it.
     """
 
     fitness: jax.Array
@@ -29,10 +29,11 @@ class Evaluation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What becomes of the population before it trains again.
+    """The next population: who is copied where, with which hyperparameters.
 
     Attributes:
-        parents: `i32[P]` whose state fills each slot; a slot that stays names itself.
+        parents: `i32[P]`, the member whose state fills each slot; a slot that stays
+            names itself.
         hparams: the new hyperparameters, leaves `[P, ...]`.
         info: arrays for the history, such as `{"elites": bool[P]}`.
         fresh: `bool[P]` slots that start over with `task.init`; `None` for never.
@@ -50,9 +51,9 @@ class Strategy(NamedTuple):
     Attributes:
         init: `(key, hparams_type, num_members, num_generations) -> (state, hparams)`.
         step: `(key, state, generation i32[], hparams, Evaluation) -> (state, Plan)`.
-        behaviour: what `Evaluation.behaviour` shall hold; `None` for nothing, which
-            costs nothing.
-        needs_standard_error: whether it reads `Evaluation.standard_error`, which an
+        behaviour: the measurement that `Evaluation.behaviour` shall hold; `None` for
+            none, which costs nothing.
+        needs_standard_error: `True` if it reads `Evaluation.standard_error`, which an
             evaluation function of the host loop then has to return.
     """
 
@@ -63,10 +64,10 @@ class Strategy(NamedTuple):
 
 
 def check_strategy(where: str, strategy: Any) -> None:
-    """Raises a `TypeError` for what is no strategy, when a builder wraps one."""
+    """Raises a `TypeError` if a builder was given anything but a strategy to wrap."""
     if not isinstance(strategy, Strategy):
         given = getattr(strategy, "__name__", repr(strategy))
         raise TypeError(
             f"{where}: strategy={given} must be a Strategy, such as "
-            "jepbt.strategies.pbt(): called, and no name."
+            "jepbt.strategies.pbt(): called, and not a name."
         )

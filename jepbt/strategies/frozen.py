@@ -1,4 +1,4 @@
-"""Hyperparameters that do not evolve for a while."""
+"""Freezes hyperparameters for a while."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from jepbt.arguments import check_mapping
+from jepbt.arguments import check_mapping, is_whole
 from jepbt.hyperparameters import map_fields, spaces
 from jepbt.population import take, where
 from jepbt.strategies.base import Strategy, check_strategy
@@ -22,16 +22,16 @@ def frozen(
     prescribes this: all of it is our choice.
 
     Args:
-        strategy: any.
-        fields: for each frozen field `(first, stop)`: it does not change at the start
-            of a generation `g` with `first <= g < stop`; a `stop` of `None` never
-            thaws it. Evolution first happens at the start of generation 1.
+        strategy: any strategy.
+        fields: `(first, stop)` by the name of the field, which then does not change at
+            the start of a generation `g` with `first <= g < stop`; a `stop` of `None`
+            never thaws it. Evolution first happens at the start of generation 1.
 
     Returns:
         A `Strategy`. Its `init` raises `ValueError` for a field that does not exist.
 
     Raises:
-        ValueError: if a pair is no range of generations.
+        ValueError: if a pair is not a range of generations.
 
     Example:
         The loss stays as it is during the first ten generations, the learning rate
@@ -48,9 +48,9 @@ def frozen(
         if not (
             isinstance(pair, tuple)
             and len(pair) == 2
-            and isinstance(pair[0], int)
+            and is_whole(pair[0])
             and pair[0] >= 0
-            and (pair[1] is None or (isinstance(pair[1], int) and pair[1] > pair[0]))
+            and (pair[1] is None or (is_whole(pair[1]) and pair[1] > pair[0]))
         ):
             raise ValueError(
                 f"frozen: {name}={pair!r} must be (first, stop), two generations with "

@@ -1,4 +1,4 @@
-"""A Gaussian process whose function drifts with time, on a fixed number of rows.
+"""Computes a Gaussian process that drifts with time, on a fixed number of rows.
 
 Rows without an observation are masked, so that shapes never change: a masked row is
 independent of all others and was observed to be 0, which changes nothing.
@@ -18,7 +18,7 @@ class Kernel(NamedTuple):
 
     Attributes:
         length: `f32[]`, `l`.
-        drift: `f32[]` how much of the function a unit of time replaces, in [0, 1).
+        drift: `f32[]` the share of the function that a unit of time replaces.
         noise: `f32[]` variance of an observation.
     """
 
@@ -28,12 +28,12 @@ class Kernel(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where the process is looked at.
+    """Points at which the process is observed or asked.
 
     Attributes:
-        inputs: `f32[N, D]`.
-        time: `f32[N]`.
-        is_real: `bool[N]`, others are masked.
+        inputs: `f32[N, D]` coordinates.
+        time: `f32[N]` generations.
+        is_real: `bool[N]`; the other rows are masked.
     """
 
     inputs: jax.Array
@@ -77,7 +77,7 @@ def log_likelihood(kernel: Kernel, points: Points, values: jax.Array) -> jax.Arr
 
     Args:
         kernel: its settings.
-        points: `N` of them.
+        points: `N` points.
         values: `f32[N]`, 0 where masked.
 
     Returns:
@@ -89,10 +89,10 @@ def log_likelihood(kernel: Kernel, points: Points, values: jax.Array) -> jax.Arr
 
 
 class Observations(NamedTuple):
-    """What many questions about the same observations share: see `observe`.
+    """Factored observations, which many questions share: see `observe`.
 
     Attributes:
-        points: `N` of them.
+        points: `N` points.
         lower: `f32[N, N]` the factor of their covariance.
         white: `f32[N]` the values, whitened by it.
     """
@@ -107,7 +107,7 @@ def observe(kernel: Kernel, points: Points, values: jax.Array) -> Observations:
 
     Args:
         kernel: its settings.
-        points: `N` of them.
+        points: `N` points.
         values: `f32[N]` seen there, 0 where masked.
 
     Returns:

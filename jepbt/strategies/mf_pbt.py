@@ -1,14 +1,13 @@
-"""MF-PBT: sub-populations that evolve at different frequencies, and exchange."""
+"""Builds MF-PBT: sub-populations that evolve at different frequencies."""
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jepbt.arguments import check_each, check_operator
+from jepbt.arguments import check_each, check_function, is_whole
 from jepbt.hyperparameters import clip_all, sample_population
 from jepbt.operators import MutationFn, best_first, perturb
 from jepbt.population import take, where
@@ -30,16 +29,16 @@ def mf_pbt(
     group evolves more slowly. All else stays.
 
     Sub-populations at 1, 10, 25 and 50 times the shortest interval, the quarters, and
-    when a migrant brings its hyperparameters, follow the paper as we know it. That a
-    migrant is a random one among the fitter members of other groups, that what it
-    brings is explored, or two migrants from one member would be twins, that a quarter
-    is rounded down but at least one member of two or more, and that a failed member
-    copies at once, from its group or else from any, is our choice.
+    the rule for a migrant's hyperparameters follow the paper as we know it. Our choice:
+    a migrant is a random one among the fitter members of other groups; what it brings
+    is explored, or two migrants from one member would be twins; a quarter is rounded
+    down, but is at least one member of two or more; and a failed member copies at once,
+    from its group or else from any.
 
     Args:
-        intervals: in generations, ascending.
+        intervals: the groups' intervals in generations, ascending.
         explore: `(key, hparams [P]) -> hparams [P]`, for the slots that took over
-            hyperparameters; `mutation.perturb()` by default.
+            hyperparameters; `operators.perturb()` by default.
 
     Returns:
         A `Strategy`. Its `init` raises `ValueError` for fewer members than groups.
@@ -69,11 +68,11 @@ def mf_pbt(
     """
     allowed = "whole numbers from 1 up, each greater than the one before"
     intervals = check_each("mf_pbt", "intervals", intervals, allowed)
-    is_whole = all(isinstance(n, numbers.Integral) and n >= 1 for n in intervals)
-    if not is_whole or list(intervals) != sorted(set(intervals)):
+    is_count = all(is_whole(n) and n >= 1 for n in intervals)
+    if not is_count or list(intervals) != sorted(set(intervals)):
         raise ValueError(f"mf_pbt: intervals={intervals} must be {allowed}.")
     explore = perturb() if explore is None else explore
-    check_operator("mf_pbt", "explore", explore, "key, hparams", "mutation.perturb()")
+    check_function("mf_pbt", "explore", explore, "key, hparams", "perturb()")
 
     def init(key, hparams_type, num_members, num_generations):
         if num_members < len(intervals):
@@ -91,7 +90,7 @@ def mf_pbt(
         is_live = ~jnp.isnan(fitness)
         ranks = jnp.argsort(best_first(fitness))
         near = group[:, None] == group[None]
-        # How many of its own group rank before each, and how many there are.
+        # Each member's rank in its group, and the group's size.
         place = jnp.sum(near & (ranks[None] < ranks[:, None]), 1)
         size = jnp.sum(near, 1)
         quarter = jnp.where(size > 1, jnp.maximum(size // 4, 1), 0)
@@ -117,6 +116,6 @@ def mf_pbt(
 
 
 def _draw(key: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Draws for each row one of the columns that it allows; any if it allows none."""
+    """Draws one of the allowed columns for each row; any column if none is allowed."""
     scores = jax.random.uniform(key, allowed.shape)
     return jnp.argmax(jnp.where(allowed, scores, -1.0), 1).astype(jnp.int32)

@@ -1,23 +1,17 @@
-"""PB2: the worst copy the best, and a Gaussian process says what to try next."""
+"""Builds PB2: the worst copy the best, and a Gaussian process tells what to try."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.arguments import check_operator, check_whole
-from jepbt.hyperparameters import (
-    Categorical,
-    HyperParameters,
-    TaylorLoss,
-    sample_population,
-    spaces,
-)
-from jepbt.losses import taylorglo
+from jepbt.arguments import check_function, check_whole
+from jepbt.hyperparameters import HyperParameters, sample_population, spaces
 from jepbt.operators import MutationFn, SelectionFn, gaussian, truncation
 from jepbt.population import take, where
 from jepbt.strategies.base import Plan, Strategy
@@ -46,9 +40,9 @@ class _Past(NamedTuple):
 
     Attributes:
         before: `f32[P]` the fitness that a slot's weights had before they trained.
-        inputs: `f32[P, W, D]` with which hyperparameters they trained.
+        inputs: `f32[P, W, D]` the coordinates of the hyperparameters they trained with.
         context: `f32[P, W, 2]` generation, and fitness before.
-        gain: `f32[P, W]` of the fitness; `nan` where unknown.
+        gain: `f32[P, W]` the gain in fitness; `nan` where unknown.
     """
 
     before: jax.Array
@@ -71,19 +65,20 @@ def pb2(
     before learns from what all slots gained.
 
     Truncation, the gain per generation as target (standardised, clipped at two), time
-    and fitness as context, the kernel, `kappa = sqrt(0.2 ln(0.4 N))`, and that points
-    already chosen count for the deviation, follow the paper. Our choice is the rest:
+    and fitness as context, the kernel, `kappa = sqrt(0.2 ln(0.4 N))`, and a deviation
+    that counts points already chosen follow the paper. Our choice is the rest:
     candidates are drawn by `propose` around the inherited values instead of climbing
     the bound; kernel settings are the likeliest of twelve; categoricals enter as
     indicators, ordered ones as places from 0 to 1, vectors entry by entry, and losses
     as coordinates in units of ten mutations; the oldest observations are forgotten.
 
     Args:
-        exploit: `(key, fitness) -> parents`; `selection.truncation(0.2)` by default.
-        propose: `(key, hparams) -> hparams` draws candidates;
-            `mutation.gaussian(reset=0.3)` by default.
-        num_candidates: for each slot that copies.
-        num_observations: at most; rounded down to whole generations, but at least one.
+        exploit: `(key, fitness) -> parents`; `operators.truncation(0.2)` by default.
+        propose: `(key, hparams) -> hparams`, which draws candidates;
+            `operators.gaussian(reset=0.3)` by default.
+        num_candidates: the number of candidates for each slot that copies.
+        num_observations: the largest number of observations; rounded down to whole
+            generations, but at least one.
 
     Returns:
         A `Strategy`.
@@ -117,8 +112,8 @@ def pb2(
         check_whole("pb2", name, value, 1)
     exploit = truncation() if exploit is None else exploit
     propose = gaussian(reset=0.3) if propose is None else propose
-    check_operator("pb2", "exploit", exploit, "key, fitness", "truncation(0.2)")
-    check_operator("pb2", "propose", propose, "key, hparams", "mutation.gaussian()")
+    check_function("pb2", "exploit", exploit, "key, fitness", "truncation(0.2)")
+    check_function("pb2", "propose", propose, "key, hparams", "gaussian()")
 
     def init(key, hparams_type, num_members, num_generations):
         hparams = sample_population(key, hparams_type, num_members)
@@ -180,7 +175,7 @@ def coordinates(hparams: HyperParameters) -> jax.Array:
         [[0.5], [1.0]]
     """
     columns = [
-        _column(space, getattr(hparams, name))
+        space.coordinates(getattr(hparams, name))
         for name, space in spaces(type(hparams)).items()
     ]
     return jnp.concatenate(columns, 1)
@@ -196,28 +191,6 @@ def best_kernel(points: Points, values: jax.Array) -> Kernel:
 def _scaled_kernels(num_inputs: int) -> Kernel:
     lengths, drifts, noises = map(jnp.asarray, _KERNELS.T)
     return Kernel(lengths * math.sqrt(num_inputs), drifts, noises)
-
-
-def _column(space: Any, leaf: jax.Array) -> jax.Array:
-    if isinstance(space, Categorical) and space.ordered:
-        return leaf.astype(jnp.float32)[:, None] / (len(space.choices) - 1)
-    if isinstance(space, Categorical):
-        return jax.nn.one_hot(leaf, len(space.choices)) / math.sqrt(2)
-    if isinstance(space, TaylorLoss):
-        if space.genome == "effective":
-            ch, chh, chy, cx, cxx = taylorglo.effective(leaf)
-            leaf = jnp.stack([ch, chh, chy, cx + cxx], -1) / space.scale
-        return leaf / (10 * space.sigma or 1.0)
-    value = leaf.astype(jnp.float32).reshape(len(leaf), -1)
-    if space.min is None or space.max is None:
-        # Its prior is a normal distribution of this logarithm.
-        default = np.broadcast_to(np.float32(space.default), value.shape)
-        ratio = jnp.maximum(value / default, jnp.finfo(jnp.float32).tiny)
-        return 0.5 + jnp.log(ratio) / 2
-    low, high = space.min, space.max
-    if space.log:
-        value, low, high = jnp.log(value), math.log(low), math.log(high)
-    return (value - low) / (high - low)
 
 
 def _remember(past: _Past, generation, hparams, fitness) -> _Past:
@@ -241,36 +214,19 @@ def _explore(
     num_members, window = past.gain.shape
     gain = past.gain.ravel()
     is_real = jnp.isfinite(gain)
-    number = jnp.sum(is_real)
-    mean = jnp.sum(jnp.where(is_real, gain, 0)) / jnp.maximum(number, 1)
-    spread = jnp.sum(jnp.where(is_real, (gain - mean) ** 2, 0))
-    deviation = jnp.sqrt(spread / jnp.maximum(number, 1))
-    values = (gain - mean) / jnp.where(deviation > 0, deviation, 1.0)
-    values = jnp.where(is_real, jnp.clip(values, -2, 2), 0.0)
-    context = past.context.reshape(num_members * window, 2)
-    context = jnp.where(is_real[:, None], context, 0.0)
-    low = jnp.min(jnp.where(is_real, context[:, 1], jnp.inf))
-    high = jnp.max(jnp.where(is_real, context[:, 1], -jnp.inf))
-    width = jnp.where(high > low, high - low, 1.0)
-
-    def place(inputs, reward, time, is_real):
-        scaled = jnp.where(number > 0, (reward - low) / width, 0.0)
-        inputs = jnp.concatenate([inputs, scaled[:, None]], 1)
-        return Points(jnp.where(is_real[:, None], inputs, 0.0), time, is_real)
-
+    values = _standardise(gain, is_real)
     inputs = past.inputs.reshape(num_members * window, -1)
-    observed = place(inputs, context[:, 1], context[:, 0], is_real)
+    context = past.context.reshape(num_members * window, 2)
+    times, rewards = jnp.where(is_real[:, None], context, 0.0).T
+    to_unit = _unit_scale(rewards, is_real)
+    observed = _place(inputs, to_unit(rewards), times, is_real)
     kernel = best_kernel(observed, values)
     seen = observe(kernel, observed, values)
-    kappa = jnp.sqrt(0.2 * jnp.maximum(jnp.log(0.4 * jnp.maximum(number, 1)), 0.0))
-    now = jnp.float32(generation) + 1
-    nobody = jnp.zeros(num_members, bool)
-    pending = Points(
-        jnp.zeros((num_members, observed.inputs.shape[1])),
-        jnp.full(num_members, now),
-        nobody,
-    )
-    every = jnp.ones(num_candidates, bool)
+    number = jnp.maximum(jnp.sum(is_real), 1)
+    kappa = jnp.sqrt(0.2 * jnp.maximum(jnp.log(0.4 * number), 0.0))
+    now = jnp.full(num_members, jnp.float32(generation) + 1)
+    nowhere = jnp.zeros((num_members, observed.inputs.shape[1]))
+    pending = Points(nowhere, now, jnp.zeros(num_members, bool))
 
     def choose(pending, slot):
         repeated = jax.tree.map(
@@ -280,9 +236,13 @@ def _explore(
             inherited,
         )
         candidates = propose(jax.random.fold_in(key, slot), repeated)
-        reward = jnp.broadcast_to(fitness[slot], every.shape)
-        times = jnp.broadcast_to(now, every.shape)
-        points = place(coordinates(candidates), reward, times, every)
+        every = jnp.ones(num_candidates, bool)
+        points = _place(
+            coordinates(candidates),
+            jnp.broadcast_to(to_unit(fitness[slot]), every.shape),
+            jnp.broadcast_to(now[slot], every.shape),
+            every,
+        )
         bounds = upper_bound(kernel, seen, pending, points, kappa)
         best = jnp.argmax(jnp.where(jnp.isnan(bounds), -jnp.inf, bounds))
         pending = Points(
@@ -299,3 +259,29 @@ def _explore(
         return jax.lax.cond(moves[slot], choose, skip, pending, slot)
 
     return jax.lax.scan(one, pending, jnp.arange(num_members))[1]
+
+
+def _standardise(gain: jax.Array, is_real: jax.Array) -> jax.Array:
+    """Standardises the known gains and clips them at two; unknown ones become 0."""
+    number = jnp.maximum(jnp.sum(is_real), 1)
+    mean = jnp.sum(jnp.where(is_real, gain, 0)) / number
+    spread = jnp.sum(jnp.where(is_real, (gain - mean) ** 2, 0))
+    deviation = jnp.sqrt(spread / number)
+    values = (gain - mean) / jnp.where(deviation > 0, deviation, 1.0)
+    return jnp.where(is_real, jnp.clip(values, -2, 2), 0.0)
+
+
+def _unit_scale(
+    rewards: jax.Array, is_real: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function that maps the range of the known rewards to [0, 1]."""
+    low = jnp.min(jnp.where(is_real, rewards, jnp.inf))
+    high = jnp.max(jnp.where(is_real, rewards, -jnp.inf))
+    width = jnp.where(high > low, high - low, 1.0)
+    return lambda reward: jnp.where(is_real.any(), (reward - low) / width, 0.0)
+
+
+def _place(inputs, rewards, time, is_real) -> Points:
+    """Joins coordinates and rewards to points of the Gaussian process."""
+    inputs = jnp.concatenate([inputs, rewards[:, None]], 1)
+    return Points(jnp.where(is_real[:, None], inputs, 0.0), time, is_real)

@@ -1,11 +1,11 @@
-"""PBT: the worst copy the best, then explore."""
+"""Builds PBT: the worst copy the best, then explore."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jepbt.arguments import check_operator, check_whole
+from jepbt.arguments import check_bool, check_function, check_whole
 from jepbt.hyperparameters import clip_all, sample_population
 from jepbt.operators import Exploit, MutationFn, SelectionFn, perturb, truncation
 from jepbt.population import take, where
@@ -22,18 +22,18 @@ def pbt(
     """Builds Population-Based Training: the worst copy the best, then explore.
 
     Truncation at a fifth, the duel, the t-test over ten evaluations, factors of 0.8 and
-    1.2, and that weights and hyperparameters are both copied, follow the paper; a
-    quarter resampled, the significance gate and the burn-in are ours.
+    1.2, and copying both weights and hyperparameters follow the paper. Resampling a
+    quarter, the significance gate and the burn-in are our choice.
 
     Args:
         exploit: `(key, fitness) -> parents`, such as `truncation(0.2)`, the default, or
             `duel`; or an `Exploit` from `welch_test` or `significant`.
         explore: `(key, hparams [P]) -> hparams [P]`, for the slots that copied;
-            `mutation.perturb()` by default. What your own returns is brought back into
-            bounds.
-        copy_hparams: whether a slot that copies a member's state takes its
-            hyperparameters too. The paper's toy problem does not.
-        burn_in: how many evolutions at the start only replace failed members.
+            `operators.perturb()` by default. The values that your own function returns
+            are brought back into bounds.
+        copy_hparams: `True` if a slot that copies a member's state takes its
+            hyperparameters too, unlike in the paper's toy problem.
+        burn_in: the number of evolutions at the start that only replace failed members.
 
     Returns:
         A `Strategy`.
@@ -63,14 +63,13 @@ def pbt(
         https://arxiv.org/abs/1711.09846
     """
     check_whole("pbt", "burn_in", burn_in, 0)
-    if not isinstance(copy_hparams, bool):
-        raise ValueError(f"pbt: copy_hparams={copy_hparams!r} must be True or False.")
+    check_bool("pbt", "copy_hparams", copy_hparams)
     exploit = truncation() if exploit is None else exploit
     explore = perturb() if explore is None else explore
-    check_operator("pbt", "explore", explore, "key, hparams", "mutation.perturb()")
+    check_function("pbt", "explore", explore, "key, hparams", "perturb()")
     if not isinstance(exploit, Exploit):
         select = exploit
-        check_operator("pbt", "exploit", select, "key, fitness", "truncation(0.2)")
+        check_function("pbt", "exploit", select, "key, fitness", "truncation(0.2)")
         exploit = Exploit(lambda key, recent, _: select(key, recent[0]), 1)
 
     def init(key, hparams_type, num_members, num_generations):
@@ -92,7 +91,7 @@ def pbt(
             parents = jnp.where(may_move, parents, slots)
         copied = take(hparams, parents) if copy_hparams else hparams
         explored = clip_all(explore(explore_key, copied))
-        # A copy takes over what its parent has been evaluated to.
+        # A copy takes over its parent's past evaluations.
         if exploit.num_evaluations > 1:
             past = recent[:-1, parents].T
         return past, Plan(parents, where(parents == slots, hparams, explored), {})

@@ -1,4 +1,4 @@
-"""Random search: the control that evolution has to beat."""
+"""Builds random search: the control that evolution has to beat."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jepbt.arguments import check_mapping, check_operator
+from jepbt.arguments import check_function, check_mapping
 from jepbt.hyperparameters import (
     HyperParameters,
-    Integer,
-    Real,
-    clip,
+    Number,
     map_fields,
     sample_population,
     spaces,
@@ -28,15 +26,16 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     """Builds the control without evolution: every member keeps its first draw.
 
     Args:
-        schedules: for a field by name, the factor of the first draw at each generation,
-            as in `{"learning_rate": cosine_decay}`. It changes between generations
-            only, and stays in the field's bounds. A member that starts from other
-            values than its first draw, from an earlier run's for example, keeps them
-            during generation 0 and has those scaled. The control is our choice.
+        schedules: functions by the name of a field, each the factor of the first draw
+            at each generation, as in `{"learning_rate": cosine_decay}`. Values change
+            between generations only, and stay in the field's bounds. A member that
+            starts from other values than its first draw, such as an earlier run's,
+            keeps them during generation 0 and has those scaled. Schedules are our
+            choice.
 
     Returns:
         A `Strategy` whose members never meet; a failed member stays failed. Its `init`
-        raises `ValueError` for a schedule of no number.
+        raises `ValueError` for a schedule of a field that is not a number.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,15 +60,13 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     check_mapping("random_search", "schedules", schedules, "{'rate': cosine_decay}")
     for name, schedule in schedules.items():
         field = "random_search: schedules"
-        check_operator(field, name, schedule, "progress", "cosine_decay")
+        check_function(field, name, schedule, "progress", "cosine_decay")
 
     def init(key, hparams_type, num_members, num_generations):
         fields = spaces(hparams_type)
+        numbers = [name for name, s in fields.items() if isinstance(s, Number)]
         for name in schedules:
-            if not isinstance(fields.get(name), Real | Integer):
-                numbers = [
-                    n for n, s in fields.items() if isinstance(s, Real | Integer)
-                ]
+            if name not in numbers:
                 raise ValueError(
                     f"random_search: schedules has {name!r}, which is no number of "
                     f"{hparams_type.__name__}. Choose among {', '.join(numbers)}."
@@ -84,7 +81,7 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
     def step(key, state, generation, hparams, evaluation):
         if schedules:
             drawn, has_begun, num_generations = state
-            # A warm start has put its own values where the first draw was.
+            # A warm start may have replaced the first draw by its own values.
             first = _scheduled(schedules, drawn, jnp.float32(0))
             begun = jax.tree.map(
                 lambda held, given, draw: jnp.where(held == given, draw, held),
@@ -124,6 +121,6 @@ def _scheduled(
 
     def scale(space, leaf):
         schedule = schedules.get(next(names))
-        return leaf if schedule is None else clip(leaf * schedule(progress), space)
+        return leaf if schedule is None else space.clip(leaf * schedule(progress))
 
     return map_fields(scale, drawn)

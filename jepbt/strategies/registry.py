@@ -23,7 +23,7 @@ _NAMED = {
 }
 
 STRATEGY_NAMES = tuple(_NAMED)
-"""What `strategy="..."` takes."""
+"""The names that `strategy="..."` takes."""
 
 
 def resolve_strategy(strategy: str | Strategy) -> Strategy:
@@ -70,5 +70,5 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
 
 @functools.cache
 def _build(name: str) -> Strategy:
-    """One strategy for a name, so that what is compiled of it serves again."""
+    """Builds each strategy once, so that its compiled programs are used again."""
     return _NAMED[name]()

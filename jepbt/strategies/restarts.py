@@ -1,4 +1,4 @@
-"""Iterated PBT: start over with a longer interval when nothing gets better."""
+"""Builds iterated PBT: start over with a longer interval when nothing gets better."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.arguments import check_whole
-from jepbt.hyperparameters import sample_population
+from jepbt.hyperparameters import sample_prior
 from jepbt.strategies.base import Plan, Strategy, check_strategy
 
 
@@ -17,19 +17,18 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
 
     The strategy acts every `interval` generations. When `patience` of its evaluations
     in a row bring no best fitness of this round, the whole population restarts with
-    hyperparameters drawn anew, the interval doubles, and the strategy forgets. What a
-    slot's weights become is the task's: new ones, or with `shrink_and_perturb` what is
-    left of the old. The best member ever stays the run's result.
+    hyperparameters drawn anew, the interval doubles, and the strategy forgets. The task
+    decides about the weights: new ones, or shrunken and perturbed old ones with
+    `shrink_and_perturb`. The best member ever stays the run's result.
 
-    Restarts on stagnation, the doubling, and new hyperparameters follow the paper; that
-    stagnation is counted in evaluations without a new best, that the interval is a
-    number of generations, and that failed members wait for the next evolution, is our
-    choice.
+    Restarts on stagnation, the doubling, and new hyperparameters follow the paper. Our
+    choice: stagnation is counted in evaluations without a new best, the interval is a
+    number of generations, and failed members wait for the next evolution.
 
     Args:
-        strategy: any, such as `pbt()`.
-        interval: generations between evolutions, in the first round.
-        patience: evaluations without a new best before a restart.
+        strategy: any strategy, such as `pbt()`.
+        interval: the generations between two evolutions, in the first round.
+        patience: the evaluations without a new best before a restart.
 
     Returns:
         A `Strategy`.
@@ -72,8 +71,7 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         state, plan = strategy.step(
             inner_key, now.strategy, generation, hparams, evaluation
         )
-        drawn = sample_population(draw_key, type(hparams), num_members + 1)
-        drawn = jax.tree.map(lambda leaf: leaf[1:], drawn)  # row 0 is the default
+        drawn = sample_prior(draw_key, type(hparams), num_members)
 
         def choose(new, evolved, waiting):
             return jax.tree.map(
@@ -107,15 +105,15 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    """What one round of evolutions remembers.
+    """The state of one round of evolutions.
 
     Attributes:
         strategy: the wrapped strategy's state.
-        forgotten: what it was at the start.
+        forgotten: the wrapped strategy's state at the start.
         interval: `i32[]` generations between evolutions.
-        waited: `i32[]` since the last one.
+        waited: `i32[]` generations since the last evolution.
         stagnant: `i32[]` evaluations without a new best.
-        best: `f32[]` fitness of this round.
+        best: `f32[]` the best fitness of this round.
     """
 
     strategy: object

@@ -1,12 +1,11 @@
-"""Successive halving: the worst stop, the rest go on."""
+"""Builds successive halving: the worst stop, the rest train on."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jepbt.arguments import check_whole
-from jepbt.hyperparameters import sample_population
+from jepbt.hyperparameters import sample_population, sample_prior
 from jepbt.population import where
 from jepbt.strategies.base import Plan, Strategy
 
@@ -22,12 +21,12 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
     The size of a population is fixed, so a slot that stops starts afresh with new
     hyperparameters, in a new cohort: every slot works in every generation, and a run
     costs exactly what one of any other strategy costs. The halving within a cohort
-    follows the paper; that the freed budget goes to new cohorts, within one run, is our
-    choice. What starts too late to be finished is part of the cost.
+    follows the paper; giving the freed budget to new cohorts, within one run, is our
+    choice. Cohorts that start too late to be finished are part of the cost.
 
     Args:
         first_rung: the age at which a cohort is halved first.
-        factor: one in `factor` goes on; 2 halves.
+        factor: the divisor of a cohort's size; 2 halves.
 
     Returns:
         A `Strategy`.
@@ -72,15 +71,14 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         is_live = ~jnp.isnan(fitness)
         age = generation - born
         at_rung = (age[:, None] == jnp.array(rungs)[None]).any(1)
-        # Row i: who of its cohort ranks before i; equals by slot.
+        # Row i marks the members of its cohort that rank before i; equals by slot.
         cohort = born[:, None] == born[None]
         fitter = fitness[None] > fitness[:, None]
         before = (fitness[None] == fitness[:, None]) & (slots[None] < slots[:, None])
         rank = jnp.sum(cohort & (fitter | before), 1)
         num_kept = jnp.maximum(jnp.sum(cohort, 1) // factor, 1)
         stops = (at_rung & (rank >= num_kept)) | ~is_live
-        drawn = sample_population(key, type(hparams), fitness.size + 1)
-        drawn = jax.tree.map(lambda leaf: leaf[1:], drawn)  # row 0 is the default
+        drawn = sample_prior(key, type(hparams), fitness.size)
         born = jnp.where(stops, generation, born)
         plan = Plan(
             slots,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jepbt import models
-from jepbt.datasets.dataset import check_seed
+from jepbt.arguments import check_whole
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.models.networks import name_of
 from jepbt.tasks.parts import require_parts
@@ -80,7 +80,7 @@ def regression(
         >>> task.data.train["target"].shape, task.data.validation["target"].shape
         ((36, 1), (4, 1))
     """
-    check_seed(seed)
+    check_whole("", "seed", seed, 0)
     splits = _as_splits(data, seed)
     size = splits.train["target"].shape[1]
     loss = loss or (lambda h: squared_error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepbt.arguments import check_real
 from jepbt.config import Config, check
 from jepbt.hyperparameters import Categorical, encode, spaces
 from jepbt.results import Schedules, load_schedules
@@ -66,9 +66,7 @@ def replay(
     if config is not None:
         check(config)
     schedules = _as_schedules(schedule)
-    is_real = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
-    if not is_real or not 0 < scale < float("inf"):
-        raise ValueError(f"scale={scale!r} must be a number above 0.")
+    check_real("", "scale", scale, 0, above=True)
     num_steps = round(schedules.steps_per_generation * scale)
     if num_steps < 1:
         raise ValueError(

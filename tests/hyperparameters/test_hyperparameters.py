@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -19,15 +20,17 @@ from jepbt.hyperparameters import (
     Integer,
     Real,
     TaylorLoss,
-    clip,
+    Vector,
+    columns,
     decode,
+    draw_for,
     encode,
     normal,
-    prior,
+    read_space,
     sample_population,
     spaces,
     to_python,
-    uniforms,
+    whole_below,
 )
 
 uniform = jax.random.uniform
@@ -104,19 +107,19 @@ def test_slot_zero_of_the_first_population_takes_the_defaults(key):
     ],
 )
 def test_real_priors_are_uniform(key, space, transform, low, high):
-    draws = transform(np.asarray(prior(space, uniform(key, (4_000,))), np.float64))
+    draws = transform(np.asarray(space.prior(uniform(key, (4_000,))), np.float64))
     result = stats.kstest(draws, stats.uniform(low, high - low).cdf)
     assert result.pvalue > 0.01
 
 
 def test_integer_prior_gives_both_ends_their_share(key):
-    draws = np.asarray(prior(Integer(3, 1, 5, False), uniform(key, (10_000,))))
+    draws = np.asarray(Integer(3, 1, 5, False).prior(uniform(key, (10_000,))))
     np.testing.assert_allclose(np.bincount(draws)[1:] / 10_000, 0.2, atol=0.015)
 
 
 def test_log_integer_prior_is_uniform_over_octaves(key):
     """A cell [n, n+1) has probability log((n+1)/n) / log(17)."""
-    draws = np.asarray(prior(Integer(1, 1, 16, True), uniform(key, (20_000,))))
+    draws = np.asarray(Integer(1, 1, 16, True).prior(uniform(key, (20_000,))))
     numbers = np.arange(1, 17)
     expected = np.log((numbers + 1) / numbers) / math.log(17)
     np.testing.assert_allclose(
@@ -125,7 +128,7 @@ def test_log_integer_prior_is_uniform_over_octaves(key):
 
 
 def test_unbounded_prior_is_lognormal_about_the_default(key):
-    draws = np.asarray(prior(Real(0.9, None, None, False), uniform(key, (4_000,))))
+    draws = np.asarray(Real(0.9, None, None, False).prior(uniform(key, (4_000,))))
     assert stats.kstest(np.log(draws / 0.9), stats.norm(0, 0.5).cdf).pvalue > 0.01
 
 
@@ -138,27 +141,43 @@ def test_normal_draws_are_the_quantiles_of_uniform_ones():
     assert -5.5 < draws[0] < draws[1]
 
 
-def test_draws_for_many_arrays_are_independent(key):
-    draws = uniforms(key, [(5_000,), (2, 5_000), ()])
-    assert [x.shape for x in draws] == [(5_000,), (2, 5_000), ()]
-    rows = np.stack([draws[0], *draws[1]])
-    np.testing.assert_allclose(np.corrcoef(rows), np.eye(3), atol=0.06)
+def test_draws_for_many_leaves_are_independent(key):
+    leaves = [jnp.zeros(5_000), jnp.zeros((5_000, 2))]
+    draws = draw_for(key, leaves, 2)
+    first, second = columns(draws, leaves)
+    assert (first.shape, second.shape) == ((2, 5_000), (2, 5_000, 2))
+    rows = np.concatenate([first, *np.moveaxis(second, 2, 0)])
+    np.testing.assert_allclose(np.corrcoef(rows), np.eye(6), atol=0.06)
+
+
+def test_whole_numbers_below_a_count_are_equally_likely_and_below_it(key):
+    draws = np.asarray(whole_below(7, uniform(key, (20_000,))))
+    np.testing.assert_allclose(
+        np.bincount(draws) / 20_000, np.full(7, 1 / 7), atol=0.01
+    )
+    largest = jnp.float32(1 - 2**-23)
+    for count in (1, 2, 3, 1000, 2**20 + 1, 2**23 - 1):
+        assert int(whole_below(count, largest)) == count - 1
+
+
+@pytest.mark.parametrize("name", ["rate", "width", "decay", "activation", "loss"])
+def test_a_space_is_read_again_from_json(name):
+    space = spaces(Hyper)[name]
+    assert read_space(json.loads(json.dumps(space.describe()))) == space
 
 
 def test_loss_starts_at_its_seed_plus_noise(key):
-    draws = np.asarray(
-        prior(TaylorLoss((1.0,) * 8, 0.5, 0.1), uniform(key, (3_000, 8)))
-    )
+    draws = np.asarray(TaylorLoss((1.0,) * 8, 0.5, 0.1).prior(uniform(key, (3_000, 8))))
     assert stats.kstest(draws.ravel(), stats.norm(1.0, 0.5).cdf).pvalue > 0.01
-    still = prior(TaylorLoss((1.0,) * 8, 0.0, 0.1), uniform(key, (3, 8)))
+    still = TaylorLoss((1.0,) * 8, 0.0, 0.1).prior(uniform(key, (3, 8)))
     np.testing.assert_array_equal(still, np.ones((3, 8)))
 
 
 @pytest.mark.parametrize("bound", [0.6, 0.1, 1e-4, 0.3])
 def test_values_on_a_bound_satisfy_the_users_own_comparison(bound):
     """float32(0.6) is above 0.6: a value there must be the float below."""
-    high = float(clip(jnp.float32(9.0), Real(0.0, -1.0, bound, False)))
-    low = float(clip(jnp.float32(-9.0), Real(1.0, bound, 2.0, False)))
+    high = float(Real(0.0, -1.0, bound, False).clip(jnp.float32(9.0)))
+    low = float(Real(1.0, bound, 2.0, False).clip(jnp.float32(-9.0)))
     assert high <= bound <= low
     np.testing.assert_allclose([low, high], bound, rtol=1e-6)
 
@@ -231,7 +250,7 @@ def test_numpy_numbers_are_numbers():
     whole = jepbt.hparam(np.int64(2), min=np.int32(1), max=3)
     assert spaces(declare(whole))["x"] == Integer(2, 1, 3, False)
     vector = jepbt.hparam((np.float32(0.5), 1), min=np.float32(0.0), max=np.int64(1))
-    assert spaces(declare(vector))["x"] == Real((0.5, 1.0), 0.0, 1, False)
+    assert spaces(declare(vector))["x"] == Vector((0.5, 1.0), 0.0, 1, False)
 
 
 def test_postponed_annotations_are_read_and_bounds_still_hold(key):
@@ -239,7 +258,7 @@ def test_postponed_annotations_are_read_and_bounds_still_hold(key):
     assert Hyper.__annotations__["decay"] == "float"
     with pytest.raises(ValueError, match=r"annotated float, .* default 1 is an int"):
         spaces(declare(jepbt.hparam(1, min=0, max=2), "float"))
-    low = clip(jnp.full(3, -9.0), spaces(Hyper)["rate"])
+    low = spaces(Hyper)["rate"].clip(jnp.full(3, -9.0))
     assert float(low.min()) >= spaces(Hyper)["rate"].min
 
 

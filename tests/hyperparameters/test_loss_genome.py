@@ -9,7 +9,7 @@ import pytest
 
 import jepbt
 from jepbt import strategies, taylorglo
-from jepbt.hyperparameters import clip, sample_population, spaces
+from jepbt.hyperparameters import sample_population, spaces
 from jepbt.operators import gaussian, perturb
 from jepbt.strategies import Evaluation
 
@@ -93,14 +93,14 @@ def test_every_strategy_keeps_the_scale(key, strategy):
 def test_a_genome_is_replaced_by_its_plainest_twin(key):
     """Another genome with the same gradients: the same four numbers, then the scale."""
     theta = jnp.asarray(taylorglo.EVOLVED_ON_MNIST)[None]
-    plain = clip(theta, spaces(Hyper)["loss"])
+    plain = spaces(Hyper)["loss"].clip(theta)
     before, after = numbers(theta)[0], numbers(plain)[0]
     np.testing.assert_allclose(after, before * 8 / np.linalg.norm(before), rtol=1e-4)
     np.testing.assert_array_equal(plain[0, -2:], [0, 0])
 
 
 def test_a_direction_of_nothing_falls_back_to_the_seed():
-    plain = clip(jnp.zeros((1, 8)), spaces(Hyper)["loss"])
+    plain = spaces(Hyper)["loss"].clip(jnp.zeros((1, 8)))
     np.testing.assert_allclose(numbers(plain), [[-4, 4, -4, 4]])
 
 

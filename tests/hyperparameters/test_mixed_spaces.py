@@ -13,7 +13,7 @@ from simple_parsing import ArgumentParser
 
 import jepbt
 from jepbt import Candidate, plots, strategies
-from jepbt.hyperparameters import Categorical, Real, clip_all, prior, spaces, to_python
+from jepbt.hyperparameters import Categorical, Vector, clip_all, spaces, to_python
 from jepbt.operators import gaussian, perturb, uniform
 from jepbt.results import load_schedules, recorded
 from jepbt.strategies.pb2 import coordinates
@@ -101,10 +101,10 @@ def test_entries_of_a_vector_cross_over_each_on_its_own():
 def test_priors_of_vectors_are_those_of_their_entries(key):
     space = spaces(Hyper)["rates"]
     uniforms = jax.random.uniform(key, (NUM, 2))
-    draws = np.log(np.asarray(prior(space, uniforms), np.float64))
+    draws = np.log(np.asarray(space.prior(uniforms), np.float64))
     even = stats.uniform(np.log(1e-3), np.log(500))
-    free = Real((0.1, 10.0), None, None, False)
-    ratios = np.log(np.asarray(prior(free, uniforms)) / np.float32(free.default))
+    free = Vector((0.1, 10.0), None, None, False)
+    ratios = np.log(np.asarray(free.prior(uniforms)) / np.float32(free.default))
     for place in range(2):
         assert stats.kstest(draws[:, place], even.cdf).pvalue > 0.01
         assert stats.kstest(ratios[:, place], stats.norm(0, 0.5).cdf).pvalue > 0.01

@@ -111,7 +111,7 @@ def test_strategies_ask_for_what_their_metric_needs():
         strategies.epbt(novelty=pulsation(metric=m, num_examples=7)).behaviour
         for m in ("correctness", "probabilities")
     ]
-    assert asked == [Behaviour("scores", 7), Behaviour("task", 7)]
+    assert asked == [Behaviour("correctness", 7), Behaviour("probabilities", 7)]
     assert strategies.epbt().behaviour is None
 
 

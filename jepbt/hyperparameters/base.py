@@ -1,0 +1,102 @@
+"""Defines what every kind of hyperparameter is and can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+
+class Space:
+    """The base of every kind of hyperparameter.
+
+    A new kind is one frozen dataclass that fills in what is not implemented here, named
+    in `kinds.KINDS`. Arrays that a method takes may have leading axes, such as `P`.
+
+    Attributes:
+        default: the value of slot 0 of the first population, as a Python value.
+        shape: the shape of one member's value.
+        dtype: the dtype of its leaf, `float32` or `int32`.
+        is_ordered: `True` if a small step makes sense, so that mutations move values
+            instead of only drawing them anew.
+    """
+
+    default: Any
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[type] = np.float32
+    is_ordered: ClassVar[bool] = True
+
+    @classmethod
+    def declare(cls, where: str, declared: dict[str, Any]) -> Space:
+        """Makes the space of a declared field, or raises a `ValueError`."""
+        raise NotImplementedError
+
+    def prior(self, uniform: jax.Array) -> jax.Array:
+        """Turns uniform numbers `f32[..., *shape]` into draws from the prior."""
+        raise NotImplementedError
+
+    def clip(self, value: jax.Array) -> jax.Array:
+        """Brings values back into the space: rounded where whole, inside bounds."""
+        raise NotImplementedError
+
+    def move(
+        self,
+        value: jax.Array,
+        noise: jax.Array,
+        side: jax.Array,
+        *,
+        sigma: float,
+        redraw: float,
+    ) -> jax.Array:
+        """Takes a small random step, EPBT's; the result may need `clip`.
+
+        Args:
+            value: the values to move.
+            noise: normal numbers of the values' shape.
+            side: uniform numbers of the values' shape.
+            sigma: the standard deviation of a step, relative to the value.
+            redraw: the probability that an ordered choice moves.
+        """
+        raise NotImplementedError
+
+    def multiply(
+        self, value: jax.Array, factor: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        """Multiplies by a factor, PBT's step, or does what comes closest to that.
+
+        Args:
+            value: the values to move.
+            factor: positive numbers of the values' shape.
+            noise: normal numbers of the values' shape.
+        """
+        raise NotImplementedError
+
+    def coordinates(self, leaf: jax.Array) -> jax.Array:
+        """Places values `[P, ...]` where distances mean something, as `f32[P, D]`."""
+        raise NotImplementedError
+
+    def encode(self, value: Any) -> np.ndarray:
+        """Turns a Python value into what the device holds."""
+        return np.array(value, self.dtype)
+
+    def decode(self, leaf: jax.Array, name: str) -> Any:
+        """Turns what the device holds into what member code reads as field `name`."""
+        return leaf
+
+    def readable(self, leaf: np.ndarray) -> np.ndarray:
+        """Turns what the device holds into what a history shows."""
+        return np.array(leaf)
+
+    def to_python(self, leaf: np.ndarray) -> Any:
+        """Turns one member's leaf into a Python value: the inverse of `encode`."""
+        raise NotImplementedError
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises a `TypeError` or `ValueError` for a Python value outside the space."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the kind's name and its fields, as `config.json` holds them."""
+        return {"kind": type(self).__name__, **dataclasses.asdict(self)}

@@ -1,0 +1,212 @@
+"""Describes hyperparameters that are one of several choices, and picks by them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.draws import whole_below
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Space):
+    """One of several choices; on the device, its index.
+
+    Ordered ones move to a neighbour where unordered ones are drawn anew.
+    """
+
+    default: Any
+    choices: tuple[Any, ...]
+    ordered: bool = False
+
+    dtype: ClassVar = np.int32
+
+    @classmethod
+    def declare(cls, where: str, declared: dict[str, Any]) -> Categorical:
+        """Makes the space of a declared field, or raises a `ValueError`."""
+        default, given = declared["default"], declared["choices"]
+        ordered = declared["ordered"]
+        if (
+            declared["min"] is not None
+            or declared["max"] is not None
+            or declared["log"]
+        ):
+            raise ValueError(
+                f"{where}: min, max and log do not apply to choices. Remove them, or "
+                "remove choices; ordered=True says that choices stand in an order."
+            )
+        if not isinstance(ordered, bool):
+            raise ValueError(f"{where}: ordered={ordered!r} must be True or False.")
+        if given is not None and not _is_sequence_of_hashable(given):
+            raise ValueError(
+                f"{where}: choices={given!r} must be a list or tuple, whose order is "
+                "the same in every run, of numbers, texts or other values that do not "
+                "change, such as ('relu', 'tanh')."
+            )
+        choices = (False, True)
+        if given is not None:
+            choices = tuple(c.item() if isinstance(c, np.generic) else c for c in given)
+        if len(choices) < 2 or len(set(choices)) < len(choices):
+            raise ValueError(
+                f"{where}: choices={choices} must be at least two different values."
+            )
+        if default not in choices:
+            raise ValueError(
+                f"{where}: default={default!r} must be one of choices={choices}."
+            )
+        if ordered and given is None:
+            raise ValueError(
+                f"{where}: ordered=True needs choices; the two values of a bool have "
+                "no order."
+            )
+        return cls(default, choices, ordered)
+
+    @property
+    def is_ordered(self) -> bool:
+        """`True` if neighbouring choices are alike."""
+        return self.ordered
+
+    @property
+    def is_numeric(self) -> bool:
+        """`True` if the choices are numbers, which member code can read as values."""
+        return all(isinstance(choice, int | float) for choice in self.choices)
+
+    def prior(self, uniform: jax.Array) -> jax.Array:
+        """Draws each choice with equal probability."""
+        return whole_below(len(self.choices), uniform)
+
+    def clip(self, value: jax.Array) -> jax.Array:
+        """Brings indices back among the choices."""
+        return jnp.clip(value, 0, len(self.choices) - 1)
+
+    def move(self, value, noise, side, *, sigma, redraw):
+        """Moves an ordered choice to a neighbour with probability `redraw`."""
+        if not self.ordered:
+            return value
+        moves = jnp.abs(side - 0.5) > (1 - redraw) / 2
+        return jnp.where(moves, self._neighbour(value, side >= 0.5), value)
+
+    def multiply(self, value, factor, noise):
+        """Moves an ordered choice to the neighbour on the factor's side."""
+        if not self.ordered:
+            return value
+        return jnp.where(factor == 1, value, self._neighbour(value, factor > 1))
+
+    def _neighbour(self, index: jax.Array, up: jax.Array) -> jax.Array:
+        """Returns the choice on one side; at an end, the only neighbour."""
+        up = (up | (index == 0)) & (index < len(self.choices) - 1)
+        return index + jnp.where(up, 1, -1)
+
+    def coordinates(self, leaf: jax.Array) -> jax.Array:
+        """Places ordered choices between 0 and 1, others each on an axis of its own."""
+        if self.ordered:
+            return leaf.astype(jnp.float32)[:, None] / (len(self.choices) - 1)
+        return jax.nn.one_hot(leaf, len(self.choices)) / math.sqrt(2)
+
+    def encode(self, value: Any) -> np.ndarray:
+        """Turns a choice into its index."""
+        return np.array(self.choices.index(value), np.int32)
+
+    def decode(self, leaf: jax.Array, name: str) -> Any:
+        """Turns indices into the numbers that they stand for, or into a `Choice`."""
+        if not self.is_numeric:
+            return Choice(leaf, self.choices, name)
+        return jnp.asarray(np.array(self.choices))[leaf]
+
+    def readable(self, leaf: np.ndarray) -> np.ndarray:
+        """Turns indices into an array of the choices."""
+        if self.is_numeric:
+            choices = np.array(self.choices)
+            narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
+            choices = choices.astype(narrow[choices.dtype.kind])
+        else:
+            choices = np.empty(len(self.choices), object)
+            choices[:] = self.choices
+        return choices[np.asarray(leaf)]
+
+    def to_python(self, leaf: np.ndarray) -> Any:
+        """Returns the choice itself."""
+        return self.choices[int(leaf)]
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is one of the choices."""
+        if value not in self.choices:
+            raise ValueError(f"{where}={value!r} must be one of {self.choices}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+    """Stands in member code for a categorical whose choices are not numbers.
+
+    `choose` picks by it. It cannot be compared: `h.activation == "relu"` would silently
+    be false for every member, so it raises instead.
+    """
+
+    index: jax.Array
+    choices: tuple[Any, ...]
+    name: str = "a choice"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"{self.name} is a choice of {self.choices}: inside the compiled step an "
+            "index, of which Python knows no value to compare or look up. Pick a "
+            f"function by it, jepbt.choose(h.{self.name}, {{{self.choices[0]!r}: ..., "
+            "...}). What decides on shapes, such as layers or a batch size, evolves "
+            "with jepbt.epbt alone."
+        )
+
+    __eq__ = __hash__ = __bool__ = _refuse
+
+
+def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
+    """Picks a function by a member's own categorical hyperparameter.
+
+    In a vmapped chunk every option runs and one result is kept; member by member only
+    the chosen one runs.
+
+    Args:
+        choice: a field with non-numeric `choices`, as a member's code reads it.
+        options: a function for each choice; all return the same shapes.
+
+    Returns:
+        A function that takes the options' arguments.
+
+    Raises:
+        TypeError: if `choice` is not such a field.
+        ValueError: if the options are not exactly the choices.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> activation = Choice(jnp.array(1), ("relu", "tanh"))
+        >>> apply = choose(activation, {"relu": jax.nn.relu, "tanh": jnp.tanh})
+        >>> round(float(apply(-1.0)), 3)
+        -0.762
+    """
+    if not isinstance(choice, Choice):
+        raise TypeError(
+            "choose takes a categorical hyperparameter with choices that are no "
+            f"numbers, got {type(choice).__name__}. Numeric choices are read directly."
+        )
+    if set(options) != set(choice.choices):
+        raise ValueError(
+            f"choose: options {sorted(map(str, options))} must be exactly the choices "
+            f"{sorted(map(str, choice.choices))}."
+        )
+    branches = [options[value] for value in choice.choices]
+    return lambda *args: jax.lax.switch(choice.index, branches, *args)
+
+
+def _is_sequence_of_hashable(choices: Any) -> bool:
+    is_sequence = isinstance(choices, Sequence | np.ndarray)
+    return (
+        is_sequence
+        and not isinstance(choices, str)
+        and all(isinstance(choice, Hashable) for choice in choices)
+    )

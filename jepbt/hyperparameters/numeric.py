@@ -1,0 +1,293 @@
+"""Describes hyperparameters that are numbers: real, whole, or a vector of reals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.arguments import is_real, is_whole
+from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.draws import normal
+
+MIN_FACTOR = 0.1
+"""A mutation never shrinks a number more than this, nor turns its sign."""
+
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of the numbers that float32 holds in full
+
+
+@dataclasses.dataclass(frozen=True)
+class Number(Space):
+    """The base of numbers in `[min, max]`, either of which may be missing."""
+
+    default: Any
+    min: float | None
+    max: float | None
+    log: bool
+
+    @classmethod
+    def declare(cls, where: str, declared: dict[str, Any]) -> Number:
+        """Makes the space of a declared field, or raises a `ValueError`."""
+        return cls(**_check_numbers(where, declared))
+
+    def prior(self, uniform: jax.Array) -> jax.Array:
+        """Draws uniformly between the bounds, or log-normally about the default."""
+        if self.min is None or self.max is None:
+            draws = _about(self.default, uniform)
+        else:
+            draws = _between(uniform, self.min, self.max, self.log)
+        return self.clip(draws)
+
+    def clip(self, value: jax.Array) -> jax.Array:
+        """Brings values inside the bounds."""
+        low, high = _round_inside(self.min, +1), _round_inside(self.max, -1)
+        return jnp.clip(value, low, high)
+
+    def move(self, value, noise, side, *, sigma, redraw):
+        """Multiplies by `N(1, sigma)`; adds, where zero is inside the bounds.
+
+        A factor could never leave zero, so the step is added there instead, `sigma` of
+        the range wide.
+        """
+        is_bounded = self.min is not None and self.max is not None
+        if is_bounded and self.min <= 0 <= self.max:
+            return value + (self.max - self.min) * (sigma * noise)
+        return value * jnp.maximum(1 + sigma * noise, MIN_FACTOR)
+
+    def multiply(self, value, factor, noise):
+        """Multiplies by the factor."""
+        return value * factor
+
+    def coordinates(self, leaf: jax.Array) -> jax.Array:
+        """Places values in [0, 1], by their logarithm where that is their scale."""
+        value = leaf.astype(jnp.float32).reshape(len(leaf), -1)
+        if self.min is None or self.max is None:
+            # The prior is a normal distribution of this logarithm.
+            default = np.broadcast_to(np.float32(self.default), value.shape)
+            ratio = jnp.maximum(value / default, jnp.finfo(jnp.float32).tiny)
+            return 0.5 + jnp.log(ratio) / 2
+        low, high = self.min, self.max
+        if self.log:
+            value, low, high = jnp.log(value), math.log(low), math.log(high)
+        return (value - low) / (high - low)
+
+    def encode(self, value: Any) -> np.ndarray:
+        """Turns a Python value into what the device holds."""
+        value = np.array(value, np.float32)
+        if self.min is not None:
+            value = np.maximum(value, _round_inside(self.min, +1))
+        if self.max is not None:
+            value = np.minimum(value, _round_inside(self.max, -1))
+        return value
+
+
+class Real(Number):
+    """A real number."""
+
+    def to_python(self, leaf: np.ndarray) -> float:
+        """Returns the float with the fewest digits that gives the same float32 back.
+
+        On a bound it is the bound itself.
+        """
+        value = np.float32(leaf)
+        for bound, direction in ((self.min, +1), (self.max, -1)):
+            if bound is not None and value == _round_inside(bound, direction):
+                return float(bound)
+        return float(str(value))
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is a number inside the bounds."""
+        if not is_real(value):
+            raise TypeError(f"{where}={value!r} must be a number.")
+        _check_inside(self, where, value)
+
+
+class Integer(Number):
+    """A whole number."""
+
+    dtype: ClassVar = np.int32
+
+    def prior(self, uniform: jax.Array) -> jax.Array:
+        """Draws uniformly, each number as likely as its cell `[n, n + 1)`."""
+        if self.min is None or self.max is None:
+            draws = _about(self.default, uniform)
+        else:
+            draws = _between(uniform, self.min, self.max + 1, self.log)
+            draws = jnp.floor(draws)
+        return self.clip(draws)
+
+    def clip(self, value: jax.Array) -> jax.Array:
+        """Rounds values and brings them inside the bounds."""
+        return jnp.clip(jnp.round(value).astype(jnp.int32), self.min, self.max)
+
+    def move(self, value, noise, side, *, sigma, redraw):
+        """Moves like a real number; rounded at random in proportion.
+
+        Otherwise small numbers could not move: adding a uniform number between -0.5 and
+        0.5 before rounding rounds up as often as the fraction says.
+        """
+        moved = super().move(value, noise, side, sigma=sigma, redraw=redraw)
+        return moved + (side - 0.5)
+
+    def multiply(self, value, factor, noise):
+        """Multiplies by the factor and rounds away from the old value."""
+        size = jnp.abs(value) * factor
+        size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
+        return jnp.sign(value) * size
+
+    def encode(self, value: Any) -> np.ndarray:
+        """Turns a Python value into what the device holds."""
+        return np.array(value, np.int32)
+
+    def to_python(self, leaf: np.ndarray) -> int:
+        """Returns an `int`."""
+        return int(leaf)
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is a whole number inside the bounds."""
+        if not is_whole(value):
+            raise TypeError(f"{where}={value!r} must be a whole number.")
+        _check_inside(self, where, value)
+
+
+class Vector(Number):
+    """Several real numbers that share bounds and evolve each on its own."""
+
+    @classmethod
+    def declare(cls, where: str, declared: dict[str, Any]) -> Vector:
+        """Makes the space of a declared field, or raises a `ValueError`."""
+        given = declared["default"]
+        entries = [v.item() if isinstance(v, np.generic) else v for v in given]
+        is_number = all(isinstance(v, int | float) and is_real(v) for v in entries)
+        if not entries or not is_number or all(isinstance(v, int) for v in entries):
+            raise ValueError(
+                f"{where}: default={given!r} must be a tuple of floats to be a vector, "
+                "such as (0.1, 0.1). For one of several tuples give choices=(...)."
+            )
+        numbers = [
+            _check_numbers(f"{where}[{place}]", {**declared, "default": float(value)})
+            for place, value in enumerate(entries)
+        ]
+        default = tuple(number["default"] for number in numbers)
+        return cls(**{**numbers[0], "default": default})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one member's value, `(n,)`."""
+        return (len(self.default),)
+
+    @property
+    def entry(self) -> Real:
+        """The space of a single entry."""
+        return Real(self.default[0], self.min, self.max, self.log)
+
+    def to_python(self, leaf: np.ndarray) -> tuple[float, ...]:
+        """Returns a tuple of floats: see `Real.to_python`."""
+        return tuple(map(self.entry.to_python, leaf))
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is as many numbers, all inside the bounds."""
+        if np.shape(value) != self.shape:
+            raise ValueError(
+                f"{where}={value!r} must be {len(self.default)} numbers, as many as "
+                "its default has."
+            )
+        for place, number in enumerate(value):
+            self.entry.check(f"{where}[{place}]", number)
+
+
+def _check_numbers(where: str, declared: dict[str, Any]) -> dict[str, Any]:
+    """Checks a number's declaration and returns its default, bounds and scale."""
+    default, log = declared["default"], declared["log"]
+    low, high = declared["min"], declared["max"]
+    for name, value in {"default": default, "min": low, "max": high}.items():
+        if value is not None:
+            _check_number(where, name, value, default)
+    if low is not None and high is not None and low >= high:
+        hint = "A value that never changes is no hyperparameter."
+        raise ValueError(
+            f"{where}: min={low!r} must be below max={high!r}. "
+            f"{hint if low == high else 'Are they swapped?'}"
+        )
+    if not isinstance(log, bool):
+        raise ValueError(f"{where}: log={log!r} must be True or False.")
+    if (low is not None and default < low) or (high is not None and default > high):
+        raise ValueError(
+            f"{where}: default={default!r} lies outside its bounds "
+            f"[{low!r}, {high!r}]. Move the default or widen the bounds."
+        )
+    if log and (low is None or high is None or low <= 0):
+        raise ValueError(
+            f"{where}: log=True needs min and max with min > 0, got min={low!r}, "
+            f"max={high!r}."
+        )
+    if default == 0 and (low is None or high is None):
+        raise ValueError(
+            f"{where}: a default of 0 without bounds has no scale to vary on. "
+            "Give min and max."
+        )
+    return {"default": default, "min": low, "max": high, "log": log}
+
+
+def _check_number(where: str, name: str, value: Any, default: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: {name}={value!r} must be a number.")
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{where}: {name}={value!r} must be finite; leave a bound out instead."
+        )
+    if isinstance(default, int) and not isinstance(value, int):
+        raise ValueError(
+            f"{where}: {name}={value!r} must be whole, since the default {default!r} "
+            f"is an int. Write {float(default)!r} for a real one."
+        )
+    if isinstance(default, float):
+        fits = value == 0 or _SMALLEST <= abs(value) <= _LARGEST
+    else:
+        fits = -(2**31) <= value < 2**31 - 1
+    if not fits:
+        raise ValueError(
+            f"{where}: {name}={value!r} does not fit the 32 bits that a member's "
+            "hyperparameter has."
+        )
+
+
+def _check_inside(space: Number, where: str, value: Any) -> None:
+    low = -math.inf if space.min is None else space.min
+    high = math.inf if space.max is None else space.max
+    if not low <= value <= high or math.isinf(value):
+        raise ValueError(
+            f"{where}={value!r} lies outside its bounds [{space.min}, {space.max}]."
+        )
+
+
+def _about(default: Any, uniform: jax.Array) -> jax.Array:
+    """Draws `default * exp(N(0, 0.5))`, the prior where a bound is missing."""
+    default = np.broadcast_to(np.float32(default), uniform.shape)
+    return default * jnp.exp(0.5 * normal(uniform))
+
+
+def _between(uniform: jax.Array, low: float, high: float, log: bool) -> jax.Array:
+    if log:
+        return jnp.exp(_between(uniform, math.log(low), math.log(high), False))
+    return low + (high - low) * uniform
+
+
+@functools.cache
+def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
+    """Returns the nearest float32 that does not lie outside of a bound.
+
+    `float(np.float32(0.6))` is above 0.6: without this a user's own check
+    `dropout <= 0.6` would fail on a value that sits on its bound.
+    """
+    if bound is None:
+        return None
+    rounded = np.float32(bound)
+    if (float(rounded) - bound) * direction < 0:
+        rounded = np.nextafter(rounded, np.float32(direction * np.inf))
+    return rounded

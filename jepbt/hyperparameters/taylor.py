@@ -1,0 +1,124 @@
+"""Describes hyperparameters that are a TaylorGLO loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.arguments import check_choice, check_real, is_real
+from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.draws import normal
+from jepbt.losses import taylorglo
+
+
+@dataclasses.dataclass(frozen=True)
+class TaylorLoss(Space):
+    """A TaylorGLO loss: eight coefficients, or a direction; it mutates additively.
+
+    Attributes:
+        default: the genome that the first population starts at.
+        noise: the standard deviation of the noise on the first population.
+        sigma: the standard deviation of a mutation.
+        genome: "coefficients" or "effective", which keeps the default's scale.
+    """
+
+    default: tuple[float, ...]
+    noise: float
+    sigma: float
+    genome: str = "coefficients"
+
+    shape: ClassVar = (taylorglo.NUM_COEFFICIENTS,)
+
+    @classmethod
+    def declare(cls, where: str, declared: dict[str, Any]) -> TaylorLoss:
+        """Makes the space of a declared field, or raises a `ValueError`."""
+        theta, genome = declared["default"], declared["genome"]
+        is_genome = isinstance(theta, tuple) and len(theta) == cls.shape[0]
+        if not is_genome or not all(is_real(v) and math.isfinite(v) for v in theta):
+            raise ValueError(
+                f"{where}: default={theta} must be {cls.shape[0]} finite numbers, in "
+                "the order y, y2, y3, xy, xy2, x2y, x0, y0."
+            )
+        for name in ("noise", "sigma"):
+            check_real(where, name, declared[name], 0)
+        check_choice(where, "genome", genome, ("coefficients", "effective"))
+        default = tuple(map(float, theta))
+        space = cls(default, declared["noise"], declared["sigma"], genome)
+        if genome == "effective" and space.scale == 0:
+            raise ValueError(
+                f"{where}: default={theta} has no gradient, so genome='effective' has "
+                "no direction to start from. Choose another default, such as "
+                "cross-entropy's expansion."
+            )
+        return space
+
+    @property
+    def scale(self) -> float:
+        """The norm of the default's `direction`, which an effective genome keeps."""
+        return float(np.linalg.norm(taylorglo.direction(np.array(self.default))))
+
+    def prior(self, uniform: jax.Array) -> jax.Array:
+        """Draws the default plus its noise."""
+        seed = jnp.broadcast_to(jnp.asarray(self.default), uniform.shape)
+        step = self.noise * normal(uniform) if self.noise else jnp.zeros_like(uniform)
+        return self.add(seed, step)
+
+    def clip(self, value: jax.Array) -> jax.Array:
+        """Brings a direction back to its scale; coefficients have no bounds."""
+        if self.genome == "coefficients":
+            return value
+        seed = np.array(self.default, np.float32)
+        return taylorglo.at_scale(value, self.scale, seed)
+
+    def add(self, theta: jax.Array, step: jax.Array) -> jax.Array:
+        """Adds a step to losses, in the coordinates in which they evolve.
+
+        Args:
+            theta: `f32[..., 8]`.
+            step: `f32[..., 8]`; a direction reads the first four of each, in units of
+                its scale.
+
+        Returns:
+            `f32[..., 8]`.
+
+        Example:
+            >>> seed = taylorglo.CROSS_ENTROPY_EXPANSION
+            >>> space = TaylorLoss(tuple(seed.tolist()), 0.0, 0.1)
+            >>> bool((space.add(jnp.asarray(seed), jnp.ones(8)) == seed + 1).all())
+            True
+        """
+        if self.genome == "coefficients":
+            return theta + step
+        numbers = taylorglo.direction(theta) + self.scale * step[..., :4]
+        return self.clip(taylorglo.from_direction(numbers))
+
+    def move(self, value, noise, side, *, sigma, redraw):
+        """Adds noise of the field's own `sigma`."""
+        return self.add(value, self.sigma * noise)
+
+    def multiply(self, value, factor, noise):
+        """Adds noise of the field's own `sigma`: a factor cannot leave zero."""
+        return self.add(value, self.sigma * noise)
+
+    def coordinates(self, leaf: jax.Array) -> jax.Array:
+        """Places losses in units of ten mutations."""
+        if self.genome == "effective":
+            leaf = taylorglo.direction(leaf) / self.scale
+        return leaf / (10 * self.sigma or 1.0)
+
+    def to_python(self, leaf: np.ndarray) -> np.ndarray:
+        """Returns a copy of one genome, `f32[8]`."""
+        return np.array(leaf)
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is eight finite numbers."""
+        if np.shape(value) != self.shape or not np.isfinite(value).all():
+            raise ValueError(
+                f"{where}={value!r} must be 8 finite numbers, in the order y, y2, y3, "
+                "xy, xy2, x2y, x0, y0."
+            )
