@@ -78,7 +78,7 @@ WALK = jepbt.Task(
     init=lambda key, h: Point(jax.random.uniform(key, (2,), minval=1.0, maxval=2.0)),
     train_step=walk,
     evaluate=height,
-    data=jepbt.Splits({"row": np.int32(range(12))}, {"row": np.int32(range(2))}),
+    data=jepbt.Splits({"row": np.arange(12)}, {"row": np.arange(2)}),
     batch_size=4,
     behaviour=lambda key, state, h, batch, shared: h.rate,
 )

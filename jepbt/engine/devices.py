@@ -349,6 +349,6 @@ def tree_bytes(tree: Any) -> int:
         12
     """
     return sum(
-        math.prod(jnp.shape(leaf)) * leaf.dtype.itemsize
+        math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize
         for leaf in jax.tree.leaves(tree)
     )

@@ -328,10 +328,13 @@ def _batch_shape(split: str, rows: PyTree, batch_size: int) -> PyTree:
             f"task.data.{split} must hold arrays with one and the same number of "
             f"examples, at least 1; got leading axes {sorted(counts)}."
         )
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype),
-        rows,
-    )
+
+    def batch(leaf):
+        # JAX's own type for it: 64 bits become 32, unless they are switched on.
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+        return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
+
+    return jax.tree.map(batch, rows)
 
 
 def _check_step(before: PyTree, result: Any) -> None:

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.arguments import check_function, check_whole
-from jepbt.hyperparameters import HyperParameters, sample_population, spaces
+from jepbt.hyperparameters import (
+    HyperParameters,
+    clip_all,
+    sample_population,
+    spaces,
+)
 from jepbt.operators import MutationFn, SelectionFn, gaussian, truncation
 from jepbt.population import take, where
 from jepbt.strategies.base import Plan, Strategy
@@ -235,7 +240,7 @@ def _explore(
             ),
             inherited,
         )
-        candidates = propose(jax.random.fold_in(key, slot), repeated)
+        candidates = clip_all(propose(jax.random.fold_in(key, slot), repeated))
         every = jnp.ones(num_candidates, bool)
         points = _place(
             coordinates(candidates),
