@@ -22,7 +22,7 @@ from jepbt.hyperparameters import (
     taylor_hparam,
 )
 from jepbt.losses import taylorglo
-from jepbt.models.networks import name_of
+from jepbt.models.model import name_of
 from jepbt.population import PyTree
 from jepbt.tasks.distillation import Distillation
 from jepbt.tasks.parts import require_parts

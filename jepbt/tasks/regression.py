@@ -14,7 +14,7 @@ import optax
 from jepbt import models
 from jepbt.arguments import check_whole
 from jepbt.hyperparameters import HyperParameters, hparam
-from jepbt.models.networks import name_of
+from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
 from jepbt.tasks.supervised import Outputs, learn_from_examples
 from jepbt.tasks.task import Splits, Task
