@@ -1,4 +1,4 @@
-"""Arrays that users give: checked, and brought to the one form that training takes.
+"""Checks the arrays that users give, and brings them to the form that training takes.
 
 Every error names the split and the part, the value, what is allowed and the cure.
 """
@@ -41,7 +41,8 @@ def to_split(field: str, value: Any) -> Split:
     return {"image": image, "label": label}
 
 
-def _to_array(field: str, value: Any) -> np.ndarray:
+def to_array(field: str, value: Any) -> np.ndarray:
+    """Makes an array, but not one of objects, of what a user gave."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # NumPy's answer to ragged nested sequences
@@ -58,7 +59,7 @@ def _to_array(field: str, value: Any) -> np.ndarray:
 
 
 def _to_images(field: str, value: Any) -> np.ndarray:
-    images = _to_array(field, value)
+    images = to_array(field, value)
     is_float = np.issubdtype(images.dtype, np.floating)
     if images.dtype != np.uint8 and not is_float:
         raise ValueError(
@@ -71,21 +72,22 @@ def _to_images(field: str, value: Any) -> np.ndarray:
             "[N, H, W, C], none of them 0."
         )
     if is_float:
-        images = _to_float32(field, images)
+        images = to_float32(field, images)
     return images[..., None] if images.ndim == 3 else images
 
 
-def _to_float32(field: str, images: np.ndarray) -> np.ndarray:
+def to_float32(field: str, array: np.ndarray) -> np.ndarray:
+    """Converts to `float32`, and refuses values that are not finite in it."""
     with np.errstate(over="ignore"):
-        converted = images.astype(np.float32, copy=False)
+        converted = array.astype(np.float32, copy=False)
     is_finite = np.isfinite(converted)
     if is_finite.all():
         return converted
     bad = ~is_finite
     first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
-    value = images[first]
+    value = array[first]
     advice = (
-        "which float32 cannot hold; scale the images"
+        "which float32 cannot hold; scale them"
         if np.isfinite(value)
         else "which no network can learn from; remove or repair those examples"
     )
@@ -96,7 +98,7 @@ def _to_float32(field: str, images: np.ndarray) -> np.ndarray:
 
 
 def _to_labels(field: str, value: Any) -> np.ndarray:
-    labels = _to_array(field, value)
+    labels = to_array(field, value)
     if labels.ndim == 2:
         is_column = labels.shape[1] == 1
         what = "is a column" if is_column else "looks one-hot"
@@ -143,12 +145,14 @@ def check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
-def check_like_train(field: str, images: np.ndarray, train: np.ndarray) -> None:
-    """Refuses images of another shape or dtype than the training images."""
-    if images.shape[1:] != train.shape[1:] or images.dtype != train.dtype:
+def check_like_train(field: str, part: str, split: Split, train: Split) -> None:
+    """Refuses a part of a split of another shape or dtype than that of the training."""
+    array, wanted = split[part], train[part]
+    if array.shape[1:] != wanted.shape[1:] or array.dtype != wanted.dtype:
         raise ValueError(
-            f"{field} image has examples of {images.dtype}{list(images.shape[1:])}, "
-            f"train image of {train.dtype}{list(train.shape[1:])}; they must be alike."
+            f"{field} {part} has examples of {array.dtype}{list(array.shape[1:])}, "
+            f"train {part} of {wanted.dtype}{list(wanted.shape[1:])}; they must be "
+            "alike."
         )
 
 

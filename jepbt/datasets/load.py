@@ -234,7 +234,7 @@ def from_arrays(
     classes = count_classes(splits["train"]["label"], num_classes)
     for field, split in splits.items():
         check_labels(field, split["label"], classes)
-        check_like_train(field, split["image"], splits["train"]["image"])
+        check_like_train(field, "image", split, splits["train"])
     if is_carved:
         labels = splits["train"]["label"]
         count = validation_count(validation, len(labels))
