@@ -15,7 +15,7 @@ from jepbt.datasets.dataset import Split
 
 
 def to_split(field: str, value: Any) -> Split:
-    """Turns what a user gave for a split into checked images and labels."""
+    """Makes checked images and labels of what a user gave for a split."""
     if isinstance(value, Mapping):
         if set(value) != {"image", "label"}:
             raise ValueError(
@@ -64,7 +64,8 @@ def _to_images(field: str, value: Any) -> np.ndarray:
     if images.dtype != np.uint8 and not is_float:
         raise ValueError(
             f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 "
-            "to 255, and floats. Convert it by .astype of one of them."
+            "to 255, and floats. Convert it by .astype of one of them: token ids to "
+            "np.float32, which the network turns back."
         )
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise ValueError(
@@ -119,7 +120,7 @@ def _to_labels(field: str, value: Any) -> np.ndarray:
 
 
 def count_classes(labels: np.ndarray, num_classes: Any) -> int:
-    """Checks how many classes there are, by the labels if the user did not say."""
+    """Returns the number of classes, taken from the labels if the user gave none."""
     if num_classes is None:
         num_classes = int(labels.max()) + 1
         source = " by the largest training label"
@@ -157,7 +158,7 @@ def check_like_train(field: str, part: str, split: Split, train: Split) -> None:
 
 
 def validation_count(validation: Any, num_examples: int) -> int:
-    """Turns a fraction or number to carve out into a number of examples."""
+    """Returns the number of examples that a fraction or number carves out."""
     if is_whole(validation):
         count = int(validation)
     elif is_real(validation) and 0 < validation < 1:

@@ -1,4 +1,4 @@
-"""Regression: numbers predicted from inputs, with any model, loss and optimizer."""
+"""Makes the task of predicting numbers, with any model, loss and optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jepbt.tasks.task import Splits, Task
 
 @dataclasses.dataclass
 class RegressionHyperParameters(HyperParameters):
-    """What evolves in a regression whose user names no hyperparameters."""
+    """The hyperparameters of a regression for which the user names none."""
 
     learning_rate: float = hparam(3e-3, min=1e-4, max=0.1, log=True)
     weight_decay: float = hparam(1e-4, min=1e-6, max=1e-1, log=True)
@@ -42,34 +42,34 @@ def regression(
 ) -> Task:
     """Makes the task of predicting numbers with the user's network.
 
-    Fitness is the negative mean squared error on the validation split, whose score of
-    one example is the mean over its `D` targets: in the targets' own units, comparable
-    between members, and 0 at best. (R² ranks members alike, and is
+    Fitness is the negative mean squared error on the validation split, averaged over
+    the `D` targets of each example: in the targets' own units, comparable between
+    members, and 0 at best. (R² ranks members alike, and is
     `1 + fitness / variance of the targets`.) Targets and float inputs are taken as they
     are; inputs of `uint8` are standardised as in `classification`.
 
     Args:
-        data: `(inputs, targets)`, of which a tenth becomes the validation split; or
+        data: `(inputs, targets)`, a tenth of which becomes the validation split; or
             `Splits(train, validation, test)` of such pairs, the last perhaps None.
-            Inputs `[N, ...]` of `uint8` or float, targets of numbers, `[N]` or
+            Inputs are `[N, ...]` of `uint8` or float, targets numbers, `[N]` or
             `[N, D]`; `[N]` counts as `[N, 1]`.
-        hparams: the class of what evolves; the standard one evolves learning rate and
-            weight decay. Given, the next and `optimizer` must be too.
-        model: a `models.Model`, `(init, apply)`, a flax linen module, or a function
-            `rngs -> nnx.Module`, with outputs `[B, D]`; by default an MLP.
-        loss: `h -> (predictions [B, D], targets [B, D]) -> f32[B]`; the squared error
-            if left out.
-        optimizer: `h -> optax.GradientTransformation`; AdamW if left out.
+        hparams: the class of the hyperparameters, which makes `model` and `optimizer`
+            required. None evolves learning rate and weight decay.
+        model: a flax linen module, a function `rngs -> nnx.Module`, a `models.Model`,
+            or a pair `(init, apply)`, with outputs `[B, D]`; by default an MLP.
+        loss: `h -> (predictions [B, D], targets [B, D]) -> f32[B]`; by default the
+            squared error.
+        optimizer: `h -> optax.GradientTransformation`; by default AdamW.
         augment: `h -> (key, inputs, targets) -> (inputs, targets)`, such as
-            `lambda h: jepbt.augment.mixup(h.mixup)`; None for none.
-        batch_size: examples in a training step.
-        seed: of the carving of the validation split.
+            `lambda h: jepbt.augment.mixup(h.mixup)`; or None.
+        batch_size: the number of examples in a training step.
+        seed: the seed with which the validation split is drawn.
 
     Returns:
         A `Task` whose state is a `Learner`.
 
     Raises:
-        TypeError: if an argument is of no allowed kind.
+        TypeError: if an argument is of the wrong type.
         ValueError: if the data, the hyperparameters' class, the model's output, the
             loss or the optimizer cannot work; the message names it.
 

@@ -94,7 +94,7 @@ def learn_from_examples(
         A `Task` whose state is a `Learner`.
 
     Raises:
-        TypeError: if a part is of no allowed kind.
+        TypeError: if a part is of the wrong type.
         ValueError: if a part cannot work; the message names it.
     """
     spaces(hparams)
@@ -238,7 +238,7 @@ def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -
     drawn ones; optimizer state and all else start new. Both numbers are our choice.
 
     Args:
-        task: a task whose state has `params`, such as `classification`'s `Learner`.
+        task: the task, whose state must have `params`, such as a `Learner`.
         shrink: the factor of the old weights, in [0, 1].
         noise: the factor of the new weights, at least 0.
 
@@ -246,7 +246,7 @@ def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -
         The task with a `restart` of this kind.
 
     Raises:
-        ValueError: if a number is not allowed.
+        ValueError: if a number is outside its range.
 
     Example:
         >>> import numpy as np
