@@ -77,7 +77,7 @@ def as_model(model: Any) -> Model:
         A `Model`; a complete one is returned as it is.
 
     Raises:
-        TypeError: if `model` is none of these, or its functions take other arguments.
+        TypeError: if `model` is something else, or its functions take other arguments.
 
     Example:
         >>> import jax, jax.numpy as jnp
