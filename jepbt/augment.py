@@ -114,7 +114,8 @@ def flip(probability: float | jax.Array) -> Augmentation:
         An augmentation.
 
     Raises:
-        ValueError: if `probability` is not a scalar, or is a Python number outside [0, 1].
+        ValueError: if `probability` is not a scalar, or is a Python number outside
+            [0, 1].
 
     Example:
         >>> images = jnp.arange(3.0).reshape(1, 1, 3, 1)
