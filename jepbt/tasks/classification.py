@@ -134,18 +134,13 @@ def classification(
         batch_size=batch_size,
         distillation=distillation,
     )
-
-    def behaviour(*args):
-        return jax.nn.softmax(predict(*args))
-
-    predict = task.behaviour
     about = {
         "data": dataset.name,
         "data_note": dataset.note,
         "num_classes": num_classes,
         "model": name_of(model),
     }
-    task = dataclasses.replace(task, behaviour=behaviour, about=about)
+    task = dataclasses.replace(task, about=about)
     if not any(isinstance(space, TaylorLoss) for space in fields.values()):
         return task
 
@@ -179,7 +174,7 @@ def _as_dataset(data: Any) -> datasets.Dataset:
     )
 
 
-def _standard_model(dataset: datasets.Dataset) -> models.Model:
+def _standard_model(dataset: datasets.Dataset) -> Any:
     build = models.CNN if dataset.train["image"].ndim == 4 else models.MLP
     return build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
 

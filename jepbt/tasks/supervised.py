@@ -81,7 +81,7 @@ def learn_from_examples(
         outputs: the shape that the network's outputs must have.
         score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
         average_of: `(outputs) -> f32[B, C]`, makes the values that an ensemble averages
-            and `score` accepts too.
+            and strategies compare as a member's behaviour; `score` accepts them too.
         hparams: the class of the hyperparameters.
         model: anything that `models.as_model` takes.
         loss: `h -> (outputs, labels) -> f32[B]`.
@@ -123,11 +123,11 @@ def learn_from_examples(
     def evaluate(key, state, hparams, batch, shared):
         return score(steps.predict(key, state, hparams, batch), batch)
 
-    def behaviour(key, state, hparams, batch, shared):
-        return steps.predict(key, state, hparams, batch)
-
     def predict_average(key, state, hparams, batch):
         return average_of(steps.predict(key, state, hparams, batch))
+
+    def behaviour(key, state, hparams, batch, shared):
+        return predict_average(key, state, hparams, batch)
 
     return Task(
         hparams,
