@@ -26,6 +26,7 @@ from jepbt.tasks import shrink_and_perturb
 from jepbt.training import preparation
 
 NAN, INF = float("nan"), float("inf")
+NETWORK = models.as_model(models.MLP())
 LABELS = np.arange(40) % 4
 IMAGES = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 SMALL = {"population_size": 8, "num_generations": 2, "steps_per_generation": 3}
@@ -401,22 +402,22 @@ TABLE = [
             TypeError,
         ),
         (
-            {"model": (lambda key: 0, models.MLP().apply)},
+            {"model": (lambda key: 0, NETWORK.apply)},
             "init must take (key, images)",
             TypeError,
         ),
         (
-            {"model": (models.MLP().init, lambda params, x: 0)},
+            {"model": (NETWORK.init, lambda params, x: 0)},
             "apply must take (key, params",
             TypeError,
         ),
         (
-            {"model": (lambda key, images: {}, models.MLP().apply)},
+            {"model": (lambda key, images: {}, NETWORK.apply)},
             "init must return (params, variables), got {}",
             TypeError,
         ),
         (
-            {"model": (models.MLP().init, apply_alone)},
+            {"model": (NETWORK.init, apply_alone)},
             "apply must return (logits, variables), got",
             TypeError,
         ),
