@@ -80,7 +80,7 @@ CONVOLUTIONS = {
 
 
 def make_task(convolve, batch_size):
-    like = jepbt.models.CNN(num_classes=10)
+    like = jepbt.models.as_model(jepbt.models.CNN(num_classes=10))
 
     def block(layer, x):
         x = nn.max_pool(convolve(x, layer["kernel"]), window=2)

@@ -32,7 +32,7 @@ def features(shared, batch):
     """The CNN's 64 hidden values: its last layer is replaced by the identity."""
     last = {"kernel": jnp.eye(64), "bias": jnp.zeros(64)}
     network, params = jepbt.models.CNN(num_classes=64), {**shared, "dense2": last}
-    return network.apply(None, params, {}, None, pixels(batch), train=False)[0]
+    return network.apply({"params": params}, pixels(batch))
 
 
 def optimizer(h):
@@ -46,7 +46,7 @@ HEAD = jepbt.models.MLP(num_classes=10, hidden=())
 
 
 def init(key, h):
-    params, _ = HEAD.init(key, jnp.zeros((1, 64)))
+    params = HEAD.init(key, jnp.zeros((1, 64)))["params"]
     return params, optimizer(h).init(params)
 
 
@@ -56,7 +56,7 @@ def train_step(key, state, h, batch, shared):
     labels = jax.nn.one_hot(batch["label"], 10)
 
     def objective(params):
-        logits, _ = HEAD.apply(key, params, {}, h, seen, train=True)
+        logits = HEAD.apply({"params": params}, seen)
         return jepbt.losses.cross_entropy(logits, labels).mean()
 
     loss, gradient = jax.value_and_grad(objective)(params)
@@ -65,7 +65,7 @@ def train_step(key, state, h, batch, shared):
 
 
 def evaluate(key, state, h, batch, shared):
-    logits, _ = HEAD.apply(key, state[0], {}, h, features(shared, batch), train=False)
+    logits = HEAD.apply({"params": state[0]}, features(shared, batch))
     return jnp.argmax(logits, -1) == batch["label"]
 
 

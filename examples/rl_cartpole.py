@@ -37,8 +37,7 @@ def move(state, action):
 
 
 def logits_of(params, seen):
-    no_key = jax.random.key(0)  # nothing is drawn in evaluation
-    return POLICY.apply(no_key, params, {}, None, seen, train=False)[0]
+    return POLICY.apply({"params": params}, seen)
 
 
 def play(key, params):
@@ -75,7 +74,7 @@ def train_step(key, state, h, batch, shared):
 
 
 def init(key, h):
-    params, _ = POLICY.init(key, jnp.zeros((1, 4)))
+    params = POLICY.init(key, jnp.zeros((1, 4)))["params"]
     return params, optax.adam(h.learning_rate).init(params)
 
 

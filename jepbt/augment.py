@@ -1,10 +1,9 @@
-"""Augmentations whose strengths may evolve: every member distorts its own batches.
+"""Augments batches at strengths that may evolve, a member's own each.
 
 An augmentation is a pure function `(key, images, labels) -> (images, labels)` of a
 batch: images `f32[B, H, W, C]`, labels one-hot or soft `f32[B, C]`. A builder's setting
-may be a Python number or traced, one value per member of a population; at 0 every one
-of them leaves its batch as it is, to the bit. Settings given as Python numbers are
-checked, traced ones cannot be.
+may be a Python number, which is checked, or a traced value, which cannot be. At 0 every
+augmentation returns its batch unchanged, to the bit.
 
     augment=lambda h: jepbt.augment.chain(
         jepbt.augment.shift(h.shift),
@@ -32,16 +31,16 @@ Augmentation: TypeAlias = Callable[
 
 
 def chain(*augmentations: Augmentation) -> Augmentation:
-    """Joins augmentations, applied in the order given, each with a key of its own.
+    """Applies several augmentations in the order given, each with its own key.
 
     Args:
         augmentations: functions `(key, images, labels) -> (images, labels)`.
 
     Returns:
-        One such function.
+        An augmentation.
 
     Raises:
-        TypeError: if one of them is no function.
+        TypeError: if one of them is not a function.
 
     Example:
         >>> twice = chain(flip(1.0), flip(1.0))  # there and back
@@ -66,20 +65,20 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 
 
 def shift(pixels: float | jax.Array) -> Augmentation:
-    """Moves every image by up to so many pixels in each direction.
+    """Moves every image by a random distance in each direction.
 
-    Both distances are uniform in [-pixels, pixels] and rounded, so that a fraction
-    counts: below 1/2 nothing moves. What comes in repeats the edge, whatever the
-    background's value. Padding and a random crop do the same.
+    Both distances are uniform in [-pixels, pixels] and rounded to whole pixels, so that
+    below 1/2 nothing moves. The pixels of the edge are repeated to fill the image.
+    Padding and a random crop do the same.
 
     Args:
-        pixels: `f32[]` at least 0.
+        pixels: `f32[]` the largest distance, at least 0.
 
     Returns:
         An augmentation.
 
     Raises:
-        ValueError: if `pixels` is no scalar, or a Python number below 0.
+        ValueError: if `pixels` is not a scalar, or is a Python number below 0.
 
     Example:
         >>> images = jnp.arange(25.0).reshape(1, 5, 5, 1)
@@ -109,13 +108,14 @@ def flip(probability: float | jax.Array) -> Augmentation:
     """Mirrors images left to right.
 
     Args:
-        probability: `f32[]` in [0, 1], of each image.
+        probability: `f32[]` the probability of each image to be mirrored, in [0, 1].
 
     Returns:
         An augmentation.
 
     Raises:
-        ValueError: if `probability` is no scalar, or a Python number outside [0, 1].
+        ValueError: if `probability` is not a scalar, or is a Python number outside
+            [0, 1].
 
     Example:
         >>> images = jnp.arange(3.0).reshape(1, 1, 3, 1)
@@ -136,14 +136,14 @@ def cutout(size: float | jax.Array) -> Augmentation:
     """Sets a square of each image, centred anywhere in it, to 0.
 
     Args:
-        size: `f32[]` the square's side in pixels, at least 0; what reaches over the
-            edge is lost.
+        size: `f32[]` the square's side in pixels, at least 0. A square may reach over
+            the edge of the image.
 
     Returns:
         An augmentation.
 
     Raises:
-        ValueError: if `size` is no scalar, or a Python number below 0.
+        ValueError: if `size` is not a scalar, or is a Python number below 0.
 
     Example:
         >>> images = jnp.ones((1, 8, 8, 1))
@@ -174,20 +174,20 @@ def cutout(size: float | jax.Array) -> Augmentation:
 
 
 def mixup(strength: float | jax.Array) -> Augmentation:
-    """Mixes every example with the next one of the batch, labels and all.
+    """Mixes every example and its label with another one of the batch.
 
     The other's share is uniform in [0, strength / 2], drawn for each example. Strength
     1 is the mixup of the paper with its alpha = 1, whose larger share is uniform in
     [1/2, 1]. Labels become soft, which every loss of `jepbt.losses` takes.
 
     Args:
-        strength: `f32[]` in [0, 1].
+        strength: `f32[]` twice the largest share of the other example, in [0, 1].
 
     Returns:
         An augmentation, of inputs of any shape `[B, ...]`.
 
     Raises:
-        ValueError: if `strength` is no scalar, or a Python number outside [0, 1].
+        ValueError: if `strength` is not a scalar, or is a Python number outside [0, 1].
 
     Example:
         >>> labels = jnp.eye(2)
@@ -225,7 +225,7 @@ def brightness(strength: float | jax.Array) -> Augmentation:
         An augmentation.
 
     Raises:
-        ValueError: if `strength` is no scalar, or a Python number below 0.
+        ValueError: if `strength` is not a scalar, or is a Python number below 0.
 
     Example:
         >>> images = jnp.zeros((1, 2, 2, 1))
@@ -247,13 +247,13 @@ def contrast(strength: float | jax.Array) -> Augmentation:
     """Stretches each image about its mean, by a factor in [1 - strength, 1 + strength].
 
     Args:
-        strength: `f32[]` in [0, 1].
+        strength: `f32[]` the largest change of contrast, in [0, 1].
 
     Returns:
         An augmentation.
 
     Raises:
-        ValueError: if `strength` is no scalar, or a Python number outside [0, 1].
+        ValueError: if `strength` is not a scalar, or is a Python number outside [0, 1].
 
     Example:
         >>> images = jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1)

@@ -203,7 +203,7 @@ def test_no_augmentation_costs_nothing():
     """The program is that of a step which has never heard of augmentation."""
     pixels = make().data.train["image"].astype(np.float64)
     mean, deviation = pixels.mean(), pixels.std()
-    network = PARTS["model"]
+    network = jepbt.models.as_model(PARTS["model"])
 
     def train_step(key, state, hparams, batch, shared):
         labels = jax.nn.one_hot(batch["label"], 3)

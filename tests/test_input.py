@@ -26,6 +26,7 @@ from jepbt.tasks import shrink_and_perturb
 from jepbt.training import preparation
 
 NAN, INF = float("nan"), float("inf")
+NETWORK = models.as_model(models.MLP())
 LABELS = np.arange(40) % 4
 IMAGES = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 SMALL = {"population_size": 8, "num_generations": 2, "steps_per_generation": 3}
@@ -401,22 +402,22 @@ TABLE = [
             TypeError,
         ),
         (
-            {"model": (lambda key: 0, models.MLP().apply)},
+            {"model": (lambda key: 0, NETWORK.apply)},
             "init must take (key, images)",
             TypeError,
         ),
         (
-            {"model": (models.MLP().init, lambda params, x: 0)},
+            {"model": (NETWORK.init, lambda params, x: 0)},
             "apply must take (key, params",
             TypeError,
         ),
         (
-            {"model": (lambda key, images: {}, models.MLP().apply)},
+            {"model": (lambda key, images: {}, NETWORK.apply)},
             "init must return (params, variables), got {}",
             TypeError,
         ),
         (
-            {"model": (models.MLP().init, apply_alone)},
+            {"model": (NETWORK.init, apply_alone)},
             "apply must return (logits, variables), got",
             TypeError,
         ),
@@ -1148,7 +1149,7 @@ TABLE = [
         ),
         (
             {"train": (np.full((40, 6), 1e300), LABELS)},
-            "which float32 cannot hold; scale the images",
+            "which float32 cannot hold; scale them",
         ),
         (
             {"train": (IMAGES, LABELS.astype(str))},
@@ -1208,16 +1209,16 @@ TABLE = [
         ),
         (
             {"data": (IMAGES[:, 0], LABELS)},
-            "data inputs have shape (40,) ... pass inputs[:, None]",
+            "data input has shape (40,) ... pass inputs[:, None]",
         ),
         ({"data": (IMAGES, LABELS[:3])}, "data has 40 inputs and 3 targets"),
         (
             {"data": (IMAGES, LABELS.astype(str))},
-            "data targets have dtype <U21; they must be real numbers",
+            "data target has dtype <U21; it must hold real numbers",
         ),
         (
             {"data": (IMAGES * NAN, LABELS)},
-            "data inputs have 240 values that are not finite",
+            "data input has 240 values like nan at (0, 0) ... remove or repair",
         ),
         (
             {"data": (IMAGES[:1], LABELS[:1])},
@@ -1226,7 +1227,7 @@ TABLE = [
         ({"data": jepbt.Splits((IMAGES, LABELS), None)}, "data.validation is missing"),
         (
             {"data": jepbt.Splits((IMAGES, LABELS), (IMAGES[:, :2], LABELS))},
-            "validation inputs have examples of float32[2], those of train",
+            "validation input has examples of float32[2], train input of float32[6]",
         ),
         ({"seed": -1}, "seed=-1 must be a whole number from 0 up"),
         ({"hparams": Hyper}, "regression: model is missing. With hparams=Hyper"),

@@ -14,13 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.benchmark.workloads import (
-    Workload,
-    from_flax,
-    make_flax_task,
-    make_task,
-    to_flax,
-)
+from jepbt.benchmark.workloads import Workload, make_flax_task, make_task
 from jepbt.engine.batches import batch_indices
 from jepbt.hyperparameters import decode
 from jepbt.population import BATCHES, derive_key, take
@@ -169,7 +163,7 @@ def plain_vmap(workload: Workload, start: Start) -> Control:
 
         return jax.lax.scan(step, states, batches)
 
-    params = jax.tree.map(jnp.asarray, to_flax(workload, start.params))
+    params = jax.tree.map(jnp.asarray, start.params)
     fresh = jax.vmap(task.init, (None, 0))(jax.random.key(0), hparams)
     states = dataclasses.replace(fresh, params=params)
     train = jax.jit(scan, donate_argnums=0).lower(states, hparams, batches).compile()
@@ -180,7 +174,7 @@ def plain_vmap(workload: Workload, start: Start) -> Control:
         jax.block_until_ready(states)
 
     def collect():
-        return from_flax(workload, jax.device_get(states.params))
+        return jax.device_get(states.params)
 
     return Control(run, collect, num_steps)
 

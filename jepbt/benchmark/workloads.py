@@ -1,4 +1,4 @@
-"""The four models that `jepbt benchmark` trains, as jepbt and as flax have them."""
+"""Defines the tasks that `jepbt benchmark` trains."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class Workload:
     """One population to train, and how much of it is timed.
 
     Attributes:
-        name: of the model, on the command line too.
-        title: says what the model is.
-        kind: "mlp", or "cnn" as in `models.CNN`.
-        widths: of an MLP, input and output included; empty for a CNN.
-        population_size: `P`.
-        batch_size: examples of a step.
-        num_steps: of each member, in a timed call.
-        num_vmap_steps: the same for plain vmap, which may be very slow.
+        name: the model's name, on the command line too.
+        title: a description of the model.
+        kind: "mlp", or "cnn" for `models.CNN`.
+        widths: the widths of an MLP's layers, input and output included; empty for a
+            CNN.
+        population_size: the number of members, `P`.
+        batch_size: the number of examples in a training step.
+        num_steps: the number of steps that each member takes in a timed call.
+        num_vmap_steps: the same number for plain vmap, which may be very slow.
     """
 
     name: str
@@ -80,7 +81,8 @@ def make_task(workload: Workload) -> Task:
     """Makes the task that jepbt trains, on Fashion-MNIST.
 
     Args:
-        workload: with images of 8x8 if its first width is 64.
+        workload: the model and its sizes. If the first width is 64, images are shrunk
+            to 8x8.
 
     Returns:
         A classification with cross-entropy and SGD with momentum.
@@ -92,42 +94,24 @@ def make_task(workload: Workload) -> Task:
 
 
 def make_flax_task(workload: Workload) -> Task:
-    """Makes the same task of flax's own layers, for the control that vmaps them."""
+    """Makes the same task with flax's own layers, to compare plain vmap with."""
     if workload.kind == "cnn":
         return _classify(workload, FlaxCNN())
-    return make_task(workload)  # flax's Dense is the same matmul
+    return make_task(workload)  # an MLP has flax's own layers already
 
 
 class FlaxCNN(linen.Module):
-    """`models.CNN` as a flax user writes it."""
+    """`models.CNN` without `jepbt.nn`; the weights have the same names."""
 
     @linen.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes logits `f32[B, 10]`."""
-        for features in (16, 32):
-            images = linen.Conv(features, (3, 3))(images)
+        for name, features in (("conv1", 16), ("conv2", 32)):
+            images = linen.Conv(features, (3, 3), name=name)(images)
             images = linen.relu(linen.max_pool(images, (2, 2), strides=(2, 2)))
         x = images.reshape(images.shape[0], -1)
-        x = linen.relu(linen.Dense(64)(x))
-        return linen.Dense(10)(x)
-
-
-def to_flax(workload: Workload, params: Any) -> Any:
-    """Renames jepbt's weights to flax's; the arrays are the same."""
-    if workload.kind == "mlp":
-        return params
-    names = {"conv1": "Conv_0", "conv2": "Conv_1", "dense1": "Dense_0"}
-    names["dense2"] = "Dense_1"
-    return {names[name]: layer for name, layer in params.items()}
-
-
-def from_flax(workload: Workload, params: Any) -> Any:
-    """Undoes `to_flax`."""
-    if workload.kind == "mlp":
-        return params
-    names = {"Conv_0": "conv1", "Conv_1": "conv2", "Dense_0": "dense1"}
-    names["Dense_1"] = "dense2"
-    return {names[name]: layer for name, layer in params.items()}
+        x = linen.relu(linen.Dense(64, name="dense1")(x))
+        return linen.Dense(10, name="dense2")(x)
 
 
 def _classify(workload: Workload, model: Any) -> Task:

@@ -1,4 +1,4 @@
-"""Data sets: train, validation and test as NumPy arrays, checked before use."""
+"""Loads data sets: train, validation and test as NumPy arrays, checked before use."""
 
 from jepbt.datasets.dataset import Dataset, Split, stratified_split
 from jepbt.datasets.label_noise import noisy_labels, with_label_noise

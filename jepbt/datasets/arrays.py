@@ -1,4 +1,4 @@
-"""Arrays that users give: checked, and brought to the one form that training takes.
+"""Checks the arrays that users give, and brings them to the form that training takes.
 
 Every error names the split and the part, the value, what is allowed and the cure.
 """
@@ -15,7 +15,7 @@ from jepbt.datasets.dataset import Split
 
 
 def to_split(field: str, value: Any) -> Split:
-    """Turns what a user gave for a split into checked images and labels."""
+    """Makes checked images and labels of what a user gave for a split."""
     if isinstance(value, Mapping):
         if set(value) != {"image", "label"}:
             raise ValueError(
@@ -41,7 +41,8 @@ def to_split(field: str, value: Any) -> Split:
     return {"image": image, "label": label}
 
 
-def _to_array(field: str, value: Any) -> np.ndarray:
+def to_array(field: str, value: Any) -> np.ndarray:
+    """Makes an array, but not one of objects, of what a user gave."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # NumPy's answer to ragged nested sequences
@@ -58,12 +59,13 @@ def _to_array(field: str, value: Any) -> np.ndarray:
 
 
 def _to_images(field: str, value: Any) -> np.ndarray:
-    images = _to_array(field, value)
+    images = to_array(field, value)
     is_float = np.issubdtype(images.dtype, np.floating)
     if images.dtype != np.uint8 and not is_float:
         raise ValueError(
             f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 "
-            "to 255, and floats. Convert it by .astype of one of them."
+            "to 255, and floats. Convert it by .astype of one of them: token ids to "
+            "np.float32, which the network turns back."
         )
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise ValueError(
@@ -71,21 +73,22 @@ def _to_images(field: str, value: Any) -> np.ndarray:
             "[N, H, W, C], none of them 0."
         )
     if is_float:
-        images = _to_float32(field, images)
+        images = to_float32(field, images)
     return images[..., None] if images.ndim == 3 else images
 
 
-def _to_float32(field: str, images: np.ndarray) -> np.ndarray:
+def to_float32(field: str, array: np.ndarray) -> np.ndarray:
+    """Converts to `float32`, and refuses values that are not finite in it."""
     with np.errstate(over="ignore"):
-        converted = images.astype(np.float32, copy=False)
+        converted = array.astype(np.float32, copy=False)
     is_finite = np.isfinite(converted)
     if is_finite.all():
         return converted
     bad = ~is_finite
     first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
-    value = images[first]
+    value = array[first]
     advice = (
-        "which float32 cannot hold; scale the images"
+        "which float32 cannot hold; scale them"
         if np.isfinite(value)
         else "which no network can learn from; remove or repair those examples"
     )
@@ -96,7 +99,7 @@ def _to_float32(field: str, images: np.ndarray) -> np.ndarray:
 
 
 def _to_labels(field: str, value: Any) -> np.ndarray:
-    labels = _to_array(field, value)
+    labels = to_array(field, value)
     if labels.ndim == 2:
         is_column = labels.shape[1] == 1
         what = "is a column" if is_column else "looks one-hot"
@@ -117,7 +120,7 @@ def _to_labels(field: str, value: Any) -> np.ndarray:
 
 
 def count_classes(labels: np.ndarray, num_classes: Any) -> int:
-    """Checks how many classes there are, by the labels if the user did not say."""
+    """Returns the number of classes, taken from the labels if the user gave none."""
     if num_classes is None:
         num_classes = int(labels.max()) + 1
         source = " by the largest training label"
@@ -143,17 +146,19 @@ def check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
-def check_like_train(field: str, images: np.ndarray, train: np.ndarray) -> None:
-    """Refuses images of another shape or dtype than the training images."""
-    if images.shape[1:] != train.shape[1:] or images.dtype != train.dtype:
+def check_like_train(field: str, part: str, split: Split, train: Split) -> None:
+    """Refuses a part of a split of another shape or dtype than that of the training."""
+    array, wanted = split[part], train[part]
+    if array.shape[1:] != wanted.shape[1:] or array.dtype != wanted.dtype:
         raise ValueError(
-            f"{field} image has examples of {images.dtype}{list(images.shape[1:])}, "
-            f"train image of {train.dtype}{list(train.shape[1:])}; they must be alike."
+            f"{field} {part} has examples of {array.dtype}{list(array.shape[1:])}, "
+            f"train {part} of {wanted.dtype}{list(wanted.shape[1:])}; they must be "
+            "alike."
         )
 
 
 def validation_count(validation: Any, num_examples: int) -> int:
-    """Turns a fraction or number to carve out into a number of examples."""
+    """Returns the number of examples that a fraction or number carves out."""
     if is_whole(validation):
         count = int(validation)
     elif is_real(validation) and 0 < validation < 1:

@@ -1,4 +1,4 @@
-"""What a data set is, and how validation is carved out of its training data."""
+"""Defines a data set, and how validation is carved out of its training data."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Split: TypeAlias = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """The splits of one data set; `load` and `from_arrays` make and check them.
+    """The splits of one data set, as `load` and `from_arrays` make them.
 
     A split is a dictionary of "image", `uint8` or `float32` `[N, H, W, C]` or
     `[N, D]`, and "label", `int32[N]`.
 
     Attributes:
-        name: of the data set.
-        train: for gradients.
-        validation: for fitness.
-        test: for one final report, or None.
-        num_classes: `C`; labels are from 0 to `C - 1`.
-        note: where it comes from, and its licence.
+        name: the name of the data set.
+        train: the split that members are trained on.
+        validation: the split that fitness is measured on.
+        test: the split for one final report, or None.
+        num_classes: the number of classes, `C`; labels are from 0 to `C - 1`.
+        note: the source of the data, and its licence.
     """
 
     name: str
@@ -58,12 +58,13 @@ def stratified_split(
     down or up; those with the largest remainders are rounded up.
 
     Args:
-        labels: `int[N]`.
-        num_validation: how many of the `N` are for validation.
-        seed: of the draw.
+        labels: `int[N]`, the class of each example.
+        num_validation: the number of examples for validation.
+        seed: the seed of the draw.
 
     Returns:
-        `int[N - num_validation]` and `int[num_validation]`, indices in rising order.
+        The indices of the training examples, `int[N - num_validation]`, and of the
+        validation examples, `int[num_validation]`, in rising order.
 
     Raises:
         ValueError: if `num_validation` is not from 1 to `N - 1`.
@@ -84,7 +85,7 @@ def stratified_split(
     order = generator.permutation(len(labels))
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     quotas, remainders = np.divmod(sizes * int(num_validation), len(labels))
-    # Equal remainders: the larger class first, which spares the rarest.
+    # Of equal remainders the larger class gives an example, to spare the rarest.
     first = np.lexsort((-sizes, -remainders))[: num_validation - quotas.sum()]
     quotas[first] += 1
     shuffled = class_of[order]
@@ -93,7 +94,7 @@ def stratified_split(
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:
-    """Counts, for each example, the earlier ones of its class."""
+    """Counts, for each example, the earlier examples of its class: `int[N]`."""
     order = np.argsort(labels, kind="stable")
     sizes = np.unique(labels, return_counts=True)[1]
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -103,5 +104,5 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    """Picks examples."""
+    """Picks examples by their indices."""
     return {name: array[indices] for name, array in split.items()}

@@ -1,4 +1,4 @@
-"""Wrong labels on purpose, drawn from a seed, for studies of robust losses."""
+"""Makes labels wrong on purpose, for studies of robust losses."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def with_label_noise(
     """Makes a share of the labels wrong, for studies of robust losses.
 
     The noise is symmetric: that share of the examples is drawn without regard to class,
-    and each gets one of the other classes with equal probability, so that 0.4 means
-    that 40 % of the labels are wrong. With the same seed a higher share only adds
-    wrong labels. Test labels stay as they are.
+    and each gets one of the other classes with equal probability. At 0.4 exactly 40 %
+    of the labels are wrong. With the same seed a higher share only adds wrong labels.
+    Test labels stay as they are.
 
     Args:
-        dataset: any; it is left as it is.
-        label_noise: the share of training labels, from 0 to 1.
-        validation_label_noise: the share of validation labels.
-        seed: of the draws, which nothing else influences.
+        dataset: the data set, which is not changed.
+        label_noise: the share of training labels to make wrong, from 0 to 1.
+        validation_label_noise: the share of validation labels to make wrong.
+        seed: the seed of the draws, which depend on nothing else.
 
     Returns:
         A `Dataset` with the same images.
@@ -48,7 +48,8 @@ def with_label_noise(
     check_whole("", "seed", seed, 0)
     changed, note = {}, dataset.note
     rates = {"train": label_noise, "validation": validation_label_noise}
-    # Not from 0: NumPy's seeds (seed, 0) and seed, of the carving, are the same.
+    # Streams start at 1, because NumPy takes the seeds (seed, 0) and seed for the same,
+    # and the carving uses seed.
     for stream, (field, rate) in enumerate(rates.items(), start=1):
         if rate:
             split = getattr(dataset, field)
@@ -73,12 +74,12 @@ def noisy_labels(
 
     Args:
         labels: `int[N]`, from 0 to `num_classes - 1`.
-        rate: from 0 to 1.
-        num_classes: `C`.
-        seed: of the draw.
+        rate: the share of labels to make wrong, from 0 to 1.
+        num_classes: the number of classes.
+        seed: the seed of the draw.
 
     Returns:
-        `int[N]`, a copy.
+        A changed copy of the labels, `int[N]`.
 
     Raises:
         ValueError: if `rate` is not from 0 to 1.

@@ -1,4 +1,4 @@
-"""Data sets: train, validation and test as NumPy arrays, checked before they are used.
+"""Loads data sets by name, and makes them of the user's arrays.
 
 Fitness comes from the validation split, which is carved out of the training data; the
 test split is for one final report.
@@ -65,24 +65,23 @@ def load(
     the training split, the other 100 the validation split.
 
     Args:
-        name: as above.
-        validation: how much to carve out of the training data, a fraction or a number
-            of examples, with the classes in equal proportion. None: the validation
-            split that comes with the set, if one does; otherwise 5,000 of the 60,000
-            of MNIST and Fashion-MNIST, and a tenth of everything else (5,000 of
+        name: the name of a data set, in one of the forms above.
+        validation: the fraction or number of training examples to carve out for
+            validation, with the classes in equal proportion. None takes the validation
+            split that comes with the set, if there is one; otherwise 5,000 of the
+            60,000 of MNIST and Fashion-MNIST, and a tenth of everything else (5,000 of
             CIFAR-10), in proportion for a slice.
         label_noise: the share of training labels to make wrong: see `with_label_noise`.
         validation_label_noise: the share of validation labels to make wrong.
-        seed: of the carving and the noise, which nothing else influences.
-        data_dir: where TFDS keeps its data; None: `TFDS_DATA_DIR`, or
-            `~/tensorflow_datasets`. For "tfds:" names only.
+        seed: the seed of the carving and the noise, which depend on nothing else.
+        data_dir: the folder where TFDS keeps its data, for "tfds:" names only. None
+            takes `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
 
     Returns:
-        The `Dataset`, with images as they are stored: `uint8` stays `uint8`.
+        The `Dataset`; images of `uint8` stay so.
 
     Raises:
-        ValueError: if there is no data set of that name, or what is there cannot be
-            used.
+        ValueError: if there is no data set of that name, or it cannot be used.
         FileNotFoundError: if there is no such file.
         ConnectionError: if it must be downloaded and there is no network.
         OSError: if a download fails or cannot be stored.
@@ -195,26 +194,28 @@ def from_arrays(
     """Makes a data set of the user's arrays, after checking them.
 
     Images `[N, H, W]` gain a channel axis. `uint8` stays as it is, floats become
-    `float32`. Whatever `np.asarray` takes will do; arrays are not copied unless needed.
+    `float32`. Anything that `np.asarray` accepts will do; arrays are copied only if
+    they must be converted.
 
     Args:
         train: `(images, labels)` or `{"image": images, "label": labels}`: images of
             `uint8` or float, `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels
             integer `[N]`.
-        validation: like `train`; or how much to carve out of `train`, a fraction or a
-            number of examples, with the classes in equal proportion.
-        test: like `train`, or None.
-        num_classes: `C`; None takes the largest training label plus one. Given, some
-            classes may have no training example.
-        name: for reports.
-        seed: of the carving, which nothing else influences.
+        validation: images and labels like `train`; or the fraction or number of
+            examples to carve out of `train`, with the classes in equal proportion.
+        test: images and labels like `train`, or None.
+        num_classes: the number of classes, of which some may have no training example.
+            None takes the largest training label plus one, and then each class needs
+            one.
+        name: the data set's name, for reports.
+        seed: the seed of the carving, which depends on nothing else.
 
     Returns:
         The `Dataset`.
 
     Raises:
-        ValueError: if anything about the arrays or settings is not as above, or an
-            image is not finite; the message names the split and the part.
+        ValueError: if the arrays or settings are not as above, or an image is not
+            finite; the message names the split and the part.
 
     Example:
         >>> images = np.zeros((20, 8, 8), np.uint8)
@@ -234,7 +235,7 @@ def from_arrays(
     classes = count_classes(splits["train"]["label"], num_classes)
     for field, split in splits.items():
         check_labels(field, split["label"], classes)
-        check_like_train(field, split["image"], splits["train"]["image"])
+        check_like_train(field, "image", split, splits["train"])
     if is_carved:
         labels = splits["train"]["label"]
         count = validation_count(validation, len(labels))

@@ -1,4 +1,4 @@
-"""Data sets in .npz files, as Keras and as this package write them."""
+"""Reads data sets from .npz files, as Keras and as this package write them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, no .npz, or lacks what it must hold.
+        ValueError: if it is damaged, is not an .npz file, or lacks an array.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")

@@ -1,39 +1,37 @@
-"""Image classification sets of TFDS by name: slices, and a cache that takes no TFDS.
+"""Reads image classification sets of TFDS by name, without TensorFlow.
 
-What was read once is kept as arrays beside the records.
+The arrays of a set are kept beside its records, where the next call finds them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import http.client
 import importlib.util
 import io
-import logging
 import os
 import re
 import sys
-import tempfile
-import threading
 import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-CACHE_KEYS = ("records", "checksum")  # not of the data set
+PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
+SPLITS = ("train", "validation", "test")
+CACHE = "jepbt_arrays.npz"  # in the folder of the records, and deleted with it
+BLOCK_SIZE = 1_000  # records read at a time: twice as fast as one by one
+PATIENCE = 2.0  # seconds that a server has to answer
 
 _NAME = re.compile(r"([\w/.:]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 def parse_name(name: str) -> tuple[str, tuple[str | None, str | None] | None]:
-    """Takes a name of TFDS and the slice of its training split apart.
+    """Splits a name of TFDS from the slice of its training split.
 
     Raises:
         ValueError: if it is not of the form `NAME` or `NAME[FROM:TO]`.
@@ -87,110 +85,60 @@ def _position(text: str, num_examples: int) -> int:
 
 
 def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
-    """Reads a set's splits, after preparing it if need be.
+    """Reads a set's splits, after downloading and preparing it if need be.
 
     Args:
-        name: TFDS's, with a config and version if wanted.
-        data_dir: where TFDS keeps its data; None: where it does by default.
+        name: the name of the set in TFDS, with a config and version if wanted.
+        data_dir: the folder where TFDS keeps its data; None for its default.
 
     Returns:
-        "num_classes", and for each of train, validation and test, as far as they
-        exist, "SPLIT_image", `uint8[N, H, W, C]`, and "SPLIT_label", `int64[N]`.
+        "num_classes", and for each split that exists, "SPLIT_image", `uint8[N, H, W,
+        C]`, and "SPLIT_label", `int64[N]`.
 
     Raises:
-        ValueError: if there is no such set, it is none of images of one size with one
-            label each, or takes TensorFlow, which is not installed.
+        ValueError: if there is no such set, its examples are not images of one size
+            with one label each, or it needs TensorFlow, which is not installed.
         ConnectionError: if it must be downloaded and there is no network.
         OSError: if it could not be downloaded, was damaged, or cannot be written.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = Path(data_dir or default).expanduser()
-    cache = folder / "jepbt_cache" / f"{urllib.parse.quote(name, safe='')}.npz"
-    arrays = _read_cache(cache)
-    if arrays is None:
-        arrays, records = prepare_and_read(name, folder)
-        _write_cache(cache, arrays, records)
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
+        builder = _find_builder(name, folder)
+        if not builder.is_prepared():
+            builder = _prepare(name, builder, folder)
+        cache = Path(builder.data_path) / CACHE
+        arrays = _read_cache(cache)
+        if arrays is None:
+            arrays = _read_records(name, builder)
+            _write_cache(cache, arrays)
     return arrays
 
 
 def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
-    """Reads arrays whose records are still what they were; None if there are none."""
+    """Returns the arrays; None if the file is absent or damaged."""
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if _checksum(str(stored["records"])) != str(stored["checksum"]):
-                return None
-            return {key: stored[key] for key in stored if key not in CACHE_KEYS}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # absent or damaged: the records are read again
+            return dict(stored)  # zip's checksums find flipped bits
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
 
 
-def _write_cache(cache: Path, arrays: dict[str, np.ndarray], records: str) -> None:
-    # A folder of others', or a full disk: reading the records again is only slower.
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
-            try:
-                np.savez(file, **arrays, records=records, checksum=_checksum(records))
-                os.replace(file.name, cache)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-
-
-def _checksum(records: str) -> str:
-    """Hashes the files of `NAME/CONFIG/VERSION`, their names and order included."""
-    total = hashlib.sha256()
-    for path in sorted(Path(records).iterdir()):
-        with path.open("rb") as file:
-            total.update(path.name.encode() + b"\0")
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
-SPLITS = ("train", "validation", "test")
-BLOCK_SIZE = 1_000  # records read at a time: twice as fast as one by one
-PATIENCE = 2.0  # seconds for a server to answer at all
-
-
-def prepare_and_read(name: str, folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Returns a set's arrays and where its records are, after preparing it if need be.
-
-    Raises:
-        ValueError, ConnectionError, OSError: as `load_arrays` says.
-    """
-    with _tfds_kept_short():
-        builder = _prepared_builder(name, folder)
-        return _read_records(name, builder), os.path.abspath(builder.data_path)
-
-
-@contextlib.contextmanager
-def _tfds_kept_short() -> Iterator[None]:
-    """Lets TFDS give up early, advise nobody, and print where it shows its progress."""
-    from tensorflow_datasets.core.download import downloader
-
-    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3  # 10 take minutes
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
+    part = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        downloader.MAX_RETRIES = retries
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(part, cache)
+    except OSError:  # a read-only folder or a full disk: the records can be read again
+        part.unlink(missing_ok=True)
 
 
-def _prepared_builder(name: str, folder: Path) -> Any:
+def _find_builder(name: str, folder: Path) -> Any:
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.download_manager import (
-        NonMatchingChecksumError,
-    )
 
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        return tfds.builder(name, data_dir=folder)
     except (ValueError, AssertionError, ImportError) as error:
         reason = str(error).partition("Available datasets:")[0].strip()
         known = tfds.list_builders(with_community_datasets=False)
@@ -199,8 +147,15 @@ def _prepared_builder(name: str, folder: Path) -> Any:
         raise ValueError(
             f"datasets.load: name='tfds:{name}': {reason}{suggestion}"
         ) from error
-    if builder.is_prepared():
-        return builder
+
+
+def _prepare(name: str, builder: Any, folder: Path) -> Any:
+    """Downloads a set and writes its records; returns the builder that reads them."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import (
+        NonMatchingChecksumError,
+    )
+
     if builder.name in PREPARED_HERE:
         from jepbt.datasets import tfds_builders
 
@@ -216,12 +171,11 @@ def _prepared_builder(name: str, folder: Path) -> Any:
     try:
         builder.download_and_prepare(file_format="array_record")
     except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
-        if builder.is_prepared():  # by another process, which was faster
-            return builder
-        raise OSError(
-            f"datasets.load: name='tfds:{name}' was not downloaded and prepared in "
-            f"{folder}: {error}"
-        ) from error
+        if not builder.is_prepared():  # nor by another process, which was faster
+            raise OSError(
+                f"datasets.load: name='tfds:{name}' was not downloaded and prepared in "
+                f"{folder}: {error}"
+            ) from error
     return builder
 
 
@@ -229,43 +183,29 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _check_network(name: str, urls: Sequence[str], downloads: Path) -> None:
-    """Asks for the first file that is not there yet, before TFDS asks without end."""
-    infos = [*downloads.glob("*.INFO"), *downloads.glob("*/*.INFO")]
-    present = "".join(path.read_text() for path in infos)
+def _check_network(name: str, urls: list[str], downloads: Path) -> None:
+    """Refuses at once to download without a network, which TFDS tries for minutes."""
+    notes = "".join(path.read_text() for path in downloads.rglob("*.INFO"))
     manual = downloads / "manual"
     missing = [
         url
         for url in urls
-        if url not in present and not (manual / url.rpartition("/")[2]).exists()
+        if url not in notes and not (manual / url.rpartition("/")[2]).exists()
     ]
     if not missing:
         return
-    answers = []
-
-    def ask() -> None:
-        request = urllib.request.Request(missing[0], method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
-        except (urllib.error.HTTPError, http.client.HTTPException):
-            answers.append(None)  # some server is there
-        except OSError as error:
-            answers.append(error)
-        else:
-            answers.append(None)
-
-    # In a thread, because nothing limits how long looking up a host's address takes.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    reason = answers[0] if answers else f"no answer within {PATIENCE} s"
-    if reason is not None:
+    request = urllib.request.Request(missing[0], method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=PATIENCE).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return  # a server is there; TFDS will say what is wrong with its answer
+    except OSError as error:
         raise ConnectionError(
             f"datasets.load: name='tfds:{name}' must be downloaded, and {missing[0]} "
-            f"cannot be reached ({reason}). Connect this machine and try again, or put "
+            f"cannot be reached ({error}). Connect this machine and try again, or put "
             f"{', '.join(url.rpartition('/')[2] for url in missing)} into {manual}. "
             "The embedded 'fashion_mnist' takes no network."
-        )
+        ) from error
 
 
 def _read_records(name: str, builder: Any) -> dict[str, np.ndarray]:

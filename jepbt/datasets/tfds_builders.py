@@ -1,8 +1,8 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 prepared by TFDS without TensorFlow.
+"""Prepares MNIST, Fashion-MNIST and CIFAR-10 for TFDS without TensorFlow.
 
-TFDS's own builders of these need TensorFlow to unpack, to read and to encode images,
-and for nothing else. Those here keep their names, versions, addresses, checksums and
-keys, and so the order of the records: what they write, TFDS reads by the stock names.
+TFDS's own builders of these sets need TensorFlow only to unpack, read and encode
+images. The builders here have the same names, versions, addresses, checksums and keys,
+and so the same order of records: TFDS reads their records by the stock names.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ IDX_FILES = {
 
 
 class Mnist(mnist.MNIST, skip_registration=True):
-    """MNIST, and whatever is published in its files' format at `URL`."""
+    """MNIST, and other sets that are published at a `URL` in the same format."""
 
     name = "mnist"
 
     @property
     def urls(self) -> list[str]:
-        """What has to be downloaded."""
+        """The addresses of the files to download."""
         return [self.URL + name for pair in IDX_FILES.values() for name in pair]
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -62,7 +62,7 @@ class Cifar10(cifar.Cifar10, skip_registration=True):
 
     @property
     def urls(self) -> list[str]:
-        """What has to be downloaded."""
+        """The addresses of the files to download."""
         return [self._cifar_info.url]
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:

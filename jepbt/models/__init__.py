@@ -1,8 +1,12 @@
-"""Models: two pure functions of one member, batched by whoever calls them."""
+"""Models: flax modules, or two pure functions of one member.
 
-from jepbt.models.layers import Model
-from jepbt.models.networks import CNN, MLP, as_model
-from jepbt.models.resnet import ResNet
+`MLP`, `CNN` and `ResNet` are flax linen modules, written to be read and copied. They
+are imported when first used, because importing flax takes as long as a small run.
+"""
+
+from typing import Any
+
+from jepbt.models.model import Model, as_model
 
 __all__ = [
     "CNN",
@@ -11,3 +15,15 @@ __all__ = [
     "ResNet",
     "as_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("CNN", "MLP"):
+        from jepbt.models import networks
+
+        return getattr(networks, name)
+    if name == "ResNet":
+        from jepbt.models.resnet import ResNet
+
+        return ResNet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

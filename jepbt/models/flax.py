@@ -1,6 +1,6 @@
-"""flax modules, linen and nnx, as two plain functions of one member.
+"""Turns flax modules, linen and nnx, into two plain functions of one member.
 
-Nothing here imports flax before it is given something that must be a flax module.
+Flax is imported only when a model is given that must be a flax module.
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ import jax.numpy as jnp
 from jepbt.arguments import accepts
 
 
-def from_flax(model: Any) -> tuple[Callable, Callable]:
+def adapt(model: Any) -> tuple[Callable, Callable]:
     """Turns a linen instance, or a builder of nnx modules, into `(init, apply)`.
-
-    Args:
-        model: what `models.as_model` was given.
-
-    Returns:
-        The two functions of a `models.Model`.
 
     Raises:
         TypeError: if it is neither; the message says what to pass instead.
@@ -56,7 +50,10 @@ def from_flax(model: Any) -> tuple[Callable, Callable]:
 
 
 def from_linen(module: Any) -> tuple[Callable, Callable]:
-    """Turns a linen instance into `(init, apply)`: `params`, and all else together."""
+    """Turns a linen instance into `(init, apply)`.
+
+    The collection `params` becomes the weights, all others together the variables.
+    """
     call = type(module).__call__
 
     def init(key, images, hparams=None):
@@ -78,7 +75,7 @@ def from_linen(module: Any) -> tuple[Callable, Callable]:
             {"params": params, **variables},
             images,
             rngs=_streams(key),
-            # Only what exists already: a carried state must keep its structure.
+            # A carried state must keep its structure, so nothing may be added to it.
             mutable=list(variables) if train else [],
             **_settings(call, hparams, train),
         )
@@ -90,8 +87,8 @@ def from_linen(module: Any) -> tuple[Callable, Callable]:
 def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
     """Turns a function `rngs -> nnx.Module` into `(init, apply)`.
 
-    A member is two nested dictionaries: its `nnx.Param`, and every other
-    `nnx.Variable` but random state and intermediates.
+    Each `nnx.Param` becomes a weight; every other `nnx.Variable`, but random state and
+    intermediates, a variable.
     """
     from flax import nnx
 
@@ -127,9 +124,9 @@ def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
         return state_of(module, nnx.Param), state_of(module, other)
 
     def apply(key, params, variables, hparams, images, *, train):
-        # Built anew in every trace, so its variables belong to the trace that changes
-        # them, even inside a gradient; the unused first values are dead code. From one
-        # fixed key, so what a module draws and keeps outside a Variable never changes.
+        # Building the module here makes its variables belong to the current trace, even
+        # inside a gradient; the first values are never used, and compiled away. One
+        # fixed key keeps what a module draws outside of any Variable the same.
         module = build(0)
         if train:
             module.train()
@@ -173,13 +170,13 @@ def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, 
 
 
 def _streams(key: jax.Array) -> dict[str, jax.Array]:
-    """Names the random streams of linen; any other name falls back to "params"."""
-    params_key, dropout_key = jax.random.split(key)
-    return {"params": params_key, "dropout": dropout_key}
+    """Makes linen's random streams; any other name falls back to "params"."""
+    return {"params": jax.random.fold_in(key, 1), "dropout": key}
 
 
 def _with_rngs_alone(factory: Callable[..., Any]) -> Callable[[Any], Any]:
-    # A class is asked for its constructor: nnx's metaclass hides the signature.
+    """Makes a builder that can be called with `rngs` by position."""
+    # nnx's metaclass hides a class's signature, so its constructor is asked.
     is_class = isinstance(factory, type)
     target = functools.partial(factory.__init__, None) if is_class else factory
     if accepts(target, rngs=None):

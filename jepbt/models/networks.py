@@ -1,248 +1,205 @@
-"""Models: two pure functions of one member, batched by whoever calls them.
+"""Two small networks as flax modules: a multilayer perceptron and a CNN.
 
-Four things are a model: a `Model`, any pair of functions `(init, apply)` like it, an
-instance of a flax linen module, and a function `rngs -> nnx.Module`. `as_model` makes
-a `Model` of each. A flax module's `__call__` takes the images first and gets, of
-`hparams`, `train`, `training`, `is_training`, `deterministic` and
-`use_running_average`, those that its signature names.
-
-A dropout rate that evolves is an array, and flax's own Dropout compares its rate in
-Python, so give the rate to `jepbt.nn.dropout` instead. In linen:
-
-    @nn.compact
-    def __call__(self, images, *, hparams, train):
-        x = nn.relu(nn.Dense(64)(images))
-        key = self.make_rng("dropout")
-        x = jepbt.nn.dropout(key, x, hparams.dropout, train=train)
-        return nn.Dense(10)(x)
-
-In nnx, with `self.rngs = rngs` among the layers of `__init__`:
-
-    def __call__(self, images, *, hparams, train):
-        x = nnx.relu(self.hidden(images))
-        key = self.rngs.dropout()
-        x = jepbt.nn.dropout(key, x, hparams.dropout, train=train)
-        return self.head(x)
-
-Random state is no part of a member: each step restarts it from the step's key, or
-members that inherit the same weights would also share their dropout masks.
-
-From `params` and `variables` back to flax: `module.apply({"params": params,
-**variables}, images)` in linen; in nnx make a module, then `nnx.update(module,
-params)` and `nnx.update(module, variables)`.
+Written to be copied. Three lines make a flax network fit for a population:
+`conv_general_dilated=nn.conv_general_dilated` and `nn.max_pool`, which are fast on CPU
+when many members train, and `nn.dropout`, whose rate may evolve.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import linen
 
 from jepbt import nn
-from jepbt.arguments import accepts
-from jepbt.models import flax
-from jepbt.models.layers import (
-    HE,
-    LECUN,
-    Dropout,
-    Model,
-    PyTree,
-    check_pixels,
-    check_settings,
-    conv,
-    dense,
-    drop,
-    is_positive_int,
-    make_layer,
-)
+
+Dropout: TypeAlias = float | Callable[[Any], jax.Array | float] | None
+
+HE = jax.nn.initializers.he_normal()
 
 
-def CNN(
-    *, num_classes: int = 10, dropout: Dropout = None, dtype: Any = jnp.float32
-) -> Model:
-    """Builds a small convolutional network: 105,866 weights for 28x28x1 and 10 classes.
+class MLP(linen.Module, kw_only=True):
+    """A multilayer perceptron; images are flattened.
 
-    Twice a 3x3 convolution (16 and 32 channels), 2x2 max pooling and ReLU, then a dense
-    layer of 64, ReLU, dropout and a dense layer of `num_classes`.
-
-    Args:
-        num_classes: `C`, the number of logits.
+    Attributes:
+        num_classes: the number of logits, `C`.
+        hidden: the widths of the hidden layers, each followed by ReLU and dropout; an
+            empty tuple makes a softmax regression.
         dropout: a rate in [0, 1), a function of the member's hyperparameters that
             returns one, or None.
-        dtype: what it computes in, `jnp.bfloat16` for example. Weights and logits are
-            `f32` whatever it is.
-
-    Returns:
-        A `Model` of images `f32[B, H, W, C]` of at least 4x4 pixels.
+        dtype: the dtype of the computation, `jnp.bfloat16` for example. Weights and
+            logits are always `f32`.
 
     Raises:
-        ValueError: if a setting is out of range; and from `init` and `apply` if the
-            images are not as above.
+        ValueError: if a setting is out of range, or an image is a single number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = MLP(num_classes=3, hidden=(8, 8), dropout=lambda h: h.dropout)
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+        >>> model.apply(variables, jnp.zeros((5, 4))).shape
+        (5, 3)
+    """
+
+    num_classes: int = 10
+    hidden: Sequence[int] = (256,)
+    dropout: Dropout = None
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_settings("MLP", self.num_classes, self.dropout, self.dtype)
+        is_sequence = isinstance(self.hidden, Sequence)
+        is_sequence = is_sequence and not isinstance(self.hidden, str)
+        if not is_sequence or not all(is_positive_int(width) for width in self.hidden):
+            raise ValueError(
+                "MLP: hidden must be positive integers, one for each hidden layer as "
+                f"in hidden=(256,), got {self.hidden!r}."
+            )
+        super().__post_init__()
+
+    @linen.compact
+    def __call__(
+        self, images: jax.Array, *, hparams: Any = None, train: bool = False
+    ) -> jax.Array:
+        """Computes logits `f32[B, C]` of images `f32[B, ...]`."""
+        if images.ndim < 2:
+            raise ValueError(
+                f"MLP takes images [B, ...], a batch of vectors at least; got shape "
+                f"{images.shape}."
+            )
+        x = images.reshape(images.shape[0], -1)
+        names = [f"dense{i + 1}" for i in range(len(self.hidden) + 1)]
+        for name, width in zip(names, self.hidden, strict=False):
+            x = linen.Dense(width, dtype=self.dtype, kernel_init=HE, name=name)(x)
+            x = drop(self, linen.relu(x), hparams, train)
+        x = linen.Dense(self.num_classes, dtype=self.dtype, name=names[-1])(x)
+        return x.astype(jnp.float32)
+
+
+class CNN(linen.Module, kw_only=True):
+    """A small convolutional network: 105,866 weights for 28x28x1 and 10 classes.
+
+    Twice a 3x3 convolution (16 and 32 channels), 2x2 max pooling and ReLU, then a dense
+    layer of 64, ReLU, dropout and a dense layer of `num_classes`. It takes images
+    `f32[B, H, W, C]` of at least 4x4 pixels.
+
+    Attributes:
+        num_classes: the number of logits.
+        dropout: a rate in [0, 1), a function of the member's hyperparameters that
+            returns one, or None.
+        dtype: the dtype of the computation, `jnp.bfloat16` for example. Weights and
+            logits are always `f32`.
+
+    Raises:
+        ValueError: if a setting is out of range, or the images are not as above.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> model = CNN(num_classes=10, dropout=lambda h: h.dropout)
-        >>> params, variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+        >>> params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
         >>> sum(weight.size for weight in jax.tree.leaves(params))
         105866
         >>> params["conv1"]["kernel"].shape
         (3, 3, 1, 16)
     """
-    check_settings("CNN", num_classes, dropout, dtype)
 
-    def init(key, images, hparams=None):
+    num_classes: int = 10
+    dropout: Dropout = None
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_settings("CNN", self.num_classes, self.dropout, self.dtype)
+        super().__post_init__()
+
+    @linen.compact
+    def __call__(
+        self, images: jax.Array, *, hparams: Any = None, train: bool = False
+    ) -> jax.Array:
+        """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
         check_pixels("CNN", images)
-        _, height, width, channels = images.shape
-        keys = jax.random.split(key, 4)
-        return {
-            "conv1": make_layer(HE, keys[0], (3, 3, channels, 16)),
-            "conv2": make_layer(HE, keys[1], (3, 3, 16, 32)),
-            "dense1": make_layer(HE, keys[2], (height // 4 * (width // 4) * 32, 64)),
-            "dense2": make_layer(LECUN, keys[3], (64, num_classes)),
-        }, {}
-
-    def apply(key, params, variables, hparams, images, *, train):
-        check_pixels("CNN", images)
-        x = _conv_pool_relu(params["conv1"], images, dtype)
-        x = _conv_pool_relu(params["conv2"], x, dtype)
-        x = jax.nn.relu(dense(params["dense1"], x.reshape(x.shape[0], -1), dtype))
-        x = drop(key, x, dropout, hparams, train)
-        return dense(params["dense2"], x, dtype).astype(jnp.float32), variables
-
-    return Model(init, apply)
+        x = ConvPool(16, self.dtype, name="conv1")(images)
+        x = ConvPool(32, self.dtype, name="conv2")(x)
+        x = x.reshape(x.shape[0], -1)
+        x = linen.Dense(64, dtype=self.dtype, kernel_init=HE, name="dense1")(x)
+        x = drop(self, linen.relu(x), hparams, train)
+        x = linen.Dense(self.num_classes, dtype=self.dtype, name="dense2")(x)
+        return x.astype(jnp.float32)
 
 
-def MLP(
-    *,
-    num_classes: int = 10,
-    hidden: Sequence[int] = (256,),
-    dropout: Dropout = None,
-    dtype: Any = jnp.float32,
-) -> Model:
-    """Builds a multilayer perceptron; images are flattened.
+class ConvPool(linen.Module):
+    """A 3x3 convolution, 2x2 max pooling, a bias and ReLU.
 
-    Args:
-        num_classes: `C`, the number of logits.
-        hidden: widths of the hidden layers, each followed by ReLU and dropout; none
-            makes a softmax regression.
-        dropout: a rate in [0, 1), a function of the member's hyperparameters that
-            returns one, or None.
-        dtype: what it computes in, `jnp.bfloat16` for example. Weights and logits are
-            `f32` whatever it is.
-
-    Returns:
-        A `Model` of images `f32[B, ...]`.
-
-    Raises:
-        ValueError: if a setting is out of range; and from `init` if an image is a
-            single number.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> model = MLP(num_classes=3, hidden=(8, 8))
-        >>> images = jnp.zeros((5, 4))
-        >>> params, variables = model.init(jax.random.key(0), images)
-        >>> key = jax.random.key(1)
-        >>> logits, _ = model.apply(key, params, variables, None, images, train=True)
-        >>> logits.shape
-        (5, 3)
+    A bias moves all values of a window alike. Adding it after pooling gives the same
+    bits for a quarter of the additions.
     """
-    check_settings("MLP", num_classes, dropout, dtype)
-    is_sequence = isinstance(hidden, Sequence) and not isinstance(hidden, str)
-    if not is_sequence or not all(is_positive_int(width) for width in hidden):
+
+    features: int
+    dtype: Any
+
+    def setup(self) -> None:
+        """Makes the convolution, whose kernel lies beside the bias."""
+        self.convolve = linen.Conv(
+            self.features,
+            (3, 3),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=HE,
+            conv_general_dilated=nn.conv_general_dilated,
+        )
+        linen.share_scope(self, self.convolve)
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Computes `[B, H // 2, W // 2, features]`."""
+        bias = self.param("bias", linen.initializers.zeros, (self.features,))
+        x = nn.max_pool(self.convolve(x), 2)
+        return linen.relu(x + bias.reshape(1, 1, 1, -1).astype(self.dtype))
+
+
+def drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.Array:
+    """Drops at a module's fixed rate, or at the rate its hyperparameters give."""
+    if module.dropout is None or not train:
+        return x
+    rate = module.dropout(hparams) if callable(module.dropout) else module.dropout
+    return nn.dropout(module.make_rng("dropout"), x, rate, train=True)
+
+
+def is_positive_int(value: Any) -> bool:
+    """Tells whether a setting counts something."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and value >= 1
+
+
+def check_settings(
+    name: str, num_classes: Any, dropout: Any = None, dtype: Any = jnp.float32
+) -> None:
+    """Refuses settings of a model that could not work, by name."""
+    if not is_positive_int(num_classes):
         raise ValueError(
-            "MLP: hidden must be positive integers, one for each hidden layer as in "
-            f"hidden=(256,), got {hidden!r}."
+            f"{name}: num_classes must be a positive integer, got {num_classes!r}."
         )
-    names = [f"dense{i + 1}" for i in range(len(hidden) + 1)]
-
-    def init(key, images, hparams=None):
-        if len(images.shape) < 2:
-            raise ValueError(
-                f"MLP takes images [B, ...], a batch of vectors at least; got shape "
-                f"{images.shape}."
-            )
-        widths = [math.prod(images.shape[1:]), *hidden, num_classes]
-        keys = jax.random.split(key, len(names))
-        params = {
-            name: make_layer(HE, keys[i], (widths[i], widths[i + 1]))
-            for i, name in enumerate(names[:-1])
-        }
-        params[names[-1]] = make_layer(LECUN, keys[-1], (widths[-2], widths[-1]))
-        return params, {}
-
-    def apply(key, params, variables, hparams, images, *, train):
-        x = images.reshape(images.shape[0], -1)
-        for i, name in enumerate(names[:-1]):
-            x = jax.nn.relu(dense(params[name], x, dtype))
-            x = drop(jax.random.fold_in(key, i), x, dropout, hparams, train)
-        return dense(params[names[-1]], x, dtype).astype(jnp.float32), variables
-
-    return Model(init, apply)
-
-
-def as_model(model: Any) -> Model:
-    """Makes a `Model` of what a user calls a model.
-
-    Args:
-        model: a `Model`; a pair `(init, apply)`, whose `init` may leave out `hparams`;
-            an instance of a flax linen module; a function `rngs -> nnx.Module`, or an
-            nnx class that needs only `rngs`. linen's `params` and nnx's `nnx.Param`
-            become `params`; all other collections and variables, but random state and
-            intermediates, become `variables`. Both are nested dictionaries.
-
-    Returns:
-        A `Model`; a complete one is returned as it is.
-
-    Raises:
-        TypeError: if `model` is none of these, or its functions take other arguments.
-
-    Example:
-        >>> def init(key, images):
-        ...     return {"scale": jnp.ones(())}, {}
-        >>> def apply(key, params, variables, hparams, images, *, train):
-        ...     return params["scale"] * images, variables
-        >>> params, variables = as_model((init, apply)).init(None, None)
-        >>> params["scale"].item()
-        1.0
-    """
-    is_pair = isinstance(model, tuple) and len(model) == 2
-    if not (is_pair and all(callable(function) for function in model)):
-        return Model(*flax.from_flax(model))
-    init, apply = model
-    if not accepts(apply, *[None] * 5, train=True):
-        raise TypeError(
-            "model: apply must take (key, params, variables, hparams, images, *, train)"
-            " and return (logits, variables)."
+    is_rate = isinstance(dropout, numbers.Real) and 0 <= dropout < 1
+    if not (dropout is None or callable(dropout) or is_rate):
+        raise ValueError(
+            f"{name}: dropout must be a number in [0, 1), a function of the "
+            f"hyperparameters such as `lambda h: h.dropout`, or None; got {dropout!r}."
         )
-    if accepts(init, None, None, None):
-        return Model(init, apply)
-    if accepts(init, None, None):
-        return Model(lambda key, images, hparams=None: init(key, images), apply)
-    raise TypeError(
-        "model: init must take (key, images), perhaps hparams too, and return "
-        "(params, variables)."
-    )
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"{name}: dtype must be jnp.float32, jnp.bfloat16 or jnp.float16, in which "
+            f"the layers compute; got {dtype!r}. Weights are float32 whatever it is."
+        )
 
 
-def name_of(model: Any) -> str:
-    """Names a model for people: its builder, its class, or its function.
-
-    Example:
-        >>> name_of(MLP(hidden=(8,)))
-        'MLP'
-    """
-    if isinstance(model, tuple):  # whoever defined the first of the two functions
-        model = model[0]
-    name = getattr(model, "__qualname__", type(model).__name__)
-    return name.partition(".<locals>")[0]
-
-
-def _conv_pool_relu(layer: PyTree, x: jax.Array, dtype: Any) -> jax.Array:
-    # The bias moves all of a window alike, so it is as well added to the largest: the
-    # same bits from a quarter of the additions.
-    pooled = nn.max_pool(conv(layer["kernel"], x, dtype), window=2)
-    return jax.nn.relu(pooled + layer["bias"].reshape(1, 1, 1, -1).astype(dtype))
+def check_pixels(name: str, images: jax.Array) -> None:
+    """Refuses what is not a batch of images, or too small to be halved twice."""
+    shape = images.shape
+    if len(shape) != 4 or min(shape[1:3]) < 4 or shape[3] < 1:
+        raise ValueError(
+            f"{name} takes images [B, H, W, C] of at least 4x4 pixels, which it halves "
+            f"twice, got shape {shape}. For other shapes there is models.MLP."
+        )

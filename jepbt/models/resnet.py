@@ -1,4 +1,4 @@
-"""The residual networks that He et al. made for CIFAR."""
+"""The residual networks that He et al. made for CIFAR, as a flax module."""
 
 from __future__ import annotations
 
@@ -6,133 +6,120 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen
 
-from jepbt.models.layers import (
-    HE,
-    LECUN,
-    Model,
-    batch_norm,
-    check_pixels,
-    check_settings,
-    conv,
-    dense,
-    is_positive_int,
-    make_layer,
-)
+from jepbt import nn
+from jepbt.models.networks import HE, check_pixels, check_settings, is_positive_int
 
 
-def ResNet(
-    *,
-    depth: int = 20,
-    num_classes: int = 10,
-    width: int = 16,
-    dtype: Any = jnp.float32,
-) -> Model:
-    """Builds a residual network for CIFAR: 269,722 weights at depth 20, 464,154 at 32.
+class ResNet(linen.Module, kw_only=True):
+    """A residual network for CIFAR: 269,722 weights at depth 20, 464,154 at 32.
 
     A 3x3 convolution, then three stages of `(depth - 2) / 6` blocks at 1, 1/2 and 1/4
     of the resolution with 1, 2 and 4 times `width` channels, the average over pixels,
-    and a dense layer. A block is two 3x3 convolutions, each with batch norm, around
-    which its input is carried; between stages every other pixel of it, with channels of
-    zeros added (option A of the paper), so that no shortcut has weights. Running
-    statistics of the batch norms are the model's variables.
+    and a dense layer. It takes images `f32[B, H, W, C]` of at least 4x4 pixels. The
+    running statistics of the batch norms are the model's variables.
 
-    Args:
-        depth: `6 n + 2` layers: 8, 14, 20, 32, 44, 56, 110.
-        num_classes: `C`, the number of logits.
-        width: channels of the first stage.
-        dtype: what it computes in, `jnp.bfloat16` for example. Weights, statistics and
-            logits are `f32` whatever it is.
-
-    Returns:
-        A `Model` of images `f32[B, H, W, C]` of at least 4x4 pixels.
+    Attributes:
+        depth: the number of layers, `6 n + 2`: 8, 14, 20, 32, 44, 56, 110.
+        num_classes: the number of logits.
+        width: the number of channels in the first stage.
+        dtype: the dtype of the computation, `jnp.bfloat16` for example. Weights,
+            statistics and logits are always `f32`.
 
     Raises:
-        ValueError: if a setting is out of range; and from `init` and `apply` if the
-            images are not as above.
+        ValueError: if a setting is out of range, or the images are not as above.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> model = ResNet(depth=20)
         >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-        >>> params, _ = jax.eval_shape(model.init, jax.random.key(0), images)
-        >>> sum(weight.size for weight in jax.tree.leaves(params))
+        >>> made = jax.eval_shape(ResNet(depth=20).init, jax.random.key(0), images)
+        >>> sum(weight.size for weight in jax.tree.leaves(made["params"]))
         269722
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2,
         https://arxiv.org/abs/1512.03385
     """
-    check_settings("ResNet", num_classes, dtype=dtype)
-    if not is_positive_int(depth) or depth < 8 or depth % 6 != 2:
-        raise ValueError(
-            f"ResNet: depth={depth!r} must be 6 n + 2 for three stages of n blocks of "
-            "two layers: 8, 14, 20, 26, 32, 44, 56, 110."
-        )
-    if not is_positive_int(width):
-        raise ValueError(f"ResNet: width must be a positive integer, got {width!r}.")
-    num_blocks = (depth - 2) // 6
-    blocks = [
-        (
-            f"stage{stage + 1}_block{block + 1}",
-            width * 2**stage,
-            stage > 0 and block == 0,
-        )
-        for stage in range(3)
-        for block in range(num_blocks)
-    ]
 
-    def init(key, images, hparams=None):
+    depth: int = 20
+    num_classes: int = 10
+    width: int = 16
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_settings("ResNet", self.num_classes, dtype=self.dtype)
+        depth = self.depth
+        if not is_positive_int(depth) or depth < 8 or depth % 6 != 2:
+            raise ValueError(
+                f"ResNet: depth={depth!r} must be 6 n + 2 for three stages of n blocks "
+                "of two layers: 8, 14, 20, 26, 32, 44, 56, 110."
+            )
+        if not is_positive_int(self.width):
+            raise ValueError(
+                f"ResNet: width must be a positive integer, got {self.width!r}."
+            )
+        super().__post_init__()
+
+    @linen.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
         check_pixels("ResNet", images)
-        keys = iter(jax.random.split(key, 2 * len(blocks) + 2))
-        first, statistics = _make_conv(next(keys), images.shape[-1], width)
-        params, variables = {"first": first}, {"first": statistics}
-        channels = width
-        for name, features, _ in blocks:
-            one = _make_conv(next(keys), channels, features)
-            two = _make_conv(next(keys), features, features)
-            params[name] = {"conv1": one[0], "conv2": two[0]}
-            variables[name] = {"conv1": one[1], "conv2": two[1]}
-            channels = features
-        params["last"] = make_layer(LECUN, next(keys), (channels, num_classes))
-        return params, variables
-
-    def apply(key, params, variables, hparams, images, *, train):
-        check_pixels("ResNet", images)
-        after = {}
-
-        def convolve(layer, statistics, x, stride=1):
-            x = conv(layer["kernel"], x, dtype, stride=stride)
-            return batch_norm(layer, statistics, x, train=train)
-
-        x, after["first"] = convolve(params["first"], variables["first"], images)
-        x = jax.nn.relu(x)
-        for name, features, is_smaller in blocks:
-            layers, statistics = params[name], variables[name]
-            stride = 2 if is_smaller else 1
-            y, one = convolve(layers["conv1"], statistics["conv1"], x, stride)
-            y, two = convolve(layers["conv2"], statistics["conv2"], jax.nn.relu(y))
-            x = jax.nn.relu(y + _shortcut(x, features, stride))
-            after[name] = {"conv1": one, "conv2": two}
+        x = linen.relu(ConvNorm(self.width, dtype=self.dtype)(images, train))
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = Block(self.width * 2**stage, stride, self.dtype)(x, train)
         x = x.mean((1, 2), dtype=jnp.float32)
-        return dense(params["last"], x, dtype).astype(jnp.float32), after
-
-    return Model(init, apply)
+        return linen.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def _make_conv(key: jax.Array, channels: int, features: int) -> tuple[Any, Any]:
-    """A convolution's kernel, which needs no bias, with its batch norm."""
-    params = {
-        "kernel": HE(key, (3, 3, channels, features)),
-        "scale": jnp.ones(features),
-        "bias": jnp.zeros(features),
-    }
-    return params, {"mean": jnp.zeros(features), "var": jnp.ones(features)}
+class Block(linen.Module):
+    """Two convolutions, to whose output the block's input is added.
+
+    Where the resolution halves, the input's every other pixel is added, with channels
+    of zeros (option A of the paper), so that this shortcut has no weights.
+    """
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes `[B, H / stride, W / stride, features]`."""
+        y = ConvNorm(self.features, self.stride, self.dtype)(x, train)
+        y = ConvNorm(self.features, 1, self.dtype)(linen.relu(y), train)
+        if self.stride > 1:
+            x = x[:, :: self.stride, :: self.stride]
+            added = self.features - x.shape[-1]
+            around = (added // 2, added - added // 2)
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), around))
+        return linen.relu(x + y)
 
 
-def _shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    x = x[:, ::stride, ::stride]
-    added = features - x.shape[-1]
-    if added == 0:
-        return x
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (added // 2, added - added // 2)))
+class ConvNorm(linen.Module):
+    """A 3x3 convolution without bias, and batch norm.
+
+    The padding is 1 on every side at any stride, as in the paper and in PyTorch; "SAME"
+    would put less of it before the image than behind it.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes `[B, H / stride, W / stride, features]`."""
+        x = linen.Conv(
+            self.features,
+            (3, 3),
+            self.stride,
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=HE,
+            conv_general_dilated=nn.conv_general_dilated,
+        )(x)
+        return linen.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)

@@ -1,9 +1,9 @@
-"""Convolves by windows and one multiplication, fast in a loop.
+"""Convolves by gathering windows and one matrix multiplication, on CPU.
 
-On CPU a vmapped convolution becomes a grouped one, and the gradients of a convolution
-inside a loop leave XLA's fast path: plain code is tens of times slower there than it
-need be. Here the same numbers come from parts that are fast in a loop. On every other
-platform convolution and pooling are `jax.lax`'s own.
+There a vmapped convolution becomes a grouped one, and the gradients of a convolution
+inside a loop leave XLA's fast path, so that plain code is tens of times slower than it
+could be. Here the same numbers come from operations that are fast in a loop. On every
+other platform `jax.lax` convolves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 # multiplication, and `lax`'s convolution is three times slower than windows are.
 _FEW_CHANNELS = 8
 
-# A core's own cache holds about this much of what a kernel's gradient copies.
+# The copies that a kernel's gradient makes should fit into a core's own cache.
 _BLOCK_BYTES = 2**20
 
 _AS_IS = ((0, 0, 0), (0, 0, 0))  # padding of the last two axes
@@ -44,29 +44,34 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Convolves like `jax.lax.conv_general_dilated`, fast for a population on CPU.
 
-    There, two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of any
+    On CPU, two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of any
     size, stride and padding, get gradients of their own, and `vmap` over kernels runs
     one kernel after the other: both avoid forms that XLA's CPU backend runs tens of
     times slower. Groups, dilation, other layouts, dtypes and numbers of dimensions are
     left to `lax`, and so is everything on every other platform.
 
-    What is not left to `lax` has reverse-mode gradients of any order, on any platform;
-    forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises `TypeError`.
+    Convolutions that are not left to `lax` have reverse-mode gradients of any order, on
+    any platform; forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises
+    `TypeError`.
 
     Args:
         lhs: `[B, H, W, I]` images.
         rhs: `[h, w, I, O]` kernel.
-        window_strides: for each spatial dimension.
+        window_strides: the stride in each spatial dimension.
         padding: "SAME", "SAME_LOWER", "VALID", or `(before, after)` for each spatial
             dimension.
-        lhs_dilation: left to `lax` unless 1.
-        rhs_dilation: left to `lax` unless 1.
-        dimension_numbers: left to `lax` unless `("NHWC", "HWIO", "NHWC")`.
-        feature_group_count: left to `lax` unless 1.
-        batch_group_count: left to `lax` unless 1.
-        precision: of the multiplications.
-        preferred_element_type: left to `lax` unless it is the dtype of `lhs`.
-        out_sharding: left to `lax` unless `None`.
+        lhs_dilation: the dilation of the images; `lax` convolves unless it is 1.
+        rhs_dilation: the dilation of the kernel; `lax` convolves unless it is 1.
+        dimension_numbers: the layouts; `lax` convolves unless they are `("NHWC",
+            "HWIO", "NHWC")`.
+        feature_group_count: the number of groups of channels; `lax` convolves unless it
+            is 1.
+        batch_group_count: the number of groups of images; `lax` convolves unless it is
+            1.
+        precision: the precision of the multiplications.
+        preferred_element_type: the dtype of the result; `lax` convolves unless it is
+            that of `lhs`.
+        out_sharding: the sharding of the result; `lax` convolves unless it is `None`.
 
     Returns:
         `[B, H', W', O]`.
@@ -169,7 +174,7 @@ def _forward(strides, pads, precision, lhs, rhs):
 def _backward(strides, pads, precision, residuals, gradient):
     lhs, rhs = residuals
     to_lhs = _input_gradient(strides, pads, precision, lhs.shape, rhs, gradient)
-    # One kernel after the other under `vmap`: faster than multiplications in batches.
+    # Under `vmap` one kernel after the other is faster than a batched multiplication.
     to_rhs = jax.custom_batching.sequential_vmap(
         functools.partial(_kernel_gradient, strides, pads, precision, rhs.shape)
     )(lhs, gradient)
@@ -204,17 +209,18 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
         return _matmul(flat, right, 1 - axis, 0, precision).reshape(kernel_shape)
 
     def of_block(lhs, gradient):
-        """One multiplication yields every place.
+        """Computes all places of the kernel by one multiplication.
 
-        Shifting the images along the width and the gradient along the height copies
-        what is read `w + h` times; windows of all places would copy it `w * h` times.
+        Shifting the images along the width and the gradient along the height makes
+        `w + h` copies; windows for all places would be `w * h` copies.
         """
         zero = jnp.zeros((), lhs.dtype)
         lhs = lax.pad(lhs, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
         rows, columns = lhs.shape[1], gradient.shape[2]
         rest = rows - gradient.shape[1]
         shifted_images = [lhs[:, :, left : left + columns] for left in range(width)]
-        # Slices of what is padded once are copied row by row, pads value by value.
+        # Padding once and slicing is faster than padding each slice: slices are copied
+        # row by row, pads value by value.
         gradient = lax.pad(gradient, zero, ((0, 0, 0), (rest, rest, 0), *_AS_IS))
         shifted_gradients = [
             gradient[:, rest - top : rest - top + rows] for top in range(height)
@@ -235,7 +241,7 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
         zeros = jnp.zeros((width * num_channels, height * num_features), lhs.dtype)
 
         def add_block(number, total):
-            # Slices of what is there; scanned arrays in blocks would be made again.
+            # Slices need no copy; scanning over blocks would copy the arrays first.
             blocks = [
                 lax.dynamic_slice_in_dim(x, number * block, block)
                 for x in (lhs, gradient)
@@ -248,16 +254,16 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
 
 
 def _block_size(num_images: int, image_bytes: int) -> int:
-    """The most images at a time, a divisor of all, whose copies stay in a cache."""
+    """Returns the largest divisor of the number of images that fits into a cache."""
     sizes = [size for size in range(1, num_images + 1) if num_images % size == 0]
     return max((n for n in sizes if n * image_bytes <= _BLOCK_BYTES), default=1)
 
 
 def _kernel_by_kernel(convolve):
-    """Lets `vmap` run a loop over kernels, and put images of one kernel together.
+    """Makes `vmap` loop over kernels, and join batches of images of one kernel.
 
     A loop over lax's convolution is 2 to 5 times faster on CPU than one multiplication
-    of batched windows, and both are far ahead of the grouped convolution that `vmap`
+    of batched windows, and both are far faster than the grouped convolution that `vmap`
     would make.
     """
     one = jax.custom_batching.custom_vmap(convolve)
@@ -276,11 +282,12 @@ def _kernel_by_kernel(convolve):
 
 
 def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
-    """Gathers beside each output pixel all that it is made of, as a matrix.
+    """Gathers the window of each output pixel as a matrix.
 
     Returns:
-        `[B * H' * W', h * w * I]` and 1, the axis of what is gathered; for few channels
-        `[h * w * I, B * H' * W']` and 0, so that whole rows of pixels are copied.
+        The matrix `[B * H' * W', h * w * I]` and the axis of the windows' values, 1;
+        for few channels `[h * w * I, B * H' * W']` and 0, so that whole rows of pixels
+        are copied.
     """
     height, width = _output_size(images.shape, kernel_size, strides, pads)
     zero = jnp.zeros((), images.dtype)

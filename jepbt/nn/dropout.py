@@ -14,23 +14,23 @@ def dropout(
 ) -> jax.Array:
     """Zeroes values at random, at a rate that may be traced and so may evolve.
 
-    What stays is scaled by `1 / (1 - rate)`. The draw has 16 bits: the probability is
-    `rate` to the nearest multiple of 1/65536. One function serves every way to write a
-    model; only the key's origin differs: `self.make_rng("dropout")` in flax linen,
-    `self.rngs.dropout()` in flax nnx, an argument in a plain function.
+    All other values are scaled by `1 / (1 - rate)`. The draw has 16 bits, so that the
+    probability is `rate` rounded to a multiple of 1/65536. The key is
+    `self.make_rng("dropout")` in flax linen, `self.rngs.dropout()` in flax nnx, and an
+    argument in a plain function.
 
     Args:
-        key: consumed.
+        key: the random key, used for nothing else.
         x: floats of any shape.
-        rate: `f32[]` in [0, 1]; at 0 `x` stays to the bit, at 1 all is zero.
-        train: whether to drop, a Python bool; `False` returns `x`.
+        rate: `f32[]` in [0, 1]; at 0 `x` keeps every bit, at 1 all values are zero.
+        train: a Python bool; if False, `x` is returned.
 
     Returns:
-        Like `x`.
+        An array of the shape and dtype of `x`.
 
     Raises:
-        ValueError: if `rate` is no scalar, or a Python number outside of [0, 1], or if
-            `x` has no floating dtype.
+        ValueError: if `rate` is not a scalar, or is a Python number outside of [0, 1],
+            or if `x` has no floating dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,15 +52,15 @@ def dropout(
         return x
     rate = jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
     is_kept = _random_16_bits(key, x.shape) >= jnp.round(rate * 2**16)
-    # At a rate of 1 nothing is kept, but 1 / 0 would still reach the gradient.
+    # At a rate of 1 nothing is kept, but 1 / 0 would still make the gradient nan.
     scale = 1 / jnp.where(rate >= 1, 1, 1 - rate)
     return jnp.where(is_kept, x * scale.astype(x.dtype), 0)
 
 
 def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws `f32` integers below 65536, two from each word: half of the hashing.
+    """Draws whole numbers below 65536 as `f32`, two from each random word.
 
-    `jax.random.bits` of `uint16` hashes a whole word for each.
+    `jax.random.bits` of `uint16` would compute a word for each of them.
     """
     num_values = math.prod(shape)
     words = jax.random.bits(key, ((num_values + 1) // 2,), jnp.uint32)

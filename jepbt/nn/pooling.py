@@ -1,4 +1,4 @@
-"""Pools by reshaping where windows do not overlap."""
+"""Pools images; by reshaping, where windows do not overlap, on CPU."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def max_pool(
     """Takes the largest value of each window of each image.
 
     Windows that touch but do not overlap are fast on CPU; for others, and on every
-    other platform, this is `jax.lax.reduce_window`. Of equal values the first, row by
-    row, receives the gradient, everywhere. Forward-mode derivatives raise `TypeError`.
+    other platform, this is `jax.lax.reduce_window`. Among equal values the first one,
+    row by row, receives the gradient. Forward-mode derivatives raise `TypeError`.
 
     Args:
         images: `[B, H, W, C]`.
@@ -33,8 +33,8 @@ def max_pool(
         `[B, H', W', C]`, by default with `H' = H // window`.
 
     Raises:
-        ValueError: if `images` has not four axes, or `window` or `strides` is not a
-            positive integer or a pair of them.
+        ValueError: if `images` does not have four axes, or `window` or `strides` is
+            not a positive integer or a pair of them.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,19 +59,19 @@ def avg_pool(
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> jax.Array:
-    """Averages each window of each image, padding included: see `max_pool`.
+    """Averages each window of each image, padding included.
 
     Args:
         images: `[B, H, W, C]`.
         window: the size of a window, or its height and width.
         strides: the distance between windows, by default their size.
-        padding: as for `max_pool`.
+        padding: the same choices as in `max_pool`.
 
     Returns:
         `[B, H', W', C]`.
 
     Raises:
-        ValueError: as `max_pool` does.
+        ValueError: for the same reasons as `max_pool`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,7 +123,7 @@ def _over_windows(initial, combine, window, strides, padding):
 
 
 def _blocks(images: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """`[B, H', h, W', w, C]`: touching windows, the remainder cut off."""
+    """Reshapes to touching windows `[B, H', h, W', w, C]`, and cuts off the rest."""
     num, height, width, channels = images.shape
     height, width = height // window[0], width // window[1]
     images = images[:, : height * window[0], : width * window[1]]
@@ -136,7 +136,7 @@ def _block_max(blocks: jax.Array) -> jax.Array:
 
 
 def _block_max_forward(blocks):
-    """The largest of each block, and its place: a byte or two instead of the images."""
+    """Keeps each largest value and its place, which take less memory than images."""
     num_places = blocks.shape[2] * blocks.shape[4]
     dtype = jnp.uint8 if num_places <= 256 else jnp.int32
     largest = blocks[:, :, 0, :, 0]

@@ -1,4 +1,4 @@
-"""Tasks: what a population learns."""
+"""Defines tasks, the problems that a population learns to solve."""
 
 from jepbt.tasks.classification import StandardHyperParameters, classification
 from jepbt.tasks.distillation import Distillation, distillation

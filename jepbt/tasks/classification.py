@@ -1,4 +1,4 @@
-"""Tasks made for the user: image classification with any model, loss and optimizer."""
+"""Makes the task of classifying, with any model, loss and optimizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jepbt.hyperparameters import (
     taylor_hparam,
 )
 from jepbt.losses import taylorglo
-from jepbt.models.networks import name_of
+from jepbt.models.model import name_of
 from jepbt.population import PyTree
 from jepbt.tasks.distillation import Distillation
 from jepbt.tasks.parts import require_parts
@@ -32,7 +32,7 @@ from jepbt.tasks.task import Splits, Task
 
 @dataclasses.dataclass
 class StandardHyperParameters(HyperParameters):
-    """What evolves in a classification whose user names no hyperparameters."""
+    """The hyperparameters of a classification for which the user names none."""
 
     learning_rate: float = hparam(0.05, min=1e-3, max=1.0, log=True)
     momentum: float = hparam(0.9, min=0.0, max=0.99)
@@ -55,32 +55,35 @@ def classification(
     """Makes the task of classifying images, or vectors, with the user's network.
 
     `loss` and `optimizer` are functions of a member's own hyperparameters, called
-    inside the compiled step, so one program serves every value. Images of `uint8` stay
-    so on the device and are standardised by the training split's mean and deviation
-    when read; floats are taken as they are. A TaylorGLO loss that could not train is
-    repaired before a member spends steps on it. Fitness is the validation accuracy.
+    inside the compiled step, so that one program serves every value. Inputs of `uint8`,
+    vectors too, count as pixels: they stay so on the device and are standardised by the
+    training split's mean and deviation when read. Floats are taken as they are; pass
+    token ids as `float32`, and convert them to integers in the network. A TaylorGLO
+    loss that could not train is repaired before a member spends steps on it. Fitness
+    is the validation accuracy.
 
     Args:
-        data: a data set's name, a `Dataset`, or `(images, labels)`, of which a tenth
-            becomes the validation split.
-        hparams: the class of what evolves; the standard one evolves learning rate,
-            momentum, weight decay, dropout and loss. Given, the next three must be too.
-        model: a `models.Model`, `(init, apply)`, a flax linen module, or a function
-            `rngs -> nnx.Module`.
+        data: the name of a data set, a `Dataset`, or `(images, labels)`, a tenth of
+            which becomes the validation split.
+        hparams: the class of the hyperparameters, which makes `model`, `loss` and
+            `optimizer` required. None evolves learning rate, momentum, weight decay,
+            dropout and loss.
+        model: a flax linen module, a function `rngs -> nnx.Module`, a `models.Model`,
+            or a pair `(init, apply)`.
         loss: `h -> (logits [B, C], one-hot labels [B, C]) -> f32[B]`.
         optimizer: `h -> optax.GradientTransformation`.
         augment: `h -> (key, images, labels) -> (images, labels)`, such as
-            `lambda h: jepbt.augment.shift(h.shift)`, of training batches as the network
-            sees them; None for none.
-        batch_size: examples in a training step.
-        distillation: from `jepbt.distillation`: members also learn from the best of
-            them; None for not.
+            `lambda h: jepbt.augment.shift(h.shift)`, for training batches as the
+            network sees them; or None.
+        batch_size: the number of examples in a training step.
+        distillation: the settings that `jepbt.distillation` returns, with which members
+            also learn from the best of them; or None.
 
     Returns:
         A `Task` whose state is a `Learner`.
 
     Raises:
-        TypeError: if an argument is of no allowed kind.
+        TypeError: if an argument is of the wrong type.
         ValueError: if the data, the hyperparameters' class, the model's output, the
             loss or the optimizer cannot work; the message names it.
 
@@ -131,18 +134,13 @@ def classification(
         batch_size=batch_size,
         distillation=distillation,
     )
-
-    def behaviour(*args):
-        return jax.nn.softmax(predict(*args))
-
-    predict = task.behaviour
     about = {
         "data": dataset.name,
         "data_note": dataset.note,
         "num_classes": num_classes,
         "model": name_of(model),
     }
-    task = dataclasses.replace(task, behaviour=behaviour, about=about)
+    task = dataclasses.replace(task, about=about)
     if not any(isinstance(space, TaylorLoss) for space in fields.values()):
         return task
 
@@ -159,7 +157,7 @@ def classification(
 
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
     is_correct = jnp.argmax(logits, -1) == batch["label"]
-    # The largest of nan is class 0, which a broken network would be credited with.
+    # argmax of nan is class 0: a broken network would score on that class.
     return jnp.where(jnp.isfinite(logits).all(-1), is_correct, jnp.nan)
 
 
@@ -176,7 +174,7 @@ def _as_dataset(data: Any) -> datasets.Dataset:
     )
 
 
-def _standard_model(dataset: datasets.Dataset) -> models.Model:
+def _standard_model(dataset: datasets.Dataset) -> Any:
     build = models.CNN if dataset.train["image"].ndim == 4 else models.MLP
     return build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: members also learn what the best of them predict."""
+"""Distils knowledge: members also learn from what the best of them predict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jepbt.population import Population, PyTree, take
 
 
 class Distillation(NamedTuple):
-    """Who teaches, and how much it counts: see `distillation`."""
+    """The settings that `distillation` checks and returns."""
 
     weight: float
     temperature: float
@@ -25,11 +25,11 @@ class Distillation(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What a teacher says of a generation's batches.
+    """A teacher's predictions for the batches of a generation.
 
     Attributes:
         targets: `f32[S, B, C]` softened probabilities.
-        weight: `f32[S]` of the distillation; 0 while nobody has been evaluated yet.
+        weight: `f32[S]` the weight of the distillation, 0 in the first generation.
     """
 
     targets: jax.Array
@@ -43,25 +43,25 @@ def distillation(
     teacher: str = "best",
     num_elites: int | None = None,
 ) -> Distillation:
-    """Settles knowledge distillation for `classification(distillation=...)`.
+    """Makes the settings of `classification(distillation=...)`.
 
-    A member's objective becomes `(1 - weight) * its own loss + weight * T² *
-    cross-entropy`, of its outputs and the teacher's, both softened by the temperature
-    `T`. The teacher is frozen for a generation: the best member of the last one, or the
-    mean of the softened outputs of its elites. In the first generation nobody has been
-    evaluated, and nobody teaches. The teacher's outputs are computed once for each
-    batch, for all members, without augmentation: an augmentation that mixes examples
-    does not go with distillation. A mean of elites costs a forward pass for each.
+    A member's objective becomes `(1 - weight) * own loss + weight * T² *
+    cross-entropy`, where the cross-entropy compares its outputs with the teacher's,
+    both softened by the temperature `T`. The teacher stays the same for a generation:
+    it is the best member of the last one, or the mean of the softened outputs of its
+    elites. In the first generation there is no teacher, because no member has been
+    evaluated. The teacher's outputs are computed once for each batch, for all members,
+    without augmentation: do not combine distillation with an augmentation that mixes
+    examples. A mean of elites costs a forward pass for each of them.
 
-    That EPBT distils, against overfitting, is the paper's. Its settings are not
-    published where we could read them: weight, temperature, the factor `T²` and who
-    teaches are our choice.
+    The paper says that EPBT distils, against overfitting, but we found no published
+    settings: weight, temperature, the factor `T²` and the teacher are our choice.
 
     Args:
-        weight: from 0, which switches it off and changes nothing in the program, to 1.
-        temperature: above 0.
+        weight: the weight of the teacher, in [0, 1]; 0 leaves the program unchanged.
+        temperature: the temperature, above 0.
         teacher: "best" or "elites".
-        num_elites: how many of them, for "elites"; `None` for half of the population.
+        num_elites: the number of elites that teach; `None` for half of the population.
 
     Returns:
         A `Distillation`.
@@ -99,14 +99,14 @@ def distillation(
 def make_teacher(
     settings: Distillation, predict: Callable[..., jax.Array]
 ) -> Callable[..., Lesson]:
-    """Makes a task's `prepare` of the settings.
+    """Makes a task's `prepare`, which computes the teacher's lesson.
 
     Args:
-        settings: from `distillation`.
+        settings: the settings of the distillation.
         predict: `(key, state, hparams, batch) -> logits f32[B, C]`, without training.
 
     Returns:
-        `prepare(key, population, batches, shared) -> Lesson`.
+        A function `prepare(key, population, batches, shared) -> Lesson`.
     """
 
     def prepare(key, population, batches, shared):
@@ -132,13 +132,13 @@ def mix(
     """Mixes a member's own loss with its distance from the teacher.
 
     Args:
-        settings: from `distillation`.
-        own_loss: `f32[]`.
-        logits: `f32[B, C]` of the member.
-        lesson: of this step: targets `f32[B, C]`, weight `f32[]`.
+        settings: the settings of the distillation.
+        own_loss: `f32[]` the member's own loss.
+        logits: `f32[B, C]` the member's outputs.
+        lesson: the lesson of this step, with targets `f32[B, C]` and weight `f32[]`.
 
     Returns:
-        `f32[]`.
+        `f32[]` the member's objective.
 
     Example:
         >>> import jax.numpy as jnp
@@ -174,9 +174,9 @@ def _mean_prediction(
     is_teacher: jax.Array,
     batch: PyTree,
 ) -> jax.Array:
-    """Averages what the live elites predict, one after the other: `f32[B, C]`."""
+    """Averages the predictions of the elites that did not fail: `f32[B, C]`."""
 
-    def of_one(total, member_and_mask):
+    def add_one(total, member_and_mask):
         member, counts = member_and_mask
         logits = predict(key, member.state, decode(member.hparams), batch)
         soft = jax.nn.softmax(logits / settings.temperature)
@@ -184,7 +184,7 @@ def _mean_prediction(
 
     shape = jax.eval_shape(lambda: predict(key, *_first(members), batch))
     zero = jnp.zeros(shape.shape, jnp.float32)
-    total, _ = jax.lax.scan(of_one, zero, (members, is_teacher))
+    total, _ = jax.lax.scan(add_one, zero, (members, is_teacher))
     return total / jnp.maximum(is_teacher.sum(), 1)
 
 

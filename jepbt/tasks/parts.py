@@ -1,9 +1,8 @@
-"""Checks a user's loss, optimizer, augmentation and model one by one."""
+"""Checks a user's model, augmentation, loss and optimizer one by one."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,22 @@ import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+
+WANTED = {
+    "augment": "must be a function of the hyperparameters that returns an "
+    "augmentation, as in augment=lambda h: jepbt.augment.shift(h.shift)",
+    "loss": "must be a function of the hyperparameters that returns a loss, as in "
+    "loss=lambda h: jepbt.losses.brier",
+    "optimizer": "must be a function of the hyperparameters that returns an optax "
+    "optimizer, as in optimizer=lambda h: optax.sgd(h.learning_rate)",
+}
+ADVICE = {
+    "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
+    "loss": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
+    "model": "For dropout use jepbt.nn.dropout; else jax.lax.cond or jepbt.choose.",
+    "optimizer": "For a schedule, scale one of unit peak: optax.chain(..., "
+    "optax.scale_by_schedule(unit), optax.scale(-h.learning_rate)).",
+}
 
 
 def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> None:
@@ -26,97 +41,66 @@ def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> No
             )
 
 
-def _check_parts(hparams, network, loss, optimizer, augment, example, outputs) -> None:
+def check_parts(hparams, network, loss, optimizer, augment, example, outputs) -> None:
     """Traces each part on its own, so that an error can name the one that is wrong."""
-    parts = {"loss": loss, "optimizer": optimizer, "augment": augment}
-    for name, function in parts.items():
-        if name != "augment" or function is not None:
-            _check_takes_hparams(name, function)
+    functions = {"loss": loss, "optimizer": optimizer, "augment": augment}
+    for name, function in functions.items():
+        if name == "augment" and function is None:
+            continue
+        if not callable(function) or not accepts(function, None):
+            given = getattr(function, "__name__", type(function).__name__)
+            raise TypeError(f"{name}: {WANTED[name]}; got {given}.")
     key = jax.eval_shape(lambda: jax.random.key(0))
     member = jax.eval_shape(lambda: default_member(hparams))
     labels = jax.ShapeDtypeStruct((example.shape[0], outputs.size), jnp.float32)
-
-    def apply(key, params, variables, h, images, train):
-        return network.apply(key, params, variables, decode(h), images, train=train)
-
-    def compute_loss(h, logits, labels):
-        loss_fn = loss(decode(h))
-        if not callable(loss_fn) or not accepts(loss_fn, None, None):
-            raise TypeError(
-                f"loss: {_WANTED['loss']}, of (outputs, labels); it returned "
-                f"{_name(loss_fn)}."
-            )
-        return loss_fn(logits, labels)
-
-    def update(h, params):
-        transformation = optimizer(decode(h))
-        if not isinstance(transformation, optax.GradientTransformation):
-            kind = type(transformation).__name__
-            raise TypeError(f"optimizer: {_WANTED['optimizer']}; it returned {kind}.")
-        return transformation.update(params, transformation.init(params), params)
-
     with _naming("model"):
-        made = jax.eval_shape(
-            lambda k, images, h: network.init(k, images, decode(h)),
-            key,
-            example,
-            member,
-        )
-        params, variables = _check_pair("init", "(params, variables)", made)
-        for train in (True, False):
-            applied = jax.eval_shape(
-                functools.partial(apply, train=train),
-                key,
-                params,
-                variables,
-                member,
-                example,
-            )
-            logits, _ = _check_pair("apply", "(logits, variables)", applied)
-            got = getattr(logits, "shape", type(logits).__name__)
-            if got != labels.shape:
-                raise ValueError(
-                    f"model: its output must be {outputs.words}, got {got} for "
-                    f"{example.shape[0]} example. Change the last layer's size."
-                )
+        params, logits = _try_model(network, key, example, member, labels, outputs)
     if augment is not None:
         with _naming("augment"):
-            _check_augment(augment, key, member, example, labels)
+            _try_augment(augment, key, member, example, labels)
     with _naming("loss"):
-        value = jax.eval_shape(compute_loss, member, logits, labels)
-        got = getattr(value, "shape", type(value).__name__)
-        if got not in (labels.shape[:1], ()):
-            raise ValueError(
-                "loss: it must return one number for each example, shape [B], got "
-                f"{got} for one example."
-            )
+        _try_loss(loss, member, logits, labels)
     with _naming("optimizer"):
-        jax.eval_shape(update, member, params)
+        _try_optimizer(optimizer, member, params)
 
 
-def _check_augment(augment, key, member, images, labels) -> None:
-    def distort(key, h, images, labels):
-        augmentation = augment(decode(h))
-        if not callable(augmentation) or not accepts(augmentation, *[None] * 3):
-            raise TypeError(
-                f"augment: {_WANTED['augment']}, of (key, images, labels); it returned "
-                f"{_name(augmentation)}."
+def _try_model(network, key, example, member, labels, outputs) -> tuple[Any, Any]:
+    """Returns the shapes of the weights and of the outputs."""
+
+    def init(key, images, h):
+        return network.init(key, images, decode(h))
+
+    made = jax.eval_shape(init, key, example, member)
+    params, variables = _check_pair("init", "(params, variables)", made)
+    for train in (True, False):
+
+        def apply(key, params, variables, h, images, train=train):
+            return network.apply(key, params, variables, decode(h), images, train=train)
+
+        applied = jax.eval_shape(apply, key, params, variables, member, example)
+        logits, _ = _check_pair("apply", "(logits, variables)", applied)
+        got = getattr(logits, "shape", type(logits).__name__)
+        if got != labels.shape:
+            raise ValueError(
+                f"model: its output must be {outputs.words}, got {got} for "
+                f"{example.shape[0]} example. Change the last layer's size."
             )
-        return augmentation(key, images, labels)
+    return params, logits
+
+
+def _try_augment(augment, key, member, images, labels) -> None:
+    def distort(key, h, images, labels):
+        function = _made_by("augment", augment, h, "key, images, labels")
+        return function(key, images, labels)
 
     distorted = jax.eval_shape(distort, key, member, images, labels)
     if not isinstance(distorted, tuple) or len(distorted) != 2:
         raise ValueError(
             f"augment: it must return (images, labels), got {type(distorted).__name__}."
         )
-    for name, before, after in zip(
-        ("images", "labels"), (images, labels), distorted, strict=True
-    ):
-        was, now = (
-            f"{getattr(each, 'dtype', type(each).__name__)}"
-            f"{list(getattr(each, 'shape', ()))}"
-            for each in (before, after)
-        )
+    before = {"images": images, "labels": labels}
+    for (name, old), new in zip(before.items(), distorted, strict=True):
+        was, now = _describe(old), _describe(new)
         if was != now:
             raise ValueError(
                 f"augment: it must keep the shape and dtype of the {name}, and made "
@@ -124,20 +108,39 @@ def _check_augment(augment, key, member, images, labels) -> None:
             )
 
 
-_WANTED = {
-    "augment": "must be a function of the hyperparameters that returns an "
-    "augmentation, as in augment=lambda h: jepbt.augment.shift(h.shift)",
-    "loss": "must be a function of the hyperparameters that returns a loss, as in "
-    "loss=lambda h: jepbt.losses.brier",
-    "optimizer": "must be a function of the hyperparameters that returns an optax "
-    "optimizer, as in optimizer=lambda h: optax.sgd(h.learning_rate)",
-}
+def _try_loss(loss, member, logits, labels) -> None:
+    def compute(h, logits, labels):
+        return _made_by("loss", loss, h, "outputs, labels")(logits, labels)
+
+    value = jax.eval_shape(compute, member, logits, labels)
+    got = getattr(value, "shape", type(value).__name__)
+    if got not in (labels.shape[:1], ()):
+        raise ValueError(
+            "loss: it must return one number for each example, shape [B], got "
+            f"{got} for one example."
+        )
 
 
-def _check_takes_hparams(name: str, function: Any) -> None:
-    if not callable(function) or not accepts(function, None):
-        given = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"{name}: {_WANTED[name]}; got {given}.")
+def _try_optimizer(optimizer, member, params) -> None:
+    def update(h, params):
+        transformation = optimizer(decode(h))
+        if not isinstance(transformation, optax.GradientTransformation):
+            kind = type(transformation).__name__
+            raise TypeError(f"optimizer: {WANTED['optimizer']}; it returned {kind}.")
+        return transformation.update(params, transformation.init(params), params)
+
+    jax.eval_shape(update, member, params)
+
+
+def _made_by(name: str, function: Any, h: Any, arguments: str) -> Any:
+    """Returns what the user's function of the hyperparameters makes, if it fits."""
+    made = function(decode(h))
+    count = arguments.count(",") + 1
+    if not callable(made) or not accepts(made, *[None] * count):
+        raise TypeError(
+            f"{name}: {WANTED[name]}, of ({arguments}); it returned {_name(made)}."
+        )
+    return made
 
 
 def _check_pair(name: str, wanted: str, result: Any) -> tuple[Any, Any]:
@@ -151,9 +154,14 @@ def _name(value: Any) -> str:
     return getattr(value, "__name__", repr(value))
 
 
+def _describe(value: Any) -> str:
+    dtype = getattr(value, "dtype", type(value).__name__)
+    return f"{dtype}{list(getattr(value, 'shape', ()))}"
+
+
 @contextlib.contextmanager
 def _naming(part: str) -> Iterator[None]:
-    """Says which part of a task needs a number where a traced value is."""
+    """Adds the part's name and advice to errors that a user would not understand."""
     try:
         yield
     except AttributeError as error:
@@ -161,25 +169,17 @@ def _naming(part: str) -> Iterator[None]:
             raise
         raise ValueError(f"{part}: {error}") from error
     except NameError as error:
-        if "unbound axis name" not in str(error):
+        # Python's own errors say which variable is missing; JAX raises the same class,
+        # without a variable, for an axis that no `vmap` or `shard_map` has named.
+        if error.name is not None or isinstance(error, UnboundLocalError):
             raise
         raise ValueError(
             f"{part}: it averages over an axis that is not there ({error}). A member "
             "lives on one device, with its whole batch: leave axis_name out."
         ) from error
     except jax.errors.JAXTypeError as error:
-        advice = (
-            "Hyperparameters are arrays inside the compiled step: Python branches, "
-            "int() and float() do not work on them. "
-        )
-        advice += {
-            "optimizer": "For a schedule, scale one of unit peak: optax.chain(..., "
-            "optax.scale_by_schedule(unit), optax.scale(-h.learning_rate)).",
-            "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
-            "model": "For dropout use jepbt.nn.dropout; else jax.lax.cond or "
-            "jepbt.choose.",
-            "loss": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
-        }[part]
         raise ValueError(
-            f"{part}: it asks for the number behind a hyperparameter. {advice}"
+            f"{part}: it asks for the number behind a hyperparameter. Hyperparameters "
+            "are arrays inside the compiled step: Python branches, int() and float() "
+            f"do not work on them. {ADVICE[part]}"
         ) from error

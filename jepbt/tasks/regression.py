@@ -1,4 +1,4 @@
-"""Regression: numbers predicted from inputs, with any model, loss and optimizer."""
+"""Makes the task of predicting numbers, with any model, loss and optimizer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import optax
 
 from jepbt import models
 from jepbt.arguments import check_whole
+from jepbt.datasets.arrays import check_like_train, to_array, to_float32
 from jepbt.hyperparameters import HyperParameters, hparam
-from jepbt.models.networks import name_of
+from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
 from jepbt.tasks.supervised import Outputs, learn_from_examples
 from jepbt.tasks.task import Splits, Task
@@ -22,7 +23,7 @@ from jepbt.tasks.task import Splits, Task
 
 @dataclasses.dataclass
 class RegressionHyperParameters(HyperParameters):
-    """What evolves in a regression whose user names no hyperparameters."""
+    """The hyperparameters of a regression for which the user names none."""
 
     learning_rate: float = hparam(3e-3, min=1e-4, max=0.1, log=True)
     weight_decay: float = hparam(1e-4, min=1e-6, max=1e-1, log=True)
@@ -41,34 +42,34 @@ def regression(
 ) -> Task:
     """Makes the task of predicting numbers with the user's network.
 
-    Fitness is the negative mean squared error on the validation split, whose score of
-    one example is the mean over its `D` targets: in the targets' own units, comparable
-    between members, and 0 at best. (R² ranks members alike, and is
+    Fitness is the negative mean squared error on the validation split, averaged over
+    the `D` targets of each example: in the targets' own units, comparable between
+    members, and 0 at best. (R² ranks members alike, and is
     `1 + fitness / variance of the targets`.) Targets and float inputs are taken as they
     are; inputs of `uint8` are standardised as in `classification`.
 
     Args:
-        data: `(inputs, targets)`, of which a tenth becomes the validation split; or
+        data: `(inputs, targets)`, a tenth of which becomes the validation split; or
             `Splits(train, validation, test)` of such pairs, the last perhaps None.
-            Inputs `[N, ...]` of `uint8` or float, targets of numbers, `[N]` or
+            Inputs are `[N, ...]` of `uint8` or float, targets numbers, `[N]` or
             `[N, D]`; `[N]` counts as `[N, 1]`.
-        hparams: the class of what evolves; the standard one evolves learning rate and
-            weight decay. Given, the next and `optimizer` must be too.
-        model: a `models.Model`, `(init, apply)`, a flax linen module, or a function
-            `rngs -> nnx.Module`, with outputs `[B, D]`; by default an MLP.
-        loss: `h -> (predictions [B, D], targets [B, D]) -> f32[B]`; the squared error
-            if left out.
-        optimizer: `h -> optax.GradientTransformation`; AdamW if left out.
+        hparams: the class of the hyperparameters, which makes `model` and `optimizer`
+            required. None evolves learning rate and weight decay.
+        model: a flax linen module, a function `rngs -> nnx.Module`, a `models.Model`,
+            or a pair `(init, apply)`, with outputs `[B, D]`; by default an MLP.
+        loss: `h -> (predictions [B, D], targets [B, D]) -> f32[B]`; by default the
+            squared error.
+        optimizer: `h -> optax.GradientTransformation`; by default AdamW.
         augment: `h -> (key, inputs, targets) -> (inputs, targets)`, such as
-            `lambda h: jepbt.augment.mixup(h.mixup)`; None for none.
-        batch_size: examples in a training step.
-        seed: of the carving of the validation split.
+            `lambda h: jepbt.augment.mixup(h.mixup)`; or None.
+        batch_size: the number of examples in a training step.
+        seed: the seed with which the validation split is drawn.
 
     Returns:
         A `Task` whose state is a `Learner`.
 
     Raises:
-        TypeError: if an argument is of no allowed kind.
+        TypeError: if an argument is of the wrong type.
         ValueError: if the data, the hyperparameters' class, the model's output, the
             loss or the optimizer cannot work; the message names it.
 
@@ -139,7 +140,8 @@ def _as_splits(data: Any, seed: int) -> Splits:
                 "pass (inputs, targets) alone to have a tenth of them carved out."
             )
         for name, split in splits.items():
-            _check_like_train(name, split, splits["train"])
+            for part in split:
+                check_like_train(f"regression: {name}", part, split, splits["train"])
         return Splits(**splits)
     everything = _to_split("data", data)
     num_examples = len(everything["target"])
@@ -160,18 +162,18 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
             f"regression: {name} must be (inputs, targets), or data a jepbt.Splits of "
             f"such pairs; got {type(value).__name__}."
         )
-    inputs = _to_numbers(f"{name} inputs", value[0], keep=np.uint8)
-    targets = _to_numbers(f"{name} targets", value[1])
+    inputs = _to_numbers(f"regression: {name} input", value[0], keeps_pixels=True)
+    targets = _to_numbers(f"regression: {name} target", value[1])
     if inputs.ndim < 2:
         raise ValueError(
-            f"regression: {name} inputs have shape {inputs.shape}; allowed is "
+            f"regression: {name} input has shape {inputs.shape}; allowed is "
             "[N, ...] with at least one number for each example in a row: pass "
             "inputs[:, None]."
         )
     if targets.ndim not in (1, 2):
         raise ValueError(
-            f"regression: {name} targets have shape {targets.shape}; allowed are [N] "
-            "and [N, D]."
+            f"regression: {name} target has shape {targets.shape}; allowed are [N] and "
+            "[N, D]."
         )
     if len(inputs) != len(targets):
         raise ValueError(
@@ -181,41 +183,11 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
     return {"input": inputs, "target": targets.reshape(len(targets), -1)}
 
 
-def _to_numbers(name: str, value: Any, keep: Any = None) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # NumPy's answer to ragged nested sequences
-        raise ValueError(
-            f"regression: {name} are no array: its examples have different shapes."
-        ) from error
+def _to_numbers(field: str, value: Any, keeps_pixels: bool = False) -> np.ndarray:
+    array = to_array(field, value)
     if array.dtype.kind not in "fiu":
-        raise ValueError(
-            f"regression: {name} have dtype {array.dtype}; they must be real numbers."
-        )
+        raise ValueError(f"{field} has dtype {array.dtype}; it must hold real numbers.")
     if 0 in array.shape or array.ndim == 0:
-        raise ValueError(
-            f"regression: {name} have shape {array.shape}; there must be an example."
-        )
-    if keep is not None and array.dtype == keep:
-        return array
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    is_finite = np.isfinite(array)
-    if not is_finite.all():
-        first = tuple(map(int, np.argwhere(~is_finite)[0]))
-        raise ValueError(
-            f"regression: {name} have {np.count_nonzero(~is_finite)} values that are "
-            f"not finite in float32, the first at {first}. Remove or scale them."
-        )
-    return array
-
-
-def _check_like_train(name: str, split: dict, train: dict) -> None:
-    for part, array in split.items():
-        wanted = train[part]
-        if array.shape[1:] != wanted.shape[1:] or array.dtype != wanted.dtype:
-            raise ValueError(
-                f"regression: {name} {part}s have examples of "
-                f"{array.dtype}{list(array.shape[1:])}, those of train of "
-                f"{wanted.dtype}{list(wanted.shape[1:])}; they must be alike."
-            )
+        raise ValueError(f"{field} has shape {array.shape}; there must be an example.")
+    is_kept = keeps_pixels and array.dtype == np.uint8
+    return array if is_kept else to_float32(field, array)

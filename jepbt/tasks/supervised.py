@@ -1,4 +1,4 @@
-"""What tasks with inputs and targets share: one gradient step, one check of parts."""
+"""Makes tasks of examples with inputs and targets, learned by gradients."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.population import PyTree
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
-from jepbt.tasks.parts import _check_parts
+from jepbt.tasks.parts import check_parts
 from jepbt.tasks.task import Blend, Splits, Task
 
-_AUGMENT = 0x61756720  # a step's key is the model's; folded with this, augmentation's
+_AUGMENT = 0x61756720  # makes a key for augmentation of the step's, the model's own
 
 
 @functools.partial(
@@ -33,9 +33,9 @@ class Learner:
     """The state of a network that learns by gradients.
 
     Attributes:
-        params: its weights.
-        opt_state: the optimizer's.
-        variables: what else the model carries, batch statistics for example.
+        params: the weights.
+        opt_state: the optimizer's state.
+        variables: all else that the model carries, such as batch statistics.
     """
 
     params: PyTree
@@ -44,11 +44,12 @@ class Learner:
 
 
 class Outputs(NamedTuple):
-    """What a network must return for each example.
+    """The shape that a network's outputs must have.
 
     Attributes:
-        size: how many numbers.
-        words: the same for a message, such as "logits [B, 3] for the data's 3 classes".
+        size: the number of outputs for each example, `C`.
+        words: a description for messages, such as "logits [B, 3] for the data's 3
+            classes".
     """
 
     size: int
@@ -71,126 +72,147 @@ def learn_from_examples(
     batch_size: int,
     distillation: Distillation | None = None,
 ) -> Task:
-    """Makes a task of the user's parts, after tracing each of them.
+    """Makes a task of the user's parts, after checking each of them by a trace.
 
     Args:
-        data: dictionaries of arrays `[N, ...]`.
-        inputs: the name of what the network sees, among them.
-        labels: `(batch) -> f32[B, C]`, what the loss compares the outputs with.
-        outputs: of the network.
+        data: the splits, dictionaries of arrays `[N, ...]`.
+        inputs: the name of the array that the network sees.
+        labels: `(batch) -> f32[B, C]`, makes the labels of the loss.
+        outputs: the shape that the network's outputs must have.
         score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
-        average_of: what of the outputs an ensemble averages, `f32[B, C]`, which `score`
-            takes as well.
-        hparams: the class of what evolves.
-        model: whatever `models.as_model` takes.
+        average_of: `(outputs) -> f32[B, C]`, makes the values that an ensemble averages
+            and strategies compare as a member's behaviour; `score` accepts them too.
+        hparams: the class of the hyperparameters.
+        model: anything that `models.as_model` takes.
         loss: `h -> (outputs, labels) -> f32[B]`.
         optimizer: `h -> optax.GradientTransformation`.
         augment: `h -> (key, inputs, labels) -> (inputs, labels)`, or None.
-        batch_size: examples in a training step.
-        distillation: who teaches the members, or None; for outputs that are logits.
+        batch_size: the number of examples in a training step.
+        distillation: the settings of a teacher, for outputs that are logits, or None.
 
     Returns:
         A `Task` whose state is a `Learner`.
 
     Raises:
-        TypeError: if a part is of no allowed kind.
+        TypeError: if a part is of the wrong type.
         ValueError: if a part cannot work; the message names it.
     """
     spaces(hparams)
-    network = models.as_model(model)
-    normalize = _normalizer(data.train[inputs])
-    example = jax.ShapeDtypeStruct((1, *data.train[inputs].shape[1:]), jnp.float32)
     if distillation is not None and not isinstance(distillation, Distillation):
         raise TypeError(
             "distillation must be made by jepbt.distillation(...), got "
             f"{getattr(distillation, '__name__', type(distillation).__name__)}."
         )
     has_teacher = distillation is not None and distillation.weight > 0
+    shape = (1, *data.train[inputs].shape[1:])
+    steps = _Steps(
+        models.as_model(model),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        _normalizer(data.train[inputs]),
+        inputs,
+        labels,
+        loss,
+        optimizer,
+        augment,
+        distillation if has_teacher else None,
+    )
+    check_parts(
+        hparams, steps.network, loss, optimizer, augment, steps.example, outputs
+    )
 
-    def init(key, hparams):
-        zeros = jnp.zeros(example.shape, example.dtype)
-        params, variables = network.init(key, zeros, hparams)
-        return Learner(params, optimizer(hparams).init(params), variables)
+    def evaluate(key, state, hparams, batch, shared):
+        return score(steps.predict(key, state, hparams, batch), batch)
 
-    def train_step(key, state, hparams, batch, shared):
-        batch, lesson = batch if has_teacher else (batch, None)
-        targets = labels(batch)
-        seen = normalize(batch[inputs])
-        if augment is not None:
+    def predict_average(key, state, hparams, batch):
+        return average_of(steps.predict(key, state, hparams, batch))
+
+    def behaviour(key, state, hparams, batch, shared):
+        return predict_average(key, state, hparams, batch)
+
+    return Task(
+        hparams,
+        steps.init,
+        steps.train_step,
+        evaluate,
+        data,
+        batch_size,
+        behaviour=behaviour,
+        prepare=make_teacher(distillation, steps.predict) if has_teacher else None,
+        blend=Blend(predict_average, score, _average_states, steps.adapt),
+    )
+
+
+class _Steps(NamedTuple):
+    """The user's parts, and what a member does with them."""
+
+    network: models.Model
+    example: jax.ShapeDtypeStruct
+    normalize: Callable[[jax.Array], jax.Array]
+    inputs: str
+    labels: Callable[[PyTree], jax.Array]
+    loss: Callable[[HyperParameters], Callable[..., jax.Array]]
+    optimizer: Callable[[HyperParameters], optax.GradientTransformation]
+    augment: Callable[[HyperParameters], Callable[..., Any]] | None
+    distillation: Distillation | None
+
+    def init(self, key, hparams):
+        zeros = jnp.zeros(self.example.shape, self.example.dtype)
+        params, variables = self.network.init(key, zeros, hparams)
+        return Learner(params, self.optimizer(hparams).init(params), variables)
+
+    def train_step(self, key, state, hparams, batch, shared):
+        batch, lesson = batch if self.distillation else (batch, None)
+        targets = self.labels(batch)
+        seen = self.normalize(batch[self.inputs])
+        if self.augment is not None:
             augment_key = jax.random.fold_in(key, _AUGMENT)
-            seen, targets = augment(hparams)(augment_key, seen, targets)
+            seen, targets = self.augment(hparams)(augment_key, seen, targets)
 
         def objective(params):
-            outputs, variables = network.apply(
+            outputs, variables = self.network.apply(
                 key, params, state.variables, hparams, seen, train=True
             )
-            value = jnp.mean(loss(hparams)(outputs, targets))
-            if has_teacher:
-                value = mix(distillation, value, outputs, lesson)
+            value = jnp.mean(self.loss(hparams)(outputs, targets))
+            if self.distillation:
+                value = mix(self.distillation, value, outputs, lesson)
             return value, variables
 
         (value, variables), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        updates, opt_state = optimizer(hparams).update(
+        updates, opt_state = self.optimizer(hparams).update(
             gradients, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
         return Learner(params, opt_state, variables), {"loss": value}
 
-    def predict(key, state, hparams, batch):
-        predicted, _ = network.apply(
-            key,
-            state.params,
-            state.variables,
-            hparams,
-            normalize(batch[inputs]),
-            train=False,
-        )
-        return predicted
+    def predict(self, key, state, hparams, batch):
+        return self._apply(key, state, hparams, batch, train=False)[0]
 
-    def evaluate(key, state, hparams, batch, shared):
-        return score(predict(key, state, hparams, batch), batch)
-
-    _check_parts(hparams, network, loss, optimizer, augment, example, outputs)
-
-    def predict_average(key, state, hparams, batch):
-        return average_of(predict(key, state, hparams, batch))
-
-    def average_states(states):
-        def mean(leaf):
-            return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
-
-        first = jax.tree.map(lambda leaf: leaf[0], states)
-        params, variables = jax.tree.map(mean, (states.params, states.variables))
-        return Learner(params, first.opt_state, variables)
-
-    def adapt(key, state, hparams, batch):
-        _, variables = network.apply(
-            key,
-            state.params,
-            state.variables,
-            hparams,
-            normalize(batch[inputs]),
-            train=True,
-        )
+    def adapt(self, key, state, hparams, batch):
+        _, variables = self._apply(key, state, hparams, batch, train=True)
         return dataclasses.replace(state, variables=variables)
 
-    return Task(
-        hparams,
-        init,
-        train_step,
-        evaluate,
-        data,
-        batch_size,
-        behaviour=lambda key, state, h, batch, shared: predict(key, state, h, batch),
-        prepare=make_teacher(distillation, predict) if has_teacher else None,
-        blend=Blend(predict_average, score, average_states, adapt),
-    )
+    def _apply(self, key, state, hparams, batch, *, train):
+        seen = self.normalize(batch[self.inputs])
+        return self.network.apply(
+            key, state.params, state.variables, hparams, seen, train=train
+        )
+
+
+def _average_states(states: Learner) -> Learner:
+    """Averages the weights of members; takes the first member's optimizer state."""
+
+    def mean(leaf):
+        return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
+
+    params, variables = jax.tree.map(mean, (states.params, states.variables))
+    opt_state = jax.tree.map(lambda leaf: leaf[0], states.opt_state)
+    return Learner(params, opt_state, variables)
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
-    """Standardises uint8 images by channel; leaves floats alone."""
+    """Makes a function that standardises uint8 pixels by channel, and leaves floats."""
     if images.dtype != np.uint8:
         return lambda batch: batch
     channels = images.reshape(-1, images.shape[-1] if images.ndim == 4 else 1)
@@ -210,21 +232,21 @@ def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
 
 
 def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -> Task:
-    """Lets slots that start afresh keep something of their weights.
+    """Lets members that are restarted keep a part of their weights.
 
-    A restarted member's weights are `shrink` of the old plus `noise` of newly drawn
-    ones; optimizer state and all else start new. Both numbers are our choice.
+    A restarted member's weights are `shrink` times the old plus `noise` times newly
+    drawn ones; optimizer state and all else start new. Both numbers are our choice.
 
     Args:
-        task: whose state has `params`, such as `classification`'s `Learner`.
-        shrink: of the old weights, in [0, 1].
-        noise: of new weights, from 0.
+        task: the task, whose state must have `params`, such as a `Learner`.
+        shrink: the factor of the old weights, in [0, 1].
+        noise: the factor of the new weights, at least 0.
 
     Returns:
-        A task that restarts so.
+        The task with a `restart` of this kind.
 
     Raises:
-        ValueError: if a number is not allowed.
+        ValueError: if a number is outside its range.
 
     Example:
         >>> import numpy as np

@@ -26,15 +26,15 @@ class Splits(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """How trained members of a task may be put together after a run.
+    """Functions that combine trained members of a task after a run.
 
     Attributes:
-        predict: `(key, state, hparams, batch) -> f32[B, C]` what may be averaged over
-            members, such as probabilities.
-        score: `(averaged, batch) -> f32[B]`, one score per example.
-        mix: `(states [k]) -> state`, the mean of members' weights.
-        adapt: `(key, state, hparams, batch) -> state`, re-estimates what is no weight,
-            such as batch statistics, from a batch of training examples.
+        predict: `(key, state, hparams, batch) -> f32[B, C]`, computes predictions that
+            may be averaged over members, such as probabilities.
+        score: `(averaged, batch) -> f32[B]`, gives each example a score.
+        mix: `(states [k]) -> state`, averages members' weights.
+        adapt: `(key, state, hparams, batch) -> state`, estimates batch statistics and
+            the like anew from a batch of training examples.
     """
 
     predict: Callable[..., jax.Array]

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from jepbt import datasets
-from jepbt.datasets import tfds as tfds_source
+from jepbt.datasets import tfds
 
 PACKAGE = "dataset-fashion-mnist"
 MODIFIED = {"train": 1504176606, "t10k": 1504176627}  # in the original gzip headers
@@ -125,7 +125,7 @@ def toy_mnist(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_tensorflow(monkeypatch):
-    monkeypatch.setattr(tfds_source, "_has_tensorflow", lambda: False)
+    monkeypatch.setattr(tfds, "_has_tensorflow", lambda: False)
 
 
 def digest(image, label):
@@ -166,19 +166,19 @@ def test_the_official_set_is_prepared_without_tensorflow(prepared, original_file
 
 
 def test_records_are_in_the_order_of_tfds_s_own_builder(prepared):
-    arrays = tfds_source.load_arrays("fashion_mnist", prepared)
+    arrays = tfds.load_arrays("fashion_mnist", prepared)
     for split, expected in STOCK_ORDER.items():
         found = digest(arrays[f"{split}_image"], arrays[f"{split}_label"])
         assert found == expected
 
 
 def test_tfds_reads_it_by_its_stock_name(prepared):
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
-    source = tfds.data_source(
+    source = tensorflow_datasets.data_source(
         "fashion_mnist", split="test", data_dir=prepared, download=False
     )
-    arrays = tfds_source.load_arrays("fashion_mnist", prepared)
+    arrays = tfds.load_arrays("fashion_mnist", prepared)
     assert len(source) == 2_000
     for index in (0, 7, 1_999):
         np.testing.assert_array_equal(
@@ -187,20 +187,14 @@ def test_tfds_reads_it_by_its_stock_name(prepared):
         assert source[index]["label"] == arrays["test_label"][index]
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "tfds:fashion_mnist"])
-def test_tfds_is_imported_only_to_prepare(name, prepared):
-    """Neither importing jepbt, nor the embedded set, nor a cached one takes it."""
-    datasets.load("tfds:fashion_mnist", data_dir=prepared)  # cached now
+def test_neither_jepbt_nor_the_embedded_set_imports_tfds():
     code = (
         "import sys, jepbt\n"
-        f"jepbt.datasets.load({name!r})\n"
+        "jepbt.datasets.load('fashion_mnist')\n"
         "print({'tensorflow_datasets', 'tensorflow', 'array_record',\n"
         "    'importlib_resources', 'pyarrow'} & set(sys.modules))\n"
     )
-    environment = os.environ | {"TFDS_DATA_DIR": str(prepared)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
 
 
@@ -223,10 +217,9 @@ def test_downloads_nothing_twice(tmp_path, monkeypatch):
     write_idx(tmp_path)
     with served(tmp_path) as address:
         monkeypatch.setattr(tfds_builders.Mnist, "URL", address)
-        first = tfds_source.load_arrays("mnist", tmp_path / "data")
+        first = tfds.load_arrays("mnist", tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "mnist")  # and nobody serves it any more
-    shutil.rmtree(tmp_path / "data" / "jepbt_cache")
-    second = tfds_source.load_arrays("mnist", tmp_path / "data")
+    second = tfds.load_arrays("mnist", tmp_path / "data")
     np.testing.assert_array_equal(first["train_image"], second["train_image"])
 
 
@@ -254,7 +247,7 @@ def test_cifar10_is_read_from_its_archive(tmp_path, monkeypatch):
             "_cifar_info",
             property(lambda self: stock(self)._replace(url=address + "cifar.tar.gz")),
         )
-        arrays = tfds_source.load_arrays("cifar10", tmp_path / "data")
+        arrays = tfds.load_arrays("cifar10", tmp_path / "data")
     pixels = images.transpose(0, 2, 3, 1)
     for split, where in (("train", slice(50)), ("test", slice(50, 60))):
         assert pairs(arrays[f"{split}_image"], arrays[f"{split}_label"]) == pairs(
@@ -262,31 +255,39 @@ def test_cifar10_is_read_from_its_archive(tmp_path, monkeypatch):
         )
 
 
-def test_loads_from_the_cache_until_the_records_change(toy_mnist, monkeypatch):
-    first = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    again = tfds_source.prepare_and_read
+def test_arrays_are_kept_until_the_file_is_damaged(toy_mnist, monkeypatch):
+    first = tfds.load_arrays("mnist", toy_mnist.data_dir)
+    reads = []
+    read = tfds._read_records
+    monkeypatch.setattr(
+        tfds, "_read_records", lambda *args: reads.append(args) or read(*args)
+    )
 
-    def fail(*args):
-        raise AssertionError("read again")
+    def load_again():
+        again = tfds.load_arrays("mnist", toy_mnist.data_dir)
+        assert first.keys() == again.keys()
+        for key in first:
+            np.testing.assert_array_equal(first[key], again[key])
 
-    monkeypatch.setattr(tfds_source, "prepare_and_read", fail)
-    second = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    assert first.keys() == second.keys()
-    for key in first:
-        np.testing.assert_array_equal(first[key], second[key])
-    (record,) = toy_mnist.data_dir.rglob("*train.array_record*")
-    content = bytearray(record.read_bytes())
-    content[-1] ^= 1
-    record.write_bytes(content)
-    with pytest.raises(AssertionError, match="read again"):
-        tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    content[-1] ^= 1
-    record.write_bytes(content)
-    (cache,) = (toy_mnist.data_dir / "jepbt_cache").iterdir()
-    cache.write_bytes(cache.read_bytes()[:-100])
-    monkeypatch.setattr(tfds_source, "prepare_and_read", again)
-    third = tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    np.testing.assert_array_equal(first["train_image"], third["train_image"])
+    load_again()
+    assert not reads
+    (cache,) = toy_mnist.data_dir.rglob(tfds.CACHE)
+    content = cache.read_bytes()
+    for damaged in (content[:-100], content[:5000] + b"?" + content[5001:], b""):
+        cache.write_bytes(damaged)
+        load_again()
+    assert len(reads) == 3
+
+
+def test_a_folder_of_others_is_read_without_keeping_anything(toy_mnist, monkeypatch):
+    def refuse(*args):
+        raise PermissionError
+
+    monkeypatch.setattr(tfds.os, "replace", refuse)
+    cache = toy_mnist.data_dir / tfds.CACHE
+    toy_mnist.data_dir.mkdir()
+    tfds._write_cache(cache, {"a": np.zeros(3)})
+    assert not any(toy_mnist.data_dir.iterdir())
 
 
 def test_another_set_does_once_it_is_prepared(toy_mnist, no_tensorflow):
@@ -307,8 +308,8 @@ def test_another_set_does_once_it_is_prepared(toy_mnist, no_tensorflow):
 
 
 def test_records_that_take_tensorflow_say_so(toy_mnist, no_tensorflow):
-    tfds_source.load_arrays("mnist", toy_mnist.data_dir)
-    shutil.rmtree(toy_mnist.data_dir / "jepbt_cache")
+    tfds.load_arrays("mnist", toy_mnist.data_dir)
+    next(toy_mnist.data_dir.rglob(tfds.CACHE)).unlink()
     (info,) = toy_mnist.data_dir.rglob("dataset_info.json")
     content = json.loads(info.read_text()) | {"fileFormat": "tfrecord"}
     info.write_text(json.dumps(content))
@@ -359,7 +360,7 @@ def fake_arrays(num_train, monkeypatch, **others):
         "test_image": np.zeros((10_000, 1), np.float32),
         "test_label": np.arange(10_000) % 10,
     }
-    monkeypatch.setattr(tfds_source, "load_arrays", lambda *args: arrays | others)
+    monkeypatch.setattr(tfds, "load_arrays", lambda *args: arrays | others)
 
 
 @pytest.mark.parametrize(
@@ -401,14 +402,12 @@ def test_a_validation_split_of_its_own_is_used_unless_told(monkeypatch):
 )
 @pytest.mark.parametrize("num_examples", [150, 50_000, 1_003])
 def test_slices_are_tfds_s(text, num_examples):
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import ReadInstruction
 
-    instruction = tfds.core.ReadInstruction.from_spec(f"train{text}")
+    instruction = ReadInstruction.from_spec(f"train{text}")
     info = SimpleNamespace(name="train", num_examples=num_examples)
     (expected,) = instruction.to_absolute({"train": info})
-    found = tfds_source.slice_of(
-        tfds_source.parse_name(f"mnist{text}")[1], num_examples
-    )
+    found = tfds.slice_of(tfds.parse_name(f"mnist{text}")[1], num_examples)
     start, stop, _ = slice(expected.from_, expected.to).indices(num_examples)
     assert (found.start, found.stop) == (start, stop)
 
@@ -488,15 +487,6 @@ def test_a_damaged_download_is_refused(tmp_path):
     with pytest.raises(OSError, match=r"(?s)tfds:mnist.*wrong checksum"):
         datasets.load("tfds:mnist", data_dir=tmp_path)
     assert not (tmp_path / "mnist" / "3.0.1").exists()
-
-
-def test_tfds_s_own_settings_are_left_as_they_were(toy_mnist):
-    from tensorflow_datasets.core.download import downloader
-
-    retries, output = downloader.MAX_RETRIES, sys.stdout
-    datasets.load("tfds:mnist", data_dir=toy_mnist.data_dir)
-    assert downloader.MAX_RETRIES == retries > 3
-    assert sys.stdout is output
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

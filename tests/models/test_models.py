@@ -83,8 +83,8 @@ class NnxTraced(nnx.Module):
 
 
 MODELS = {
-    "cnn": lambda: CNN(num_classes=3, dropout=lambda h: h.dropout),
-    "mlp": lambda: MLP(num_classes=3, hidden=(16, 16), dropout=0.5),
+    "cnn": lambda: as_model(CNN(num_classes=3, dropout=lambda h: h.dropout)),
+    "mlp": lambda: as_model(MLP(num_classes=3, hidden=(16, 16), dropout=0.5)),
     "linen": lambda: as_model(LinenNet()),
     "linen, traced rate": lambda: as_model(LinenTraced()),
     "nnx": lambda: as_model(lambda rngs: NnxNet(rngs=rngs)),
@@ -464,10 +464,6 @@ def test_partials_build_nnx_modules(key):
 
 
 def test_models_and_pairs_pass():
-    model = CNN()
-    assert as_model(model) is not None
-    assert as_model(model) == model
-
     def init(key, images):
         return {"w": jnp.ones(())}, {}
 
@@ -476,6 +472,7 @@ def test_models_and_pairs_pass():
 
     adapted = as_model((init, apply))
     assert isinstance(adapted, Model)
+    assert as_model(adapted) == adapted
     assert adapted.init(None, None, HPARAMS)[0]["w"] == 1
 
 
@@ -489,29 +486,22 @@ class ReferenceCNN(linen.Module):
 
     @linen.compact
     def __call__(self, x):
-        for features in (16, 32):
-            x = linen.Conv(features, (3, 3), padding="SAME")(x)
+        for name, features in (("conv1", 16), ("conv2", 32)):
+            x = linen.Conv(features, (3, 3), padding="SAME", name=name)(x)
             x = linen.relu(linen.max_pool(x, (2, 2), strides=(2, 2)))
-        x = linen.relu(linen.Dense(64)(x.reshape(x.shape[0], -1)))
-        return linen.Dense(10)(x)
+        x = linen.relu(linen.Dense(64, name="dense1")(x.reshape(x.shape[0], -1)))
+        return linen.Dense(10, name="dense2")(x)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (5, 7, 2), (4, 4, 1)])
 def test_cnn_is_the_documented_network(shape, key):
     images = jax.random.normal(key, (3, *shape))
-    model = CNN()
 
     @jit
     def both(key):
-        params, variables = model.init(key, images)
-        renamed = {
-            "Conv_0": params["conv1"],
-            "Conv_1": params["conv2"],
-            "Dense_0": params["dense1"],
-            "Dense_1": params["dense2"],
-        }
-        logits, _ = model.apply(key, params, variables, None, images, train=True)
-        return logits, ReferenceCNN().apply({"params": renamed}, images)
+        variables = CNN().init(key, images)
+        variables = jax.tree.map(lambda leaf: leaf + 0.01, variables)  # biases too
+        return [model.apply(variables, images) for model in (CNN(), ReferenceCNN())]
 
     logits, expected = both(key)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
@@ -530,8 +520,7 @@ def test_first_logits_have_the_scale_of_the_images(model, key):
     @jit
     def deviation(key):
         images = jax.random.normal(key, (64, 28, 28, 1))
-        member = model.init(key, images)
-        return model.apply(key, *member, None, images, train=False)[0].std()
+        return model.apply(model.init(key, images), images).std()
 
     assert 0.5 < deviation(key) < 3
 
@@ -544,7 +533,7 @@ def test_members_start_apart(name):
 
 
 def test_layers_of_one_size_start_apart(key):
-    params, _ = MLP(num_classes=64, hidden=(64, 64)).init(key, IMAGES)
+    params = MLP(num_classes=64, hidden=(64, 64)).init(key, IMAGES)["params"]
     kernels = [np.ravel(layer["kernel"]) for layer in params.values()]
     np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.06)
 
@@ -552,14 +541,14 @@ def test_layers_of_one_size_start_apart(key):
 @pytest.mark.parametrize("hidden", [(), (5,), (7, 5)])
 def test_mlp_is_the_written_out_formula(hidden, key):
     model = MLP(num_classes=2, hidden=hidden)
-    params, _ = model.init(key, IMAGES)
+    params = model.init(key, IMAGES)["params"]
     x = IMAGES.reshape(6, 64).astype(np.float64)
     for i in range(len(hidden)):
         layer = params[f"dense{i + 1}"]
         x = np.maximum(x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]), 0)
     head = params[f"dense{len(hidden) + 1}"]
     expected = x @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    logits, _ = model.apply(key, params, {}, None, IMAGES, train=False)
+    logits = model.apply({"params": params}, IMAGES)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -568,7 +557,8 @@ def test_layers_of_an_mlp_drop_apart(key):
     identity = {"kernel": jnp.eye(64), "bias": jnp.zeros(64)}
     params = {f"dense{i}": identity for i in (1, 2, 3)}
     model = MLP(num_classes=64, hidden=(64, 64), dropout=0.5)
-    kept, _ = model.apply(key, params, {}, None, jnp.ones((64, 64)), train=True)
+    ones, rngs = jnp.ones((64, 64)), {"dropout": key}
+    kept = model.apply({"params": params}, ones, train=True, rngs=rngs)
     np.testing.assert_allclose((kept != 0).mean(), 0.25, atol=0.03)
 
 
@@ -583,9 +573,6 @@ def test_mlp_refuses_single_numbers(key):
         MLP().init(key, jnp.zeros(5))
 
 
-def test_importing_and_using_own_models_leaves_flax_alone():
-    code = (
-        "import sys, jepbt.models as m; m.as_model(m.CNN()); "
-        "sys.exit('flax' in sys.modules)"
-    )
+def test_importing_jepbt_leaves_flax_alone():
+    code = "import sys, jepbt; sys.exit('flax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

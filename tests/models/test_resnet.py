@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flax import linen
 
-from jepbt.models import CNN, MLP, ResNet
-from jepbt.models.layers import batch_norm
+from jepbt.models import CNN, MLP, ResNet, as_model
 
 # Compiling takes most of the time here, and unoptimised code compiles much faster.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -24,7 +23,8 @@ def test_numbers_of_weights_are_the_papers(depth, in_millions, exact):
     """Table 6 of the paper; exactly, convolutions, batch norms and the dense layer."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, variables = jax.eval_shape(ResNet(depth=depth).init, key, images)
+    made = jax.eval_shape(ResNet(depth=depth).init, key, images)
+    params, variables = made["params"], made["batch_stats"]
     count = sum(weight.size for weight in jax.tree.leaves(params))
     assert (round(count / 1e6, 2), count) == (in_millions, exact)
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
@@ -53,20 +53,16 @@ class Reference(linen.Module):
         return linen.Dense(5)(x.mean((1, 2)))
 
 
-def renamed(params, variables):
-    """The member of a ResNet-8 with flax's names."""
-    names = ["first", *[f"stage{i}_block1" for i in (1, 2, 3)]]
-    layers, statistics = [], []
-    for name in names:
-        for part in ("conv1", "conv2") if name != "first" else (None,):
-            layers.append(params[name][part] if part else params[name])
-            statistics.append(variables[name][part] if part else variables[name])
-    flax_params, flax_statistics = {"Dense_0": params["last"]}, {}
-    for i, (layer, statistic) in enumerate(zip(layers, statistics, strict=True)):
-        flax_params[f"Conv_{i}"] = {"kernel": layer["kernel"]}
-        flax_params[f"BatchNorm_{i}"] = {k: layer[k] for k in ("scale", "bias")}
-        flax_statistics[f"BatchNorm_{i}"] = statistic
-    return flax_params, flax_statistics
+def renamed(tree):
+    """The weights or statistics of a ResNet-8 with the reference's names."""
+    blocks = [f"Block_{i}" for i in range(3)]
+    groups = [tree, *(tree[name] for name in blocks if name in tree)]
+    layers = [tree["ConvNorm_0"]]
+    layers += [group[f"ConvNorm_{i}"] for group in groups[1:] for i in (0, 1)]
+    named = {"Dense_0": tree["Dense_0"]} if "Dense_0" in tree else {}
+    for i, layer in enumerate(layers):
+        named |= {f"{key.removesuffix('_0')}_{i}": layer[key] for key in layer}
+    return named
 
 
 @pytest.mark.parametrize("size", [8, 7])
@@ -75,28 +71,30 @@ def test_resnet_is_the_documented_network(size, key):
     images = jnp.asarray(IMAGES[:, :size, :size])
     model, reference = ResNet(depth=8, width=4, num_classes=5), Reference()
 
-    def ours(params, variables, train):
-        logits, after = model.apply(None, params, variables, None, images, train=train)
-        return jnp.sum(logits**2), (logits, renamed(params, after)[1])
-
-    def theirs(params, variables, train):
-        params, statistics = renamed(params, variables)
-        logits, after = reference.apply(
-            {"params": params, "batch_stats": statistics},
+    def value(module, names, params, statistics, train):
+        logits, after = module.apply(
+            {"params": names(params), "batch_stats": names(statistics)},
             images,
             train=train,
             mutable=["batch_stats"],
         )
         return jnp.sum(logits**2), (logits, after["batch_stats"])
 
+    def ours(params, statistics, train):
+        total, (logits, after) = value(model, lambda t: t, params, statistics, train)
+        return total, (logits, renamed(after))
+
+    def theirs(params, statistics, train):
+        return value(reference, renamed, params, statistics, train)
+
     @jit
     def both(key):
-        member = model.init(key, images)
-        moved = jax.tree.map(lambda leaf: leaf + 0.3, member[1])
+        made = model.init(key, images)
+        moved = jax.tree.map(lambda leaf: leaf + 0.3, made["batch_stats"])
         return [
             (
-                jax.value_and_grad(function, has_aux=True)(member[0], moved, True),
-                function(member[0], moved, False),
+                jax.value_and_grad(function, has_aux=True)(made["params"], moved, True),
+                function(made["params"], moved, False),
             )
             for function in (ours, theirs)
         ]
@@ -110,24 +108,6 @@ def test_resnet_is_the_documented_network(size, key):
     )
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_batch_norm_normalises_and_remembers(dtype, key):
-    """Mean 0 and deviation 1 in each channel; a tenth of the batch is remembered."""
-    x = 3 + 2 * jax.random.normal(key, (4000, 3))
-    layer = {"scale": jnp.ones(3), "bias": jnp.zeros(3)}
-    old = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
-    out, new = batch_norm(layer, old, x.astype(dtype), train=True)
-    assert out.dtype == dtype
-    np.testing.assert_allclose(out.astype(jnp.float32).mean(0), np.zeros(3), atol=1e-2)
-    np.testing.assert_allclose(out.astype(jnp.float32).std(0), np.ones(3), atol=1e-2)
-    np.testing.assert_allclose(new["mean"], np.full(3, 0.3), atol=0.03)
-    np.testing.assert_allclose(new["var"], np.full(3, 0.9 + 0.4), atol=0.03)
-    kept, same = batch_norm(layer, new, x.astype(dtype), train=False)
-    assert same is new
-    expected = (np.asarray(x) - 0.3) / np.sqrt(1.3)
-    np.testing.assert_allclose(kept.astype(jnp.float32), expected, atol=0.15)
-
-
 BUILDERS = {
     "cnn": functools.partial(CNN, dropout=0.2),
     "mlp": functools.partial(MLP, dropout=0.2),
@@ -137,7 +117,9 @@ BUILDERS = {
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_bfloat16_computes_in_half_precision_and_keeps_whole_weights(name, key):
-    whole, half = (BUILDERS[name](dtype=d) for d in (jnp.float32, jnp.bfloat16))
+    whole, half = (
+        as_model(BUILDERS[name](dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16)
+    )
     images = jnp.asarray(IMAGES)
 
     @jit
