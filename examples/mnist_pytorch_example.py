@@ -29,7 +29,7 @@ from jepbt import Candidate
 
 @dataclass
 class Hyper(jepbt.HyperParameters):
-    """What evolves; a flag sets where the first candidate starts."""
+    """The hyperparameters that evolve; flags set where the first candidate starts."""
 
     learning_rate: float = jepbt.hparam(0.03, min=1e-4, max=0.5, log=True)
     momentum: float = jepbt.hparam(0.9, min=0.0, max=0.99)
@@ -40,7 +40,7 @@ class Hyper(jepbt.HyperParameters):
 
 @dataclass
 class Config:
-    """What does not evolve."""
+    """The settings that do not evolve."""
 
     data: str = "fashion_mnist"  # the embedded set, or a .npz file
     population_size: int = 8

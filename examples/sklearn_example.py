@@ -34,7 +34,7 @@ class Hyper(jepbt.HyperParameters):
 
 @dataclass
 class Trained:
-    """What is inherited: the estimator, and how far in the data it has come."""
+    """The state that children inherit: the estimator, and its place in the data."""
 
     classifier: SGDClassifier
     num_seen: int = 0

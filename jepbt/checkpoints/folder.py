@@ -264,13 +264,18 @@ def write_safely(
         )
 
 
-def replace(path: pathlib.Path, content: bytes | memoryview) -> None:
-    """Writes a file whole or not at all."""
+def replace(
+    path: pathlib.Path, content: bytes | memoryview, *, sync: bool = False
+) -> None:
+    """Writes a file whole or not at all; `sync` also survives a loss of power."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
     try:
         with open(temporary, "xb") as file:
             file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

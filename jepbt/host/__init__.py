@@ -1,13 +1,6 @@
 """The host loop: evolution of whatever a Python function evaluates."""
 
 from jepbt.host.candidate import Candidate, field_dict
-from jepbt.host.evaluators import EvaluationFn, Failure
 from jepbt.host.loop import epbt
 
-__all__ = [
-    "Candidate",
-    "EvaluationFn",
-    "Failure",
-    "epbt",
-    "field_dict",
-]
+__all__ = ["Candidate", "epbt", "field_dict"]

@@ -1,4 +1,4 @@
-"""The host loop's evolutions: the strategies of the compiled program, on the CPU."""
+"""Breeds candidates with the strategies of the compiled program, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jepbt.host.candidate import Candidate, decode_population, encode_population
-from jepbt.host.files import Pending, Progress
+from jepbt.host.progress import Pending, Progress
+from jepbt.hyperparameters import encode
 from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key
 from jepbt.strategies import Evaluation, Plan, Strategy
 
@@ -23,17 +24,7 @@ def start(
     population: Sequence[Candidate],
     num_generations: int,
 ) -> Progress:
-    """Makes the first population: as given, with draws for repeated hyperparameters.
-
-    Args:
-        strategy: whose `init` draws.
-        seed: of the run.
-        population: checked; left as it is.
-        num_generations: of the run.
-
-    Returns:
-        A run with every slot pending.
-    """
+    """Makes the first population, with new draws for repeated hyperparameters."""
     num_members = len(population)
     with _on_cpu():
         state, drawn = strategy.init(
@@ -42,76 +33,70 @@ def start(
             num_members,
             num_generations,
         )
-    given = jax.tree.leaves(encode_population(population))
-    rows = np.concatenate(
-        [leaf.reshape(num_members, -1).astype(np.float64) for leaf in given], axis=1
-    )
-    first = set(np.unique(rows, axis=0, return_index=True)[1].tolist())
     candidates = [copy.copy(candidate) for candidate in population]
-    for slot, draw in enumerate(decode_population(jax.device_get(drawn))):
-        candidates[slot].fitness = candidates[slot].standard_error = math.nan
-        if slot not in first:
-            candidates[slot].hparams = draw
+    draws = decode_population(jax.device_get(drawn))
+    seen = set()
+    for candidate, draw in zip(candidates, draws, strict=True):
+        candidate.fitness = candidate.standard_error = math.nan
+        leaves = jax.tree.leaves(encode(candidate.hparams))
+        values = tuple(np.asarray(leaf).tobytes() for leaf in leaves)
+        if values in seen:
+            candidate.hparams = draw
+        seen.add(values)
     return Progress(
         candidates=candidates,
-        hparams=encode_population(candidates),
-        fitness=np.full(num_members, np.nan, np.float32),
-        standard_error=np.full(num_members, np.nan, np.float32),
-        pending={slot: Pending(c, slot) for slot, c in enumerate(candidates)},
-        strategy_state=jax.device_get(state),
         parents=list(range(num_members)),
         ages=[0] * num_members,
+        pending={slot: Pending(c, slot) for slot, c in enumerate(candidates)},
+        strategy_state=jax.device_get(state),
     )
 
 
-def breed(
-    strategy: Strategy, seed: int, progress: Progress, one_by_one: bool
-) -> list[int]:
-    """Fills idle slots with children, which become pending.
+def breed_together(strategy: Strategy, seed: int, progress: Progress) -> None:
+    """Fills all slots with the children of one step of the strategy."""
+    state, plan = _step(strategy, seed, progress, progress.generation)
+    progress.strategy_state = state
+    _adopt(progress, plan, range(len(progress.candidates)))
 
-    A step always plans for all slots. Together, the idle slots, which are all, adopt
-    one plan, with the key of the generation. One by one, each idle slot adopts its own
-    row of a plan of its own, with the key of its age and slot.
 
-    Args:
-        strategy: whose `step` plans.
-        seed: of the run.
-        progress: of the run; changed.
-        one_by_one: for asynchronous runs.
+def breed_one(strategy: Strategy, seed: int, progress: Progress, slot: int) -> None:
+    """Fills one slot with its child, and leaves the other slots as they are.
 
-    Returns:
-        The slots that were idle.
+    A step of the strategy always plans for all slots. One row of the plan is adopted,
+    and of the strategy's state the rows that belong to the slot (`Strategy.by_slot`):
+    for the other slots, nothing has happened.
     """
-    num_members = len(progress.candidates)
-    idle = [slot for slot in range(num_members) if slot not in progress.pending]
-    if idle and not one_by_one:
-        progress.strategy_state, plan = _step(
-            strategy, seed, progress, progress.generation
-        )
-        _adopt(progress, plan, idle)
-    elif one_by_one:
-        for slot in idle:
-            state, plan = _step(strategy, seed, progress, progress.ages[slot], slot)
-            _adopt(progress, plan, [slot])
-            progress.strategy_state = jax.tree.map(
-                functools.partial(_replace_row, slot, num_members),
-                progress.strategy_state,
-                state,
-            )
-    return idle
+    state, plan = _step(strategy, seed, progress, progress.ages[slot], slot)
+    _adopt(progress, plan, [slot])
+
+    def adopt_row(old, new):
+        rows = np.array(old)
+        rows[slot] = new[slot]
+        return rows
+
+    progress.strategy_state = jax.tree.map(
+        lambda by_slot, old, new: jax.tree.map(adopt_row, old, new) if by_slot else new,
+        strategy.by_slot,
+        progress.strategy_state,
+        state,
+    )
 
 
-def _step(strategy: Strategy, seed: int, progress: Progress, *indices: int):
-    """The strategy's step over all slots, with the key that belongs to `indices`."""
+def _step(
+    strategy: Strategy, seed: int, progress: Progress, *indices: int
+) -> tuple[Any, Plan]:
+    """Runs the strategy's step over all slots, with the key of these indices."""
+    candidates = progress.candidates
+    generation = math.ceil(sum(progress.ages) / len(candidates))
     with _on_cpu():
         stepped = _compile(strategy.step)(
             np.uint32(seed),
             tuple(map(np.int32, indices)),
-            np.int32(1 + (sum(progress.ages) - 1) // len(progress.ages)),
+            np.int32(generation),
             progress.strategy_state,
-            progress.hparams,
-            progress.fitness,
-            progress.standard_error,
+            encode_population(candidates),
+            np.array([c.fitness for c in candidates], np.float32),
+            np.array([c.standard_error for c in candidates], np.float32),
         )
     # Fetching what is still being computed would cost more than computing it, and
     # `jax.device_get`, which starts transfers, more than looking at what lies here.
@@ -129,28 +114,20 @@ def _compile(step: Callable) -> Callable:
     return evolve
 
 
-def _adopt(progress: Progress, plan: Plan, slots: list[int]) -> None:
-    """Lets a plan's rows become the children of some slots."""
+def _adopt(progress: Progress, plan: Plan, slots: Sequence[int]) -> None:
+    """Makes the children that a plan has for some slots, which become pending."""
+    slots = list(slots)
     rows = jax.tree.map(lambda leaf: leaf[slots], plan.hparams)
     for slot, hparams in zip(slots, decode_population(rows), strict=True):
         parent = int(plan.parents[slot])
         child = copy.copy(progress.candidates[parent])
-        child.hparams, child.fitness = hparams, math.nan
-        child.standard_error = math.nan
+        child.hparams = hparams
+        child.fitness = child.standard_error = math.nan
         if plan.fresh is not None and plan.fresh[slot]:
             child.model = None
         progress.pending[slot] = Pending(child, parent)
 
 
-def _replace_row(slot: int, num_members: int, old: Any, new: Any) -> Any:
-    """Of a strategy's state: a slot's own row, or the whole if it has no rows."""
-    if np.shape(old)[:1] != (num_members,):
-        return new
-    old = np.array(old)
-    old[slot] = new[slot]
-    return old
-
-
 def _on_cpu():
-    """The arrays are tiny: no accelerator is faster, and another may be using it."""
+    """Keeps tiny arrays off an accelerator, which another framework may be using."""
     return jax.default_device(jax.local_devices(backend="cpu")[0])

@@ -1,4 +1,4 @@
-"""What the host loop evolves: a model of any framework with its hyperparameters."""
+"""Defines a candidate: a model of any framework with its hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from jepbt.population import take
 class Candidate:
     """A model, the hyperparameters that it trains with, and how good it is.
 
-    Candidates order by fitness, so that `max(candidates)` is the best; a fitness of
-    `nan` or `None`, not yet evaluated or failed, ranks last. Inherit from it to let
-    more than the model pass to the children (an epoch count, say): a child starts as a
-    copy of its parent with new hyperparameters.
+    Candidates order by fitness, so that `max(candidates)` is the best. A fitness of
+    `nan` or `None` means that the candidate failed or was not evaluated yet, and ranks
+    last. Inherit from this class to let more than the model pass to the children (an
+    epoch count, say): a child starts as a copy of its parent with new hyperparameters.
 
     Attributes:
-        model: anything: a network with its optimizer, weights, a file's name; `None`
-            until the first evaluation.
+        model: any object, such as a network with its optimizer, or the name of a file;
+            `None` until the first evaluation.
         hparams: the user's `HyperParameters`, with Python values.
         fitness: a number, higher is better.
-        standard_error: of the fitness, over validation examples; by name only. Only
-            `strategies.significant` needs it, the history keeps it.
+        standard_error: the standard error of the fitness over validation examples,
+            given by name only. `strategies.significant` needs it, and the history
+            keeps it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -65,13 +66,13 @@ def field_dict(instance: Any) -> dict[str, Any]:
     Unlike `dataclasses.asdict` it copies nothing and does not descend into values.
 
     Args:
-        instance: of any dataclass.
+        instance: an instance of any dataclass.
 
     Returns:
         Its fields by name, in their order.
 
     Raises:
-        TypeError: if it is no instance of a dataclass.
+        TypeError: for anything else.
 
     Example:
         >>> from dataclasses import dataclass
@@ -93,30 +94,17 @@ def field_dict(instance: Any) -> dict[str, Any]:
 
 
 def encode_population(candidates: Sequence[Candidate]) -> HyperParameters:
-    """Stacks hyperparameters into the arrays that strategies work on.
-
-    Args:
-        candidates: `P` of them, checked.
-
-    Returns:
-        Their class, with NumPy leaves `[P, ...]`.
-    """
+    """Stacks hyperparameters into arrays `[P, ...]`, which strategies work on."""
     rows = [encode(candidate.hparams) for candidate in candidates]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
 def decode_population(hparams: HyperParameters) -> list[HyperParameters]:
-    """Turns arrays back into each candidate's Python values.
+    """Turns arrays `[P, ...]` back into Python values, one instance for each row.
 
     Whole numbers become `int`, reals `float` with the fewest digits that give the same
     float32 back (on a bound, the bound), vectors a tuple of those, categoricals the
     choice itself, losses `np.ndarray` of `f32[8]`.
-
-    Args:
-        hparams: with leaves `[P, ...]`.
-
-    Returns:
-        One instance for each of the `P` rows.
     """
     hparams = jax.device_get(hparams)
     num_members = len(jax.tree.leaves(hparams)[0])

@@ -1,32 +1,27 @@
-"""What the host loop refuses before it starts, by argument, value and remedy."""
+"""Checks what the host loop is given: argument, value and remedy in each message."""
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
 
+import jax
+
 from jepbt import strategies
+from jepbt.arguments import check_bool, check_whole
+from jepbt.config import check_folder
 from jepbt.host.candidate import Candidate, field_dict
-from jepbt.host.evaluators import EvaluationFn
+from jepbt.host.evaluation import EvaluationFn
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.strategies import Strategy
 
 
 def check_population(population: Any) -> type[HyperParameters]:
-    """Checks the candidates that a user starts with.
-
-    Args:
-        population: as given.
-
-    Returns:
-        The class of their hyperparameters.
-
-    Raises:
-        TypeError: if it is no sequence of candidates with hyperparameters of one class.
-        ValueError: if it is empty, or a value lies outside of its space.
-    """
+    """Checks the candidates that a user starts with; returns their hparams' class."""
     if not isinstance(population, Sequence) or isinstance(population, str):
         raise TypeError(
             "initial_population must be a list of jepbt.Candidate, got "
@@ -51,15 +46,6 @@ def check_population(population: Any) -> type[HyperParameters]:
 
 def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
     """Checks one candidate's hyperparameters against their spaces.
-
-    Args:
-        where: names them in messages.
-        hparams: one candidate's.
-        hparams_type: the class of all candidates' hyperparameters.
-
-    Raises:
-        TypeError: for another class, or a value of the wrong type.
-        ValueError: for a value outside of its space.
 
     Example:
         >>> from dataclasses import dataclass
@@ -86,8 +72,30 @@ def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
         space.check(f"{where}.{name}", getattr(hparams, name))
 
 
-def check_function(function: Any) -> None:
-    """Raises `TypeError` for an evaluation function that is none."""
+def check_arguments(
+    n_generations: Any, retries: Any, seed: Any, asynchronous: Any
+) -> None:
+    """Checks the numbers and flags of a run."""
+    check_whole("", "n_generations", n_generations, 1, 10**6)
+    check_whole("", "retries", retries, 0, 10**6)
+    check_whole("", "seed", seed, 0, 2**32 - 1)
+    check_bool("", "asynchronous", asynchronous)
+
+
+def check_files(run_dir: Any, resume: Any, population: Sequence[Candidate]) -> None:
+    """Checks where a run is saved, and whether its candidates can be."""
+    check_folder("run_dir", run_dir)
+    check_bool("", "resume", resume)
+    if run_dir is not None:
+        _check_picklable(population, "run_dir")
+    elif resume:
+        raise ValueError("resume=True needs run_dir, the folder of the run.")
+
+
+def check_evaluation(
+    function: Any, n_processes: Any, executor: Any, population: Sequence[Candidate]
+) -> None:
+    """Checks what evaluates, and where."""
     is_builder = any(function is named for named in vars(strategies).values())
     if isinstance(function, Strategy) or is_builder:
         raise TypeError(
@@ -99,22 +107,76 @@ def check_function(function: Any) -> None:
             "evaluation_function must be a function that trains a Candidate and "
             f"returns a new one, got {function!r}."
         )
+    if n_processes is not None:
+        check_whole("", "n_processes", n_processes, 1, 10**4, note=", or None")
+        if executor is not None:
+            raise ValueError(
+                f"n_processes={n_processes} and executor={executor!r} both say where "
+                "to evaluate. Give one of them."
+            )
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, got {executor!r}. Of a "
+            "Dask client it is client.get_executor()."
+        )
+    if n_processes is not None or isinstance(executor, ProcessPoolExecutor):
+        _check_importable(function)
+        _check_picklable(population, "another process")
 
 
-def check_strategy(strategy: Strategy) -> None:
-    """Raises `ValueError` for a strategy that asks for what this loop cannot know."""
+def check_strategy(
+    strategy: Strategy,
+    hparams_type: type[HyperParameters],
+    num_members: int,
+    num_generations: int,
+    asynchronous: bool,
+) -> None:
+    """Raises `ValueError` for a strategy that this run cannot use."""
     if strategy.behaviour is not None:
         raise ValueError(
             "strategy: it compares what members do with validation examples, which "
             "this loop never sees. strategies.pulsation(metric='loss') compares losses."
         )
+    # Here a strategy refuses a population that it does not fit.
+    state, _ = jax.eval_shape(
+        lambda: strategy.init(
+            jax.random.key(0), hparams_type, num_members, num_generations
+        )
+    )
+
+    def check_rows(by_slot, part):
+        for leaf in jax.tree.leaves(part) if by_slot else ():
+            if leaf.shape[:1] != (num_members,):
+                raise ValueError(
+                    "strategy: asynchronous=True evolves each slot's own row of its "
+                    f"state, but an array of shape {leaf.shape} has no row for each of "
+                    f"{num_members} slots. Say so: Strategy(init, step, by_slot=...)."
+                )
+
+    if asynchronous:
+        jax.tree.map(check_rows, strategy.by_slot, state)
 
 
-def check_importable(function: EvaluationFn) -> None:
-    """Raises `TypeError` for a function that another process cannot import.
+def check_result(
+    slot: int, where: str, result: Candidate, given: Candidate, strategy: Strategy
+) -> None:
+    """Checks the candidate that an evaluation has returned for a slot."""
+    check_hparams(
+        f"evaluation_function returned, for slot {slot}, hparams",
+        result.hparams,
+        type(given.hparams),
+    )
+    has_error = math.isnan(result.fitness) or result.standard_error >= 0
+    if strategy.needs_standard_error and not has_error:
+        raise TypeError(
+            f"{where}: the strategy compares standard errors of the fitness, and "
+            "evaluation_function returned none. Return Candidate(model, "
+            "candidate.hparams, fitness, standard_error=...), or use another strategy."
+        )
 
-    Pickles hold a function's module and name only.
-    """
+
+def _check_importable(function: EvaluationFn) -> None:
+    """Refuses a function that another process cannot import by module and name."""
     name = getattr(function, "__qualname__", repr(function))
     advice = "Define it with def, at the top level of a module."
     try:
@@ -133,8 +195,8 @@ def check_importable(function: EvaluationFn) -> None:
         )
 
 
-def check_picklable(population: Sequence[Candidate], purpose: str) -> None:
-    """Raises `TypeError` for the first field of a candidate that cannot be pickled."""
+def _check_picklable(population: Sequence[Candidate], purpose: str) -> None:
+    """Refuses the first field of a candidate that cannot be pickled."""
     for slot, candidate in enumerate(population):
         for name, value in field_dict(candidate).items():
             try:

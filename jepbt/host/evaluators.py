@@ -1,8 +1,9 @@
-"""Where the host loop's evaluations run: in this process, in others, on an executor.
+"""Runs evaluations: in this process, in processes of its own, or on an executor.
 
-An `Evaluator` takes candidates and hands back outcomes as they come. However it runs
-them, an evaluation works on a copy of the candidate of its own, so that a model can be
-trained in place without touching its siblings.
+An evaluator takes candidates with `submit`, which returns at once, and hands back their
+outcomes with `receive`, one by one as they come. `close` gives up what still runs.
+Every evaluation works on a copy of its own, so that a model can be trained in place
+without changing that of another candidate.
 """
 
 from __future__ import annotations
@@ -10,233 +11,253 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
-import copy
-import dataclasses
-import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
 import queue
 import signal
-import traceback
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor
-from typing import Any, NamedTuple, TypeAlias
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any, TypeAlias
 
 from jepbt.host.candidate import Candidate
-
-EvaluationFn: TypeAlias = Callable[[Candidate], Candidate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """What came of an evaluation without a result.
-
-    Attributes:
-        reason: one line.
-        traceback: of the error, if there was one.
-        is_mistake: whether the evaluation function breaks its contract, which no other
-            candidate could mend.
-    """
-
-    reason: str
-    traceback: str = ""
-    is_mistake: bool = False
+from jepbt.host.evaluation import (
+    EvaluationFn,
+    Failure,
+    Outcome,
+    evaluate,
+    evaluate_copy,
+    failed,
+    mistaken,
+    one_line,
+)
 
 
-class Evaluator(NamedTuple):
-    """Runs evaluations.
+class _InThisProcess:
+    """Evaluates here, one candidate after the other, in the order of submission."""
 
-    Attributes:
-        submit: `(slot, candidate)`: returns at once.
-        receive: `() -> (slot, Candidate | Failure)`: waits for the next outcome.
-        close: `()`: gives up what still runs.
-    """
+    def __init__(self, function: EvaluationFn):
+        self._function = function
+        self._waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
 
-    submit: Callable[[int, Candidate], None]
-    receive: Callable[[], tuple[int, Candidate | Failure]]
-    close: Callable[[], None]
+    def submit(self, slot: int, candidate: Candidate) -> None:
+        self._waiting.append((slot, candidate))
 
+    def receive(self) -> tuple[int, Outcome]:
+        slot, candidate = self._waiting.popleft()
+        return slot, evaluate_copy(self._function, candidate)
 
-def in_process(function: EvaluationFn) -> Evaluator:
-    """Evaluates here, one after the other, in the order of submission."""
-    waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
-
-    def receive():
-        slot, candidate = waiting.popleft()
-        return slot, _evaluate_copy(function, candidate)
-
-    return Evaluator(
-        lambda slot, candidate: waiting.append((slot, candidate)),
-        receive,
-        waiting.clear,
-    )
+    def close(self) -> None:
+        self._waiting.clear()
 
 
-def on_executor(function: EvaluationFn, executor: Executor) -> Evaluator:
+class _OnExecutor:
     """Evaluates on the user's executor, which stays open."""
-    done: queue.SimpleQueue = queue.SimpleQueue()
-    pending = set()
 
-    def submit(slot, candidate):
+    def __init__(self, function: EvaluationFn, executor: Executor):
+        self._function, self._executor = function, executor
+        self._pending: set[Future] = set()
+        self._done: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
+
+    def submit(self, slot: int, candidate: Candidate) -> None:
         try:
-            future = executor.submit(_evaluate_copy, function, candidate)
+            future = self._executor.submit(evaluate_copy, self._function, candidate)
         except BrokenExecutor as error:
-            raise _broken(executor, error) from error
-        pending.add(future)
-        future.add_done_callback(lambda future: done.put((slot, future)))
+            raise self._broken(error) from error
+        self._pending.add(future)
+        future.add_done_callback(lambda future: self._done.put((slot, future)))
 
-    def receive():
-        slot, future = done.get()
-        pending.discard(future)
+    def receive(self) -> tuple[int, Outcome]:
+        slot, future = self._done.get()
+        self._pending.discard(future)
         try:
             return slot, future.result()
         except BrokenExecutor as error:
-            raise _broken(executor, error) from error
+            raise self._broken(error) from error
         except Exception as error:  # whatever the user's executor makes of a failure
-            return slot, _failure(error)
+            return slot, failed(error)
 
-    def close():
-        for future in pending:
+    def close(self) -> None:
+        for future in self._pending:
             future.cancel()
 
-    return Evaluator(submit, receive, close)
+    def _broken(self, error: BaseException) -> RuntimeError:
+        return RuntimeError(
+            f"executor={type(self._executor).__name__} is broken ({one_line(error)}), "
+            "and only its owner can make a new one. With n_processes= a process that "
+            "dies costs one evaluation; with run_dir=, resume=True goes on after the "
+            "last generation."
+        )
 
 
-@dataclasses.dataclass
-class _Worker:
-    process: multiprocessing.process.BaseProcess
-    connection: multiprocessing.connection.Connection
-    slot: int | None = None
-    is_ready: bool = False
-
-
-def in_processes(function: EvaluationFn, num_processes: int) -> Evaluator:
+class _InProcesses:
     """Evaluates in spawned processes, each with one candidate at a time.
 
     A process that dies fails the candidate that it had, and no other; a new process
     takes its place. Each leads a process group of its own, so that `close` also ends
     what an evaluation has started.
     """
-    context = multiprocessing.get_context("spawn")
-    pickled_function = pickle.dumps(function)
-    waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
-    workers: list[_Worker] = []
 
-    def start():
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, pickled_function))
-        process.start()
+    def __init__(self, function: EvaluationFn, num_processes: int):
+        self._function = pickle.dumps(function)
+        self._waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
+        self._workers: list[_Worker] = []
+        # Runs before multiprocessing, which registered earlier, would wait for them.
+        atexit.register(self.close)
+        try:
+            for _ in range(num_processes):
+                self._workers.append(_Worker(self._function))
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, slot: int, candidate: Candidate) -> None:
+        self._waiting.append((slot, candidate))
+
+    def receive(self) -> tuple[int, Outcome]:
+        while True:
+            for worker in self._workers:
+                is_idle = worker.is_ready and worker.slot is None
+                if is_idle and self._waiting and worker.send(*self._waiting[0]):
+                    self._waiting.popleft()
+            worker = self._wait()
+            slot = worker.slot
+            try:
+                outcome = worker.receive()
+            except (EOFError, OSError):
+                outcome = worker.bury(len(self._workers))
+                self._workers[self._workers.index(worker)] = _Worker(self._function)
+            if slot is not None:
+                return slot, outcome
+
+    def close(self) -> None:
+        if not self._workers:
+            return  # `atexit` closed it, and a loop left open ends without any modules
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        for worker in self._workers:
+            worker.end(timeout=5)
+        self._workers.clear()
+        atexit.unregister(self.close)
+
+    def _wait(self) -> _Worker:
+        """Waits for a worker that has sent something, or has died."""
+        sources = {worker.connection: worker for worker in self._workers}
+        sources |= {worker.process.sentinel: worker for worker in self._workers}
+        return sources[multiprocessing.connection.wait(list(sources))[0]]
+
+
+Evaluator: TypeAlias = _InThisProcess | _OnExecutor | _InProcesses
+
+
+def open_evaluator(
+    function: EvaluationFn,
+    num_processes: int | None,
+    executor: Executor | None,
+    num_members: int,
+) -> Evaluator:
+    """Starts the evaluator that a user has asked for."""
+    if executor is not None:
+        return _OnExecutor(function, executor)
+    if num_processes is not None:
+        return _InProcesses(function, min(num_processes, num_members))
+    return _InThisProcess(function)
+
+
+class _Worker:
+    """A process, seen from the one that has started it.
+
+    Attributes:
+        process: the process.
+        connection: our end of the pipe to it.
+        slot: the slot of the candidate that it evaluates, `None` if it is idle.
+        is_ready: `True` once it has loaded the evaluation function.
+    """
+
+    def __init__(self, function: bytes):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, function))
+        self.process.start()
         theirs.close()
-        return _Worker(process, ours)
+        self.slot: int | None = None
+        self.is_ready = False
 
-    def assign(worker):
-        slot, candidate = waiting.popleft()
+    def send(self, slot: int, candidate: Candidate) -> bool:
+        """Gives it a candidate; returns whether it was still alive to take it."""
         try:
             message = pickle.dumps(candidate)
         except Exception as error:  # whatever a model's own pickling raises
             raise TypeError(
                 f"the candidate of slot {slot} cannot be pickled, which n_processes "
-                f"needs: {_one_line(error)}"
+                f"needs: {one_line(error)}"
             ) from error
-        worker.slot = slot
         try:
-            worker.connection.send_bytes(message)
-        except OSError:  # it died idle
-            waiting.appendleft((slot, candidate))
-            worker.slot = None
+            self.connection.send_bytes(message)
+        except OSError:  # it died idle, which `receive` will notice
+            return False
+        self.slot = slot
+        return True
 
-    def bury(worker):
-        """Replaces a dead worker; returns the outcome of what it had."""
-        worker.connection.close()
-        worker.process.join(timeout=1)
-        _signal_group(worker.process, signal.SIGKILL)  # and what it has started
-        worker.process.join()
-        code = worker.process.exitcode
-        if not worker.is_ready:
+    def receive(self) -> Outcome | None:
+        """Reads its answer; `None` says that it is ready. A dead one raises."""
+        # The end of the process may be what woke us: then there is nothing to read.
+        if not self.connection.poll():
+            raise EOFError
+        message = self.connection.recv_bytes()
+        self.slot = None
+        try:
+            answer = pickle.loads(message)
+        except Exception as error:  # whatever the user's classes raise
+            return mistaken("its result cannot be unpickled: {}", error)
+        if not self.is_ready and answer is not None:
+            raise RuntimeError(
+                "evaluation_function cannot be loaded in another process: "
+                f"{answer.reason}. Define it at the top level of a module.\n"
+                f"{answer.traceback}"
+            )
+        self.is_ready = True
+        return answer
+
+    def bury(self, num_processes: int) -> Failure:
+        """Ends what a dead process has left behind, and says how it died."""
+        self.end(timeout=1)
+        code = self.process.exitcode
+        if not self.is_ready:
             raise RuntimeError(
                 f"a process of n_processes={num_processes} ended with exit code {code} "
                 "before it could work; its own error is above. A script needs "
                 "`if __name__ == '__main__':` around what starts a run."
             )
-        workers[workers.index(worker)] = start()
+        is_killed = code < 0
         how = (
-            f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            f"signal {signal.Signals(-code).name}" if is_killed else f"exit code {code}"
         )
-        return worker.slot, Failure(f"its process died ({how})")
+        return Failure(f"its process died ({how})")
 
-    def listen(worker):
-        """Reads one message; returns an outcome or None."""
+    def end(self, timeout: float) -> None:
+        """Kills its process group unless it ends in time."""
+        self.process.join(timeout=timeout)
+        self.signal(signal.SIGKILL)  # also for what it has started
+        self.process.join()
+        self.connection.close()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process and all that it has started."""
         try:
-            # A sentinel may be what woke us: a dead worker has nothing more to say.
-            if not worker.connection.poll():
-                raise EOFError
-            message = worker.connection.recv_bytes()
-        except (EOFError, OSError):
-            slot, failure = bury(worker)
-            return None if slot is None else (slot, failure)
-        if not worker.is_ready:
-            problem = pickle.loads(message)
-            if problem is not None:
-                raise RuntimeError(
-                    "evaluation_function cannot be loaded in another process: "
-                    f"{problem.reason}. Define it at the top level of a module.\n"
-                    f"{problem.traceback}"
-                )
-            worker.is_ready = True
-            return None
-        slot, worker.slot = worker.slot, None
-        try:
-            return slot, pickle.loads(message)
-        except Exception as error:  # whatever the user's classes raise
-            reason = f"its result cannot be unpickled: {_one_line(error)}"
-            return slot, Failure(reason, traceback.format_exc(), is_mistake=True)
-
-    def receive():
-        while True:
-            for worker in workers:
-                if worker.is_ready and worker.slot is None and waiting:
-                    assign(worker)
-            sources = {worker.connection: worker for worker in workers}
-            sources |= {worker.process.sentinel: worker for worker in workers}
-            ready = multiprocessing.connection.wait(list(sources))
-            outcome = listen(sources[ready[0]])
-            if outcome is not None:
-                return outcome
-
-    def close():
-        if not workers:
-            return  # `atexit` closed it, and a loop left open ends without any modules
-        for worker in workers:
-            _signal_group(worker.process, signal.SIGTERM)
-        for worker in workers:
-            worker.process.join(timeout=5)
-            _signal_group(worker.process, signal.SIGKILL)
-            worker.process.join()
-            worker.connection.close()
-        workers.clear()
-        atexit.unregister(close)
-
-    # Runs before multiprocessing, which registered earlier, would wait for them.
-    atexit.register(close)
-    try:
-        workers.extend(start() for _ in range(num_processes))
-    except BaseException:
-        close()
-        raise
-    return Evaluator(
-        lambda slot, candidate: waiting.append((slot, candidate)), receive, close
-    )
+            os.killpg(self.process.pid, number)
+        except (ProcessLookupError, PermissionError):  # gone, or has no group yet
+            if self.process.is_alive():
+                os.kill(self.process.pid, number)
 
 
 def _work(connection: Any, pickled_function: bytes) -> None:
-    """The life of a worker; plain pickles, since tensors may travel their own way."""
+    """Lives as a worker; plain pickles, since tensors may travel their own way."""
     os.setpgrp()  # Ctrl-C is for the parent, which ends this group
     try:
         function = pickle.loads(pickled_function)
     except Exception as error:  # whatever importing the user's module raises
-        connection.send_bytes(pickle.dumps(_failure(error)))
+        connection.send_bytes(pickle.dumps(failed(error)))
         return
     # A broken or ended pipe means that nobody waits for a result any more.
     with contextlib.suppress(EOFError, OSError):
@@ -246,102 +267,13 @@ def _work(connection: Any, pickled_function: bytes) -> None:
 
 
 def _answer(function: EvaluationFn, message: bytes) -> bytes:
+    """Evaluates a pickled candidate; returns the pickled outcome."""
     try:
         candidate = pickle.loads(message)
     except Exception as error:  # whatever the user's classes raise
-        reason = f"its candidate cannot be unpickled: {_one_line(error)}"
-        return pickle.dumps(Failure(reason, traceback.format_exc(), is_mistake=True))
-    outcome = _evaluate(function, candidate)
+        return pickle.dumps(mistaken("its candidate cannot be unpickled: {}", error))
+    outcome = evaluate(function, candidate)
     try:
         return pickle.dumps(outcome)
     except Exception as error:  # whatever the model's own pickling raises
-        reason = f"its result cannot be pickled: {_one_line(error)}"
-        return pickle.dumps(Failure(reason, traceback.format_exc(), is_mistake=True))
-
-
-def _evaluate_copy(function: EvaluationFn, candidate: Candidate) -> Candidate | Failure:
-    try:
-        own = copy.deepcopy(candidate)
-    except Exception as error:  # whatever the model's own copying raises
-        reason = (
-            f"its candidate cannot be copied ({_one_line(error)}), but every "
-            "evaluation gets a copy of its own. Keep weights in `model` instead"
-        )
-        return Failure(reason, traceback.format_exc(), is_mistake=True)
-    return _evaluate(function, own)
-
-
-def _evaluate(function: EvaluationFn, candidate: Candidate) -> Candidate | Failure:
-    try:
-        result = function(candidate)
-    except Exception as error:  # a failed training must not end the others
-        return _failure(error)
-    if result is candidate:
-        return Failure(
-            "evaluation_function returned the candidate it was given. Return a new "
-            "one: Candidate(model, candidate.hparams, fitness)",
-            is_mistake=True,
-        )
-    if not isinstance(result, Candidate):
-        return Failure(
-            "evaluation_function must return a jepbt.Candidate, got "
-            f"{result!r:.80}. Return Candidate(model, candidate.hparams, fitness)",
-            is_mistake=True,
-        )
-    try:
-        result.fitness = _as_fitness(result.fitness)
-    except (TypeError, ValueError):
-        return Failure(
-            "evaluation_function must return a candidate whose fitness is a number, "
-            f"got {result.fitness!r:.80}",
-            is_mistake=True,
-        )
-    try:
-        error = _as_fitness(result.standard_error)
-    except (TypeError, ValueError):
-        error = -1.0
-    if error < 0:
-        return Failure(
-            "evaluation_function must return a candidate whose standard_error is a "
-            f"number from 0 up, or None, got {result.standard_error!r:.80}",
-            is_mistake=True,
-        )
-    result.standard_error = error
-    return result
-
-
-def _as_fitness(fitness: Any) -> float:
-    """A Python float of any framework's scalar; what is not finite has failed."""
-    if fitness is None:
-        return math.nan
-    if isinstance(fitness, str | bytes | bool) or getattr(fitness, "shape", ()) != ():
-        raise TypeError
-    fitness = float(fitness)
-    return fitness if math.isfinite(fitness) else math.nan
-
-
-def _failure(error: BaseException) -> Failure:
-    lines = traceback.extract_tb(error.__traceback__)
-    where = [f" ({os.path.basename(line.filename)}:{line.lineno})" for line in lines]
-    text = "".join(traceback.format_exception(error))
-    return Failure(_one_line(error) + "".join(where[-1:]), text)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _broken(executor: Executor, error: BaseException) -> RuntimeError:
-    return RuntimeError(
-        f"executor={type(executor).__name__} is broken ({_one_line(error)}), and only "
-        "its owner can make a new one. With n_processes= a process that dies costs one "
-        "evaluation; with run_dir=, resume=True goes on after the last generation."
-    )
-
-
-def _signal_group(process: multiprocessing.process.BaseProcess, number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # gone, or has no group yet
-        if process.is_alive():
-            os.kill(process.pid, number)
+        return pickle.dumps(mistaken("its result cannot be pickled: {}", error))

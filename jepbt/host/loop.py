@@ -1,57 +1,42 @@
-"""EPBT around an evaluation function of any framework: the loop on the host.
+"""Evolves candidates of any framework around a user's evaluation function.
 
-It stacks the candidates' hyperparameters and calls the same strategies as the compiled
-program does: one algorithm, two drivers.
+The loop stacks the candidates' hyperparameters and calls the same strategies as the
+compiled program: one algorithm, two drivers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import functools
 import math
 import os
-import pathlib
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import Executor
 
-import jax
 import numpy as np
 
-from jepbt.arguments import check_bool, check_whole
-from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.folder import describe_spaces
-from jepbt.config import check_folder
-from jepbt.host import breeding, evaluators, files
-from jepbt.host.candidate import Candidate, field_dict
+from jepbt.engine.state import Record
+from jepbt.host import breeding
+from jepbt.host.candidate import Candidate, encode_population
 from jepbt.host.checks import (
-    check_function,
-    check_hparams,
-    check_importable,
-    check_picklable,
+    check_arguments,
+    check_evaluation,
+    check_files,
     check_population,
+    check_result,
     check_strategy,
 )
-from jepbt.host.evaluators import EvaluationFn, Evaluator, Failure
-from jepbt.host.files import Progress
-from jepbt.hyperparameters import HyperParameters, encode, spaces
-from jepbt.results import Generation
+from jepbt.host.evaluation import EvaluationFn, Failure, Outcome
+from jepbt.host.evaluators import Evaluator, open_evaluator
+from jepbt.host.progress import Progress, RunFiles, open_run
+from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy, resolve_strategy
-
-
-class _Run(NamedTuple):
-    """What stays the same while a run goes on."""
-
-    n_generations: int
-    hparams_type: type[HyperParameters]
-    strategy: Strategy
-    make_evaluator: Callable[[], Evaluator]
-    asynchronous: bool
-    retries: int
-    seed: int
-    folder: pathlib.Path | None
 
 
 def epbt(
@@ -71,24 +56,23 @@ def epbt(
     """Evolves models of any framework while they train, one generation a step.
 
     In every generation all candidates, elites included, are given to the evaluation
-    function; then the strategy picks whose model goes on in each slot, and with which
-    hyperparameters. This is the loop for code that is no JAX program;
-    `jepbt.train_population` trains a population as one program, and
-    `jepbt.strategies.epbt` builds the strategy of the same name, which both use.
+    function; then the strategy picks, for each slot, whose model continues there and
+    with which hyperparameters. This loop is for code that JAX cannot compile;
+    `jepbt.train_population` trains a population as one program. The strategy of the
+    same name, `jepbt.strategies.epbt`, serves both.
 
-    The evaluation function gets a `Candidate` of its own: a copy, so that its model,
-    `None` at first, may be trained in place, and whatever else it changes there reaches
-    no other candidate. It trains with `candidate.hparams`,
-    measures fitness on validation data, and returns a *new* `Candidate`, perhaps with
-    the fitness's `standard_error`, which `strategies.significant` needs. If it raises,
-    or its process dies, or its fitness is not finite, that one evaluation has failed:
-    a warning names slot, hyperparameters and error, its fitness is `nan`, and its slot
-    goes to another's child. When all of a generation fail, the loop ends with a
-    `RuntimeError`.
+    The evaluation function gets a copy of a `Candidate`, so it may train the model
+    (`None` at first) in place, and nothing that it changes reaches another candidate.
+    It trains with `candidate.hparams`, measures fitness on validation data, and returns
+    a *new* `Candidate`, perhaps with the `standard_error` of the fitness, which
+    `strategies.significant` needs. If it raises, or its process dies, or its fitness is
+    not finite, that one evaluation has failed: a warning names slot, hyperparameters
+    and error, the fitness is `nan`, and the slot goes to the child of another. When all
+    evaluations of a generation fail, the loop ends with a `RuntimeError`.
 
-    An evaluation that never returns is waited for: only the function knows how long
-    is too long. With `n_processes`, `signal.alarm(600)` as its first line (not on
-    Windows) ends its process after ten minutes, which fails that one evaluation; and
+    The loop waits for an evaluation that never returns, since only the function knows
+    how long is too long. With `n_processes`, `signal.alarm(600)` as its first line (not
+    on Windows) ends its process after ten minutes, which fails that one evaluation.
     Ctrl-C, or closing the generator, ends all workers and what they have started.
 
     The initial population is used as given, but a candidate whose hyperparameters
@@ -102,30 +86,33 @@ def epbt(
     of a GPU's memory once it starts.
 
     Args:
-        n_generations: how often everyone is evaluated; there are `n_generations - 1`
-            evolutions between. Asynchronous: a generation is as many results as there
-            are candidates.
-        initial_population: one `Candidate` for each slot, with hyperparameters of one
-            class. Choices may be strings, tuples or anything else that is hashable.
-        evaluation_function: `Candidate -> Candidate`.
-        n_processes: how many spawned processes evaluate; `None` for this one. The
-            function must then be importable: defined at the top level of a module.
-        strategy: "epbt", "pbt", "random_search", ..., or what a builder in
-            `jepbt.strategies` returns.
-        executor: a `concurrent.futures.Executor` that evaluates instead, of Dask, MPI
-            or loky for example. It stays open.
-        asynchronous: whether a slot breeds as soon as its result is back, from the last
-            known fitness of the others, instead of waiting for them: for evaluations
-            of uneven length.
-        retries: how often a failed evaluation is tried again before it counts.
-        seed: of every random draw of the strategy, from 0 to 2**32 - 1. The evaluation
-            function's own randomness is its own affair.
-        run_dir: a folder for `config.json`, `history.jsonl` and, after every
-            generation, `candidates.pkl`: a pickle of the population, made by this
-            function of whatever objects the evaluation function returned. Loading a
-            pickle runs code: continue only runs of your own.
-        resume: whether to continue the run that `run_dir` holds, if it holds one; only
-            generations that are still missing run, perhaps more than planned at first.
+        n_generations: the number of times that every slot is evaluated, with
+            `n_generations - 1` evolutions between. If asynchronous, a generation is as
+            many results as there are slots.
+        initial_population: a list of candidates, one for each slot, with
+            hyperparameters of one class. Choices may be strings, tuples or anything
+            else that is hashable.
+        evaluation_function: a function `Candidate -> Candidate`.
+        n_processes: the number of spawned processes that evaluate; `None` evaluates in
+            this one. Spawned processes import the function, so it must be defined at
+            the top level of a module.
+        strategy: a name ("epbt", "pbt", "random_search", ...), or the result of a
+            builder in `jepbt.strategies`.
+        executor: a `concurrent.futures.Executor` (of Dask, MPI or loky, for example)
+            that evaluates instead. It stays open.
+        asynchronous: `True` lets a slot breed as soon as its own result is back, from
+            the last known fitness of the others, which suits evaluations of uneven
+            length. `False` waits for the whole generation.
+        retries: the number of times that a failed evaluation is repeated before it
+            counts.
+        seed: the seed of the strategy's random draws, from 0 to 2**32 - 1. The
+            evaluation function seeds its own.
+        run_dir: a folder for `config.json`, `history.jsonl` and `candidates.pkl`, a
+            pickle of the population after every generation, with whatever objects the
+            evaluation function returned. Loading a pickle runs code: continue only
+            runs of your own.
+        resume: `True` continues the run that `run_dir` holds, if it holds one. Only
+            the missing generations run, perhaps more than planned at first.
 
     Yields:
         The best candidate so far, after every generation; of a finished run that is
@@ -133,8 +120,9 @@ def epbt(
 
     Raises:
         TypeError: for an argument of the wrong type; the message names it. Later, if
-            the evaluation function returns something else than a new candidate.
-        ValueError: for a value that is not allowed.
+            the evaluation function returns anything but a new candidate.
+        ValueError: for a value that is not allowed. Later, if `run_dir` cannot be
+            written to.
         RuntimeError: later, if all evaluations of a generation fail.
 
     Example:
@@ -157,200 +145,187 @@ def epbt(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
-    check_whole("", "n_generations", n_generations, 1, 10**6)
-    check_whole("", "retries", retries, 0, 10**6)
-    check_whole("", "seed", seed, 0, 2**32 - 1)
-    check_folder("run_dir", run_dir)
-    for name, value in {"asynchronous": asynchronous, "resume": resume}.items():
-        check_bool("", name, value)
-    check_function(evaluation_function)
     hparams_type = check_population(initial_population)
-    num_members = len(initial_population)
-    if n_processes is not None:
-        check_whole("", "n_processes", n_processes, 1, 10**4, note=", or None")
-        if executor is not None:
-            raise ValueError(
-                f"n_processes={n_processes} and executor={executor!r} both say where "
-                "to evaluate. Give one of them."
-            )
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(
-            f"executor must be a concurrent.futures.Executor, got {executor!r}. Of a "
-            "Dask client it is client.get_executor()."
-        )
-    if n_processes is not None or isinstance(executor, ProcessPoolExecutor):
-        check_importable(evaluation_function)
-        check_picklable(initial_population, "another process")
-    if run_dir is not None:
-        check_picklable(initial_population, "run_dir")
-    elif resume:
-        raise ValueError("resume=True needs run_dir, the folder of the run.")
+    check_arguments(n_generations, retries, seed, asynchronous)
+    check_evaluation(evaluation_function, n_processes, executor, initial_population)
+    check_files(run_dir, resume, initial_population)
     strategy = resolve_strategy(strategy)
-    check_strategy(strategy)
-    # Here a strategy refuses a population that it does not fit.
-    jax.eval_shape(
-        lambda: strategy.init(
-            jax.random.key(0), hparams_type, num_members, n_generations
-        )
-    )
-    folder = progress = None
+    num_members = len(initial_population)
+    check_strategy(strategy, hparams_type, num_members, n_generations, asynchronous)
+    files = progress = None
     if run_dir is not None:
         settings = {
             "loop": "jepbt.epbt",
             "population_size": num_members,
             "hparams": describe_spaces(hparams_type),
             "strategy": getattr(strategy.step, "__qualname__", "").partition(".")[0],
-            "asynchronous": bool(asynchronous),
+            "asynchronous": asynchronous,
             "seed": int(seed),
         }
-        folder, progress = files.open_directory(run_dir, resume, settings)
+        files, progress = open_run(run_dir, resume, settings)
     if progress is None:
         progress = breeding.start(strategy, seed, initial_population, n_generations)
-    if executor is not None:
-        make = functools.partial(evaluators.on_executor, evaluation_function, executor)
-    elif n_processes is not None:
-        make = functools.partial(
-            evaluators.in_processes,
-            evaluation_function,
-            min(n_processes, num_members),
-        )
-    else:
-        make = functools.partial(evaluators.in_process, evaluation_function)
-    run = _Run(
-        n_generations,
-        hparams_type,
-        strategy,
-        make,
-        asynchronous,
-        retries,
-        seed,
-        folder,
+    generations = _generations(
+        _Run(n_generations, strategy, seed, retries, progress),
+        _evaluate_one_by_one if asynchronous else _evaluate_together,
+        functools.partial(
+            open_evaluator, evaluation_function, n_processes, executor, num_members
+        ),
+        files,
     )
-    return _generations(run, progress)
+    if files is not None:  # also when nobody ever asks for the first generation
+        weakref.finalize(generations, files.close)
+    return generations
 
 
-def _generations(run: _Run, progress: Progress) -> Iterator[Candidate]:
-    if progress.generation >= run.n_generations:
-        yield progress.best
-        return
-    num_members = len(progress.candidates)
-    evaluator = run.make_evaluator()
-    try:
+@dataclasses.dataclass
+class _Run:
+    """A run of the loop: its settings, and how far it has come."""
+
+    n_generations: int
+    strategy: Strategy
+    seed: int
+    retries: int
+    progress: Progress
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - begin
+
+
+def _generations(
+    run: _Run,
+    evaluate: Callable[[_Run, Evaluator], None],
+    open_evaluator: Callable[[], Evaluator],
+    files: RunFiles | None,
+) -> Iterator[Candidate]:
+    """Yields the best candidate after each generation, and saves the run."""
+    progress = run.progress
+    with contextlib.ExitStack() as stack:
+        if files is not None:
+            stack.callback(files.close)
+        if progress.generation >= run.n_generations:
+            yield progress.best
+            return
+        evaluator = open_evaluator()
+        stack.callback(evaluator.close)
         for slot, pending in progress.pending.items():
             evaluator.submit(slot, pending.candidate)
         while progress.generation < run.n_generations:
-            seconds = {"evolve": 0.0, "evaluate": 0.0}
-            failures = []
-            _breed(run, progress, evaluator, seconds)
-            for num_received in range(1, num_members + 1):
-                failures += _receive(run, progress, evaluator, seconds)
-                num_left = num_members - num_received
-                num_left += num_members * (run.n_generations - progress.generation - 1)
-                if run.asynchronous and len(progress.pending) < num_left:
-                    _breed(run, progress, evaluator, seconds)
-            if len(failures) == num_members:
+            run.failures, run.seconds = [], {"evolve": 0.0, "evaluate": 0.0}
+            evaluate(run, evaluator)
+            if len(run.failures) == len(progress.candidates):
                 raise RuntimeError(
-                    f"all {num_members} evaluations of generation "
-                    f"{progress.generation} failed. The first: {failures[0].reason}\n"
-                    f"{failures[0].traceback}"
+                    f"all {len(run.failures)} evaluations of generation "
+                    f"{progress.generation} failed. The first: "
+                    f"{run.failures[0].reason}\n{run.failures[0].traceback}"
                 )
+            report = _report(run)
             progress.generation += 1
-            if run.folder is not None:
-                run_directory.append_history(run.folder, _report(progress, seconds))
-                files.save(run.folder, progress)
+            if files is not None:
+                files.save(progress, report)
             yield progress.best
-    finally:
-        evaluator.close()
 
 
-def _breed(
-    run: _Run, progress: Progress, evaluator: Evaluator, seconds: dict[str, float]
-) -> None:
-    begin = time.perf_counter()
-    for slot in breeding.breed(
-        run.strategy, run.seed, progress, one_by_one=run.asynchronous
-    ):
-        evaluator.submit(slot, progress.pending[slot].candidate)
-    seconds["evolve"] += time.perf_counter() - begin
+def _evaluate_together(run: _Run, evaluator: Evaluator) -> None:
+    """Evaluates a generation that is bred at once.
+
+        unless all are pending:  breed a child for every slot, and submit them
+        P times:                 receive a result
+
+    The candidates of the first generation are pending from the beginning.
+    """
+    if not run.progress.pending:
+        with run.timed("evolve"):
+            breeding.breed_together(run.strategy, run.seed, run.progress)
+            for slot, pending in run.progress.pending.items():
+                evaluator.submit(slot, pending.candidate)
+    for _ in run.progress.candidates:
+        _receive(run, evaluator)
 
 
-def _receive(
-    run: _Run, progress: Progress, evaluator: Evaluator, seconds: dict[str, float]
-) -> list[Failure]:
-    """Takes in one result; says why if it is a failed one."""
-    begin = time.perf_counter()
+def _evaluate_one_by_one(run: _Run, evaluator: Evaluator) -> None:
+    """Evaluates as many candidates as a generation has, each bred by itself.
+
+        for each idle slot:      breed its child, and submit it
+        P times:
+            receive a result
+            unless the run's last evaluations are all pending:
+                breed a child for the slot of the result, and submit it
+
+    Slots are idle at first in a run that had ended, and continues for more generations.
+    """
+    progress = run.progress
+    num_members = len(progress.candidates)
+
+    def breed(slot):
+        with run.timed("evolve"):
+            breeding.breed_one(run.strategy, run.seed, progress, slot)
+            evaluator.submit(slot, progress.pending[slot].candidate)
+
+    for slot in range(num_members):
+        if slot not in progress.pending:
+            breed(slot)
+    for _ in range(num_members):
+        slot = _receive(run, evaluator)
+        num_left = run.n_generations * num_members - sum(progress.ages)
+        if len(progress.pending) < num_left:
+            breed(slot)
+
+
+def _receive(run: _Run, evaluator: Evaluator) -> int:
+    """Takes in the next result, and returns its slot."""
+    with run.timed("evaluate"):
+        slot, outcome = _next_outcome(run, evaluator)
+    where = f"slot {slot} in generation {run.progress.generation}"
+    given = run.progress.pending[slot].candidate
+    if not isinstance(outcome, Failure):
+        check_result(slot, where, outcome, given, run.strategy)
+        if math.isnan(outcome.fitness):
+            reason = f"slot {slot} returned a fitness that is not finite"
+            run.failures.append(Failure(reason))
+    elif outcome.is_mistake:
+        raise TypeError(f"{where}: {outcome.reason}.\n{outcome.traceback}".rstrip())
+    else:
+        run.failures.append(outcome)
+        warnings.warn(
+            f"the evaluation of {where} failed: {outcome.reason}. Hyperparameters: "
+            f"{given.hparams}. Its fitness is nan.",
+            RuntimeWarning,
+            stacklevel=4,  # the line that asks the generator for the next best
+        )
+        # The model it was given: what the failed evaluation made of it is lost.
+        outcome = copy.copy(given)
+        outcome.fitness = outcome.standard_error = math.nan
+    run.progress.finish(slot, outcome)
+    return slot
+
+
+def _next_outcome(run: _Run, evaluator: Evaluator) -> tuple[int, Outcome]:
+    """Waits for an evaluation that has ended, and will not be tried again."""
     while True:
         slot, outcome = evaluator.receive()
-        pending = progress.pending[slot]
-        is_failure = isinstance(outcome, Failure)
-        if not is_failure or outcome.is_mistake or pending.failures == run.retries:
-            break
+        pending = run.progress.pending[slot]
+        is_failure = isinstance(outcome, Failure) and not outcome.is_mistake
+        if not is_failure or pending.failures == run.retries:
+            return slot, outcome
         pending.failures += 1
         evaluator.submit(slot, pending.candidate)
-    seconds["evaluate"] += time.perf_counter() - begin
-    given = progress.pending.pop(slot).candidate
-    if not is_failure:
-        check_hparams(
-            f"evaluation_function returned, for slot {slot}, hparams",
-            outcome.hparams,
-            run.hparams_type,
-        )
-        result, failures = outcome, []
-        if run.strategy.needs_standard_error and not (
-            math.isnan(result.fitness) or result.standard_error >= 0
-        ):
-            raise TypeError(
-                f"slot {slot} in generation {progress.generation}: the strategy "
-                "compares standard errors of the fitness, and evaluation_function "
-                "returned none. Return Candidate(model, candidate.hparams, fitness, "
-                "standard_error=...), or use another strategy."
-            )
-        if math.isnan(result.fitness):
-            failures = [Failure(f"slot {slot} returned a fitness that is not finite")]
-    elif outcome.is_mistake:
-        raise TypeError(
-            f"slot {slot} in generation {progress.generation}: {outcome.reason}."
-            + f"\n{outcome.traceback}".rstrip()
-        )
-    else:
-        # The model it was given: what the failed evaluation made of it is lost.
-        result, failures = copy.copy(given), [outcome]
-        result.fitness = result.standard_error = math.nan
-        warnings.warn(
-            f"the evaluation of slot {slot} in generation {progress.generation} "
-            f"failed: {outcome.reason}. Hyperparameters: {given.hparams}. Its fitness "
-            "is nan.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    progress.candidates[slot] = result
-    progress.fitness[slot] = result.fitness
-    progress.standard_error[slot] = result.standard_error
-    columns = jax.tree.leaves(progress.hparams)
-    row = jax.tree.leaves(encode(result.hparams))
-    for column, value in zip(columns, row, strict=True):
-        column[slot] = value
-    progress.parents[slot] = pending.parent
-    progress.ages[slot] += 1
-    if progress.best is None or progress.best < result:
-        progress.best = result
-    return failures
 
 
-def _report(progress: Progress, seconds: dict[str, float]) -> Generation:
-    fitness = np.array([c.fitness for c in progress.candidates])
-    rows = [field_dict(c.hparams) for c in progress.candidates]
-    hparams = {name: [row[name] for row in rows] for name in rows[0]}
-    for name, space in spaces(type(progress.hparams)).items():
-        if space.shape:  # a tuple would be taken for a choice
-            hparams[name] = np.array(hparams[name], space.dtype)
-    return Generation(
-        number=progress.generation - 1,
-        fitness=fitness,
-        standard_error=np.array([c.standard_error for c in progress.candidates]),
-        parents=np.array(progress.parents),
-        hparams=hparams,
+def _report(run: _Run) -> Generation:
+    """Describes the generation that has just ended, as the history holds it."""
+    candidates = run.progress.candidates
+    record = Record(
+        fitness=np.array([c.fitness for c in candidates], np.float32),
+        standard_error=np.array([c.standard_error for c in candidates], np.float32),
+        parents=np.array(run.progress.parents),
+        hparams=encode_population(candidates),
         metrics={},
         info={},
-        seconds=seconds,
     )
+    return make_generation(run.progress.generation, record, run.seconds)

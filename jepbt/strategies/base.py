@@ -55,12 +55,16 @@ class Strategy(NamedTuple):
             none, which costs nothing.
         needs_standard_error: `True` if it reads `Evaluation.standard_error`, which an
             evaluation function of the host loop then has to return.
+        by_slot: `True` if every array of the state has a row for each slot, which the
+            asynchronous host loop replaces alone; `False` if slots share the arrays; a
+            tree of both if parts of the state differ.
     """
 
     init: Callable[[jax.Array, type, int, int], tuple[Any, HyperParameters]]
     step: Callable[..., tuple[Any, Plan]]
     behaviour: Behaviour | None = None
     needs_standard_error: bool = False
+    by_slot: Any = True
 
 
 def check_strategy(where: str, strategy: Any) -> None:

@@ -95,7 +95,7 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
             hparams = _scheduled(schedules, drawn, progress)
         return state, Plan(jnp.arange(evaluation.fitness.size), hparams, {})
 
-    return Strategy(init, step)
+    return Strategy(init, step, by_slot=(True, True, False) if schedules else True)
 
 
 def cosine_decay(progress: jax.Array) -> jax.Array:

@@ -99,7 +99,9 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         )
         return following, plan
 
-    return strategy._replace(init=begin, step=step)
+    inner = strategy.by_slot
+    by_slot = _Round(inner, inner, False, False, False, False)
+    return strategy._replace(init=begin, step=step, by_slot=by_slot)
 
 
 @jax.tree_util.register_dataclass

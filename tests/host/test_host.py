@@ -279,33 +279,69 @@ def test_asynchronous_a_slow_slot_does_not_hold_up_the_others():
     assert max(len(model or []) for model in done[:9]) >= 2
 
 
-def test_one_strategy_row_is_adopted_of_a_state_with_rows():
-    """A strategy that counts, for each slot and in all, the steps that it took."""
+def counting_strategy(by_slot):
+    """Counts the steps that it took, for each of 3 slots and, three times, in all."""
 
     def init(key, hparams_type, num_members, num_generations):
         _, hparams = strategies.random_search().init(
             key, hparams_type, num_members, num_generations
         )
-        return (jnp.zeros(num_members), jnp.zeros(())), hparams
+        return (jnp.zeros(num_members), jnp.zeros(3)), hparams
 
     def step(key, state, generation, hparams, evaluation):
         mine, total = state
-        slots = jnp.arange(mine.size)
-        info = {"mine": mine, "total": total}
-        return (mine + 1, total + 1), strategies.Plan(slots, hparams, info)
+        jax.debug.callback(lambda *s: seen.append(jax.device_get(s)), mine, total)
+        plan = strategies.Plan(jnp.arange(mine.size), hparams, {})
+        return (mine + 1, total + 1), plan
 
-    states = []
+    seen = []
+    return strategies.Strategy(init, step, by_slot=by_slot), seen
 
-    def spy(key, state, *rest):
-        jax.debug.callback(lambda *s: states.append(jax.device_get(s)), *state)
-        return step(key, state, *rest)
 
-    counting = strategies.Strategy(init, spy)
-    for _ in jepbt.epbt(3, rates(3), climb, strategy=counting, asynchronous=True):
+def test_asynchronous_a_slot_adopts_its_own_rows_of_the_strategys_state():
+    """An array that merely is as long as there are slots is adopted whole."""
+    strategy, seen = counting_strategy(by_slot=(True, False))
+    for _ in jepbt.epbt(3, rates(3), climb, strategy=strategy, asynchronous=True):
         pass
     jax.effects_barrier()
-    np.testing.assert_array_equal(states[-1][0], [2, 2, 1])
-    assert states[-1][1] == 5
+    np.testing.assert_array_equal(seen[-1][0], [2, 2, 1])
+    np.testing.assert_array_equal(seen[-1][1], [5, 5, 5])
+
+
+def test_asynchronous_a_state_without_rows_is_refused_unless_marked():
+    strategy, _ = counting_strategy(by_slot=True)
+    with pytest.raises(
+        ValueError, match=r"shape \(3,\) has no row for each of 4.*by_sl"
+    ):
+        jepbt.epbt(2, rates(4), climb, strategy=strategy, asynchronous=True)
+    next(jepbt.epbt(2, rates(4), climb, strategy=strategy))
+
+
+def test_asynchronous_pb2_observes_what_each_slot_gained_and_nothing_else():
+    """With as many slots as it remembers generations: axes of equal length."""
+    num_members, seen = 4, []
+    pb2 = strategies.pb2(num_candidates=2, num_observations=num_members**2)
+
+    def step(key, state, *rest):
+        state, plan = pb2.step(key, state, *rest)
+        jax.debug.callback(lambda *s: seen.append(jax.device_get(s)), *state)
+        return state, plan
+
+    recorder = Recorder(num_members, lambda number, _: float(number**2))
+    settings = {"strategy": pb2._replace(step=step), "asynchronous": True}
+    for _ in jepbt.epbt(5, rates(num_members), recorder, **settings):
+        pass
+    jax.effects_barrier()
+    for number, (_, _, _, gain) in enumerate(seen):
+        slot, age = number % num_members, number // num_members + 1
+        own = [float(n**2) for n in range(slot, number + 1, num_members)]
+        started = [
+            0.0 if c.model is None else int(c.model[6:]) ** 2
+            for c in recorder.given[slot : number + 1 : num_members]
+        ]
+        gains = np.subtract(own, started)[::-1]
+        assert np.isnan(gain[slot, age - 1 :]).all(), "its first result gains nothing"
+        np.testing.assert_array_equal(gain[slot, : age - 1], gains[:-1])
 
 
 def test_the_best_of_the_toy_problem_improves_on_its_first_generation():

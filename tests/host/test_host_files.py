@@ -1,8 +1,14 @@
 """A run of the host loop continues as if it had never stopped."""
 
+import errno
 import itertools
 import json
+import multiprocessing
+import os
+import pathlib
 import shutil
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from host_functions import climb, population
@@ -99,9 +105,9 @@ def test_a_folder_with_a_run_is_refused_and_stays_as_it_is(tmp_path):
         run(tmp_path)
     for changed in ({"seed": 3}, {"strategy": "pbt"}, {"asynchronous": True}):
         ((name, value),) = changed.items()
-        with pytest.raises(ValueError, match=f"{name} was .*, now {value!r}"):
+        with pytest.raises(ValueError, match=f"{name} was .* and is {value!r}"):
             run(tmp_path, resume=True, **changed)
-    with pytest.raises(ValueError, match="population_size was 4, now 3"):
+    with pytest.raises(ValueError, match="population_size was 4 and is 3"):
         jepbt.epbt(4, population(3), climb, run_dir=tmp_path, resume=True)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -137,3 +143,41 @@ def test_figures_of_a_run_know_its_spaces(tmp_path):
     labels = [label.get_text() for label in by_name["layers"].get_yticklabels()]
     assert labels == ["[64]", "[64, 64]", "[32, 32, 32]"]
     assert len(by_name["optimizer"].get_yticklabels()) == 3
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    """Nor does a second one find its way in between; one that has ended lets go."""
+    first = jepbt.epbt(4, population(4), climb, run_dir=tmp_path)
+    next(first)
+    with pytest.raises(ValueError, match="in use by another run"):
+        jepbt.epbt(4, population(4), climb, run_dir=tmp_path, resume=True)
+    first.close()
+    never_started = jepbt.epbt(4, population(4), climb, run_dir=tmp_path, resume=True)
+    del never_started
+    assert len(run(tmp_path, resume=True)) == 3
+
+
+def test_a_worker_that_outlives_a_run_does_not_keep_its_folder(tmp_path):
+    """A forked process has all files of its parent open, the lock among them."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # forking beside threads
+            run(tmp_path, n_generations=1, executor=executor)
+        assert len(run(tmp_path, n_generations=2, resume=True)) == 1
+
+
+def test_a_full_disk_is_named_and_the_generation_before_is_kept(tmp_path, monkeypatch):
+    loop = jepbt.epbt(4, population(4), climb, run_dir=tmp_path)
+    best = next(loop)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "replace", full)
+        with pytest.raises(ValueError, match=r"No space left on device.*make room"):
+            next(loop)
+    assert (
+        next(jepbt.epbt(1, population(4), climb, run_dir=tmp_path, resume=True)).fitness
+        == best.fitness
+    )
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "candidates.pkl")
