@@ -12,6 +12,24 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """Keeps compiled programs from test to test and from session to session.
+
+    Tests compile the same programs again and again. All workers, and the processes that
+    tests start, share a folder below pytest's own cache, unless one is configured;
+    `pytest --cache-clear` empties it.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        settings = {
+            "jax_compilation_cache_dir": str(config.cache.mkdir("jax")),
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

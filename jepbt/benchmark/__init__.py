@@ -1,4 +1,4 @@
-"""Benchmarks: what a population costs by its size, and beside other ways."""
+"""Measures populations by their size, and beside other ways to train them."""
 
 from jepbt.benchmark.reports import (
     ScalingReport,

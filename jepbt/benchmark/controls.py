@@ -1,4 +1,4 @@
-"""Other ways to train the same population in JAX: the controls of the benchmark.
+"""Trains the same population in other ways: the benchmark's controls in JAX.
 
 Each starts from the same weights, takes the same steps on the same batches, staged on
 the device beforehand, donates its state, and waits once, at the end.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepbt.benchmark.timing import Control, Start
 from jepbt.benchmark.workloads import Workload, make_flax_task, make_task
 from jepbt.engine.batches import batch_indices
 from jepbt.hyperparameters import decode
@@ -22,34 +23,6 @@ from jepbt.tasks import Task
 from jepbt.training import Prepared
 
 PyTree = Any
-
-
-class Control(NamedTuple):
-    """One way to train a population.
-
-    Attributes:
-        run: trains every member `num_steps` further, and returns when that is done.
-        params: `() -> ` the members' weights in jepbt's layout, NumPy `[P, ...]`.
-        num_steps: of each member in a run.
-    """
-
-    run: Callable[[], None]
-    params: Callable[[], PyTree]
-    num_steps: int
-
-
-class Start(NamedTuple):
-    """What all controls start from, as NumPy arrays.
-
-    Attributes:
-        params: `[P, ...]` the members' weights.
-        learning_rate: `f32[P]`.
-        batches: `[S, B, ...]` images and labels.
-    """
-
-    params: PyTree
-    learning_rate: np.ndarray
-    batches: dict[str, np.ndarray]
 
 
 def make_start(prepared: Prepared) -> Start:
@@ -68,7 +41,7 @@ def make_start(prepared: Prepared) -> Start:
         derive_key(key, BATCHES),
         0,
         num_examples=len(task.data.train["label"]),
-        batch_size=config.batch_size or task.batch_size,
+        batch_size=config.batch_size,
         num_steps=config.steps_per_generation,
     )
     batches = take(task.data.train, np.asarray(rows))
@@ -93,75 +66,40 @@ def population_program(prepared: Prepared) -> Control:
 
 def loop_over_steps(workload: Workload, start: Start) -> Control:
     """Trains one member after the other, a call of a jitted step for every batch."""
-    task = make_task(workload)
-    step = jax.jit(_one_step(task), donate_argnums=0)
-    device = jax.devices()[0]
-    states, hparams = _place_members(task, start, [device])
-    num_steps = len(start.batches["label"])
-    batches = [jax.device_put(take(start.batches, i), device) for i in range(num_steps)]
-    step(_copy(states[0]), hparams[0], batches[0])  # compiles
+    step = jax.jit(_one_step(make_task(workload)), donate_argnums=0)
+    batches = [take(start.batches, i) for i in range(len(start.batches["label"]))]
 
-    def run():
-        for i, state in enumerate(states):
-            h = hparams[i]
-            for batch in batches:
-                state, _ = step(state, h, batch)
-            states[i] = state
-        jax.block_until_ready(states)
+    def train(state, hparams, batches):
+        for batch in batches:
+            state, _ = step(state, hparams, batch)
+        return state
 
-    return Control(run, lambda: _collect(states), num_steps)
+    return _loop(workload, start, train, batches, jax.devices()[:1])
 
 
-def loop_over_scans(
-    workload: Workload, start: Start, *, over_devices: bool = False
-) -> Control:
-    """Trains one member after the other, all of its steps in one jitted scan.
+def loop_over_scans(workload: Workload, start: Start) -> Control:
+    """Trains one member after the other, all of its steps in one jitted scan."""
+    train = _scan(make_task(workload))
+    return _loop(workload, start, train, start.batches, jax.devices()[:1])
 
-    Args:
-        workload: the model.
-        start: where to begin.
-        over_devices: whether members are dealt to all devices, which then work side
-            by side; else the first device has all of them.
 
-    Returns:
-        The control.
-    """
-    task = make_task(workload)
-    one_step = _one_step(task)
-
-    def scan(state, hparams, batches):
-        return jax.lax.scan(
-            lambda state, batch: one_step(state, hparams, batch), state, batches
-        )
-
-    train = jax.jit(scan, donate_argnums=0)
-    devices = jax.devices() if over_devices else jax.devices()[:1]
-    states, hparams = _place_members(task, start, devices)
-    batches = [jax.device_put(start.batches, device) for device in devices]
-    for i in range(min(len(devices), len(states))):  # compiles, for each device
-        train(_copy(states[i]), hparams[i], batches[i])
-
-    def run():
-        for i, state in enumerate(states):
-            states[i], _ = train(state, hparams[i], batches[i % len(devices)])
-        jax.block_until_ready(states)
-
-    return Control(run, lambda: _collect(states), len(start.batches["label"]))
+def deal_scans(workload: Workload, start: Start) -> Control:
+    """Deals the members' jitted scans to all devices, which work side by side."""
+    train = _scan(make_task(workload))
+    return _loop(workload, start, train, start.batches, jax.devices())
 
 
 def plain_vmap(workload: Workload, start: Start) -> Control:
     """Trains all members together: a scan over steps, in it flax's layers vmapped."""
     task = make_flax_task(workload)
-    one_step = _one_step(task)
+    one_step = jax.vmap(_one_step(task), (0, 0, None))
     hparams = task.hparams(learning_rate=jnp.asarray(start.learning_rate))
-    num_steps = workload.num_vmap_steps
-    batches = jax.device_put(take(start.batches, slice(num_steps)))
+    batches = jax.device_put(take(start.batches, slice(workload.num_vmap_steps)))
 
     def scan(states, hparams, batches):
-        def step(states, batch):
-            return jax.vmap(one_step, (0, 0, None))(states, hparams, batch)
-
-        return jax.lax.scan(step, states, batches)
+        return jax.lax.scan(
+            lambda s, batch: one_step(s, hparams, batch), states, batches
+        )
 
     params = jax.tree.map(jnp.asarray, start.params)
     fresh = jax.vmap(task.init, (None, 0))(jax.random.key(0), hparams)
@@ -176,11 +114,11 @@ def plain_vmap(workload: Workload, start: Start) -> Control:
     def collect():
         return jax.device_get(states.params)
 
-    return Control(run, collect, num_steps)
+    return Control(run, collect, workload.num_vmap_steps)
 
 
 def _one_step(task: Task) -> Callable:
-    """The member's step; nothing in these models is drawn, so any key will do."""
+    """Makes the member's step; nothing is drawn in it, so any key will do."""
 
     def step(state, hparams, batch):
         key = jax.random.key(0)
@@ -189,7 +127,27 @@ def _one_step(task: Task) -> Callable:
     return step
 
 
-def _place_members(task: Task, start: Start, devices: Sequence[jax.Device]):
+def _scan(task: Task) -> Callable:
+    one_step = _one_step(task)
+
+    def scan(state, hparams, batches):
+        return jax.lax.scan(
+            lambda s, batch: one_step(s, hparams, batch), state, batches
+        )[0]
+
+    return jax.jit(scan, donate_argnums=0)
+
+
+def _loop(
+    workload: Workload,
+    start: Start,
+    train: Callable,
+    batches: PyTree,
+    devices: Sequence[jax.Device],
+) -> Control:
+    """Calls a member's training for one after the other, dealt to devices."""
+    task = make_task(workload)
+    staged = [jax.device_put(batches, device) for device in devices]
     states, hparams = [], []
     for i, rate in enumerate(start.learning_rate):
         h = task.hparams(learning_rate=np.float32(rate))
@@ -199,13 +157,20 @@ def _place_members(task: Task, start: Start, devices: Sequence[jax.Device]):
         # A copy by the program owns its memory, so that it can be donated.
         states.append(_copy(jax.device_put(state, device)))
         hparams.append(jax.device_put(h, device))
-    return states, hparams
+    for i in range(min(len(devices), len(states))):  # compiles, for each device
+        train(_copy(states[i]), hparams[i], staged[i])
+
+    def run():
+        for i, state in enumerate(states):
+            states[i] = train(state, hparams[i], staged[i % len(devices)])
+        jax.block_until_ready(states)
+
+    def collect():
+        params = [jax.device_get(state.params) for state in states]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+
+    return Control(run, collect, len(start.batches["label"]))
 
 
 def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
-
-
-def _collect(states: Sequence[Any]) -> PyTree:
-    params = [jax.device_get(state.params) for state in states]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *params)

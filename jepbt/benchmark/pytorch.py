@@ -1,4 +1,4 @@
-"""The same population in PyTorch: the controls of the benchmark that need it.
+"""Trains the same population in PyTorch: the benchmark's controls that need it.
 
 Weights, learning rates and batches are jepbt's, converted and staged beforehand, the
 images standardised already. PyTorch is imported by the functions that need it, and
@@ -8,64 +8,27 @@ nothing here starts a JAX backend, so that a process of PyTorch has the cores to
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from jepbt.benchmark.timing import Control, Start
 
 MOMENTUM = 0.9
 
 
-class PyTorchStart(NamedTuple):
-    """What PyTorch's controls start from; NumPy arrays alone, to cross processes.
-
-    Attributes:
-        kind: "mlp" or "cnn".
-        params: jepbt's weights `[P, ...]`.
-        learning_rate: `f32[P]`.
-        images: `f32[S, B, ...]`, standardised.
-        labels: `i64[S, B]`.
-    """
-
-    kind: str
-    params: dict[str, dict[str, np.ndarray]]
-    learning_rate: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
-
-    def share(self, index: int, count: int) -> PyTorchStart:
-        """Takes every `count`-th member, from `index` on."""
-        params = {
-            name: {leaf: array[index::count] for leaf, array in layer.items()}
-            for name, layer in self.params.items()
-        }
-        return self._replace(
-            params=params, learning_rate=self.learning_rate[index::count]
-        )
-
-
-class PyTorchControl(NamedTuple):
-    """Like `benchmark_controls.Control`, for PyTorch."""
-
-    run: Callable[[], None]
-    params: Callable[[], dict[str, dict[str, np.ndarray]]]
-    num_steps: int
-
-
 def is_installed() -> bool:
-    """Whether PyTorch can be imported; does not import it."""
+    """Tells whether PyTorch can be imported, without importing it."""
     return importlib.util.find_spec("torch") is not None
 
 
-def one_at_a_time(
-    start: PyTorchStart, num_threads: int, *, is_compiled: bool = False
-) -> PyTorchControl:
+def one_at_a_time(start: Start, num_threads: int, is_compiled: bool = False) -> Control:
     """Trains one network after the other with `torch.optim.SGD`, fused.
 
     Args:
         start: the population.
-        num_threads: that PyTorch may use.
-        is_compiled: whether the forward and backward pass go through `torch.compile`.
+        num_threads: the threads that PyTorch may use.
+        is_compiled: compiles the forward and backward pass with `torch.compile`.
 
     Returns:
         The control, warmed up.
@@ -73,7 +36,7 @@ def one_at_a_time(
     import torch
 
     torch.set_num_threads(num_threads)
-    networks = [_network(start, i) for i in range(len(start.learning_rate))]
+    networks = make_networks(start)
     optimizers = [
         torch.optim.SGD(
             network.parameters(), lr=float(rate), momentum=MOMENTUM, fused=True
@@ -81,10 +44,9 @@ def one_at_a_time(
         for network, rate in zip(networks, start.learning_rate, strict=True)
     ]
     batches = _stage(start)
-    functional = torch.nn.functional
 
     def loss_of(network, images, labels):
-        return functional.cross_entropy(network(images), labels)
+        return torch.nn.functional.cross_entropy(network(images), labels)
 
     if is_compiled:
         # One program for all networks: their weights are its inputs.
@@ -99,31 +61,24 @@ def one_at_a_time(
                 loss_of(network, images, labels).backward()
                 optimizer.step()
 
-    def params():
-        weights = [dict(network.named_parameters()) for network in networks]
-        return _to_jepbt(start.kind, [_by_layer(w) for w in weights])
-
-    return PyTorchControl(run, params, len(batches))
+    return Control(run, lambda: stack_weights(networks), len(batches))
 
 
-def vmapped(start: PyTorchStart, num_threads: int) -> PyTorchControl:
+def vmapped(start: Start, num_threads: int) -> Control:
     """Trains all networks together: `torch.func.vmap` of `grad`, stacked weights."""
     import torch
-    from torch.func import functional_call, grad, stack_module_state, vmap
+    from torch.func import functional_call, grad, vmap
 
     torch.set_num_threads(num_threads)
-    networks = [_network(start, i) for i in range(len(start.learning_rate))]
-    params, _ = stack_module_state(networks)
-    params = {name: value.detach() for name, value in params.items()}
-    skeleton = networks[0]
+    networks = make_networks(start)
+    params = stack_weights(networks)
 
     def loss_of(params, images, labels):
-        logits = functional_call(skeleton, params, (images,))
+        logits = functional_call(networks[0], params, (images,))
         return torch.nn.functional.cross_entropy(logits, labels)
 
     gradients_of = vmap(grad(loss_of), (0, None, None))
-    names = list(params)
-    weights = [params[name] for name in names]
+    weights = list(params.values())
     velocities = [torch.zeros_like(weight) for weight in weights]
     rates = torch.from_numpy(-start.learning_rate.copy())
     rates = [rates.view(-1, *[1] * (weight.ndim - 1)) for weight in weights]
@@ -133,106 +88,71 @@ def vmapped(start: PyTorchStart, num_threads: int) -> PyTorchControl:
     def run():
         for images, labels in batches:
             gradients = gradients_of(params, images, labels)
-            gradients = [gradients[name] for name in names]
             torch._foreach_mul_(velocities, MOMENTUM)
-            torch._foreach_add_(velocities, gradients)
+            torch._foreach_add_(velocities, [gradients[name] for name in params])
             torch._foreach_addcmul_(weights, velocities, rates)
 
-    def collect():
-        count = len(start.learning_rate)
-        members = [{n: params[n][i] for n in names} for i in range(count)]
-        return _to_jepbt(start.kind, [_by_layer(member) for member in members])
-
-    return PyTorchControl(run, collect, len(batches))
+    return Control(run, lambda: params, len(batches))
 
 
-def _network(start: PyTorchStart, index: int) -> Any:
-    """Builds a network with jepbt's weights of one member."""
+def make_networks(start: Start) -> list[Any]:
+    """Builds a network with each member's weights."""
+    return [_network(start, i) for i in range(len(start.learning_rate))]
+
+
+def stack_weights(networks: list[Any]) -> dict[str, Any]:
+    """Stacks the networks' weights: tensors `[P, ...]` by PyTorch's names."""
+    import torch
+
+    params, _ = torch.func.stack_module_state(networks)
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def _network(start: Start, index: int) -> Any:
     import torch
     from torch import nn
 
     layers = start.params
-    shapes = {name: layer["kernel"].shape[1:] for name, layer in layers.items()}
-    if start.kind == "cnn":
-        network = nn.Sequential(
-            nn.Conv2d(shapes["conv1"][2], 16, 3, padding=1),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(*shapes["dense1"]),
-            nn.ReLU(),
-            nn.Linear(*shapes["dense2"]),
-        ).to(memory_format=torch.channels_last)
-    else:
-        parts = []
-        for name in sorted(shapes):
-            parts += [nn.Linear(*shapes[name]), nn.ReLU()]
-        network = nn.Sequential(*parts[:-1])
+    shapes = {name: layers[name]["kernel"].shape[1:] for name in sorted(layers)}
+    parts = []
+    for name, shape in shapes.items():
+        if name.startswith("conv"):
+            conv = nn.Conv2d(*shape[2:], 3, padding=1)
+            parts += [conv, nn.MaxPool2d(2), nn.ReLU()]
+        else:
+            parts += [nn.Flatten(), nn.Linear(*shape), nn.ReLU()]
+    network = nn.Sequential(*parts[:-1])
+    if "conv1" in layers:
+        network = network.to(memory_format=torch.channels_last)
     trained = [part for part in network if hasattr(part, "weight")]
     with torch.no_grad():
-        for part, name in zip(trained, sorted(layers), strict=True):
-            kernel = _kernel_to_pytorch(name, layers[name]["kernel"][index], start.kind)
+        for part, name in zip(trained, shapes, strict=True):
+            kernel = _to_pytorch(layers[name]["kernel"][index], name, layers)
             part.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
             part.bias.copy_(torch.from_numpy(layers[name]["bias"][index].copy()))
     return network
 
 
-def _stage(start: PyTorchStart) -> list[tuple[Any, Any]]:
-    import torch
-
-    batches = []
-    for images, labels in zip(start.images, start.labels, strict=True):
-        x = torch.from_numpy(images.copy())
-        if start.kind == "cnn":
-            x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-        else:
-            x = x.reshape(len(x), -1)
-        batches.append((x, torch.from_numpy(labels.astype(np.int64))))
-    return batches
-
-
-def _kernel_to_pytorch(name: str, kernel: np.ndarray, kind: str) -> np.ndarray:
-    """HWIO becomes OIHW; and flattened pixels have their channels first."""
+def _to_pytorch(kernel: np.ndarray, name: str, layers: Any) -> np.ndarray:
+    """Makes OIHW of HWIO, and puts the channels of flattened pixels first."""
     if name.startswith("conv"):
         return kernel.transpose(3, 2, 0, 1)
-    if kind == "cnn" and name == "dense1":
+    if "conv1" in layers and name == "dense1":
         side = round((kernel.shape[0] // 32) ** 0.5)
         pixels = kernel.reshape(side, side, 32, -1)
         kernel = pixels.transpose(2, 0, 1, 3).reshape(kernel.shape)
     return kernel.T
 
 
-def _kernel_to_jepbt(name: str, weight: np.ndarray, kind: str) -> np.ndarray:
-    if name.startswith("conv"):
-        return weight.transpose(2, 3, 1, 0)
-    kernel = weight.T
-    if kind == "cnn" and name == "dense1":
-        side = round((kernel.shape[0] // 32) ** 0.5)
-        pixels = kernel.reshape(32, side, side, -1)
-        kernel = pixels.transpose(1, 2, 0, 3).reshape(kernel.shape)
-    return kernel
+def _stage(start: Start) -> list[tuple[Any, Any]]:
+    import torch
 
-
-def _by_layer(parameters: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs weights and biases of `nn.Sequential`'s layers, in their order."""
-    arrays = [value.detach().numpy().copy() for value in parameters.values()]
-    return list(zip(arrays[::2], arrays[1::2], strict=True))
-
-
-def _to_jepbt(kind: str, members: list) -> dict[str, dict[str, np.ndarray]]:
-    if kind == "cnn":
-        names = ["conv1", "conv2", "dense1", "dense2"]
-    else:
-        names = [f"dense{i + 1}" for i in range(len(members[0]))]
-    return {
-        name: {
-            "kernel": np.stack(
-                [_kernel_to_jepbt(name, member[i][0], kind) for member in members]
-            ),
-            "bias": np.stack([member[i][1] for member in members]),
-        }
-        for i, name in enumerate(names)
-    }
+    batches = []
+    for images, labels in zip(*start.batches.values(), strict=True):
+        x = torch.from_numpy(images.copy())
+        if "conv1" in start.params:
+            x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        else:
+            x = x.reshape(len(x), -1)
+        batches.append((x, torch.from_numpy(labels.astype(np.int64))))
+    return batches

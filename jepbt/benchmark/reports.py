@@ -1,22 +1,22 @@
-"""What the benchmarks return: numbers with their spread, as a table and as JSON."""
+"""Reports of the benchmarks: numbers with their spread, as a table and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A median over rounds, with the smallest and the largest.
+    """A median over rounds, with the smallest and the largest value.
 
     Attributes:
-        median: of the rounds.
-        low: the smallest.
-        high: the largest.
+        median: the median.
+        low: the smallest value.
+        high: the largest value.
     """
 
     median: float
@@ -39,20 +39,18 @@ class ScalingRow:
     """One population size of a `ScalingReport`.
 
     Attributes:
-        population_size: `P`.
-        num_devices: that share it.
-        chunk_size: members of a device computed together.
-        seconds: of a generation's training.
-        samples_per_second: over all members.
+        population_size: the number of members, `P`.
+        num_devices: the number of devices that share them.
+        chunk_size: the members of a device that are computed together.
+        seconds: the seconds of a generation's training.
+        samples_per_second: training examples, summed over members.
         relative_cost: seconds at `P` over seconds at the first size, round by round.
-        seconds_per_member: of a generation's training.
-        share_of_peak: of the machine's measured matmul FLOP/s.
-        select_and_vary_seconds: the strategy alone, once a generation.
+        seconds_per_member: the seconds of a generation's training, divided by `P`.
+        share_of_peak: the share of the machine's measured matmul FLOP/s.
+        select_and_vary_seconds: the seconds of the strategy alone, once a generation.
         inherit_seconds: the rest of the program between two generations.
-        replaced_members: by the inheritance that was timed.
-        copy_seconds: a plain copy of as many members' bytes.
-        compile_seconds: all programs; short if they were in the compilation cache.
-        memory_bytes: that the largest program reserves, all devices of one memory.
+        compile_seconds: the seconds of compiling; few if the programs were cached.
+        memory_bytes: the bytes that the largest program reserves in one memory.
     """
 
     population_size: int
@@ -65,25 +63,25 @@ class ScalingRow:
     share_of_peak: float
     select_and_vary_seconds: Spread
     inherit_seconds: Spread
-    replaced_members: int
-    copy_seconds: Spread
     compile_seconds: float
     memory_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScalingReport:
-    """What populations of growing size cost on one device or machine.
+    """The cost of populations of growing size on one device or machine.
 
     Attributes:
-        devices: where it was measured, in words.
-        steps_per_generation: that the seconds of a generation stand for.
-        batch_size: examples of a step.
-        num_rounds: measurements behind each median.
+        devices: the devices, in words.
+        steps_per_generation: the steps that a generation's seconds are scaled to.
+        batch_size: the number of examples in a training step.
+        num_rounds: the number of measurements behind each median.
         peak_flops: the largest measured matmul FLOP/s of all devices together.
-        step_flops: of one member's training step.
-        rows: by population size.
-        notes: what was done otherwise than asked, a line each.
+        step_flops: the floating-point operations of one member's training step.
+        rows: one row for each population size.
+        notes: a line for everything that was done otherwise than asked.
+        chunk_costs: seconds over those of the chunk size in use, by chunk size, for the
+            largest population; every size that was measured.
     """
 
     devices: str
@@ -94,66 +92,87 @@ class ScalingReport:
     step_flops: float
     rows: tuple[ScalingRow, ...]
     notes: tuple[str, ...] = ()
+    chunk_costs: Mapping[int, Spread] = dataclasses.field(default_factory=dict)
 
     @property
     def share_of_one(self) -> float:
-        """`u`: the share of the peak that the smallest population reaches."""
+        """The share of the peak that the smallest population reaches, `u`."""
         return self.rows[0].share_of_peak
 
     @property
     def ceiling(self) -> float:
-        """`1/u`: no population's throughput exceeds this many times the smallest's."""
+        """The most that a population's throughput can gain over the smallest, `1/u`."""
         return 1 / self.share_of_one if self.share_of_one > 0 else float("inf")
 
     @property
     def knee(self) -> int:
         """The smallest population with 90 % of the largest throughput."""
-        speeds = [row.samples_per_second.median for row in self.rows]
-        enough = 0.9 * max(speeds)
+        enough = 0.9 * max(row.samples_per_second.median for row in self.rows)
         return next(
             row.population_size
-            for row, speed in zip(self.rows, speeds, strict=True)
-            if speed >= enough
+            for row in self.rows
+            if row.samples_per_second.median >= enough
         )
+
+    @property
+    def fastest_chunk(self) -> int:
+        """The fastest chunk size for the largest population."""
+        costs = {size: cost.median for size, cost in self.chunk_costs.items()}
+        return min(costs, key=costs.get, default=self.rows[-1].chunk_size)
+
+    @property
+    def chunk_gain(self) -> float:
+        """The fastest chunk size's speed over that of the chunk size in use."""
+        costs = [cost.median for cost in self.chunk_costs.values()]
+        return 1 / min(costs, default=1.0)
 
     def law(self) -> str:
         """Says in a line what bounds the gain, and how much of it was reached."""
-        first = self.rows[0]
+        number = self.rows[0].population_size
+        alone = "One member alone reaches"
+        if number > 1:
+            alone = f"{number} members alone reach"
         speeds = [row.samples_per_second.median for row in self.rows]
         best = self.rows[int(np.argmax(speeds))]
         if not self.step_flops:
             return "The compiler counts no FLOPs in this step: no ceiling is known."
         return (
-            f"{_members(first.population_size)} alone reach"
-            f"{'es' if first.population_size == 1 else ''} u = "
-            f"{100 * self.share_of_one:.2g} % of the measured matmul peak "
+            f"{alone} u = {100 * self.share_of_one:.2g} % of the measured matmul peak "
             f"({self.peak_flops / 1e9:.0f} GFLOP/s), so a population gains at most "
             f"1/u = {self.ceiling:.3g} times its throughput; here P = "
             f"{best.population_size} gains {max(speeds) / speeds[0]:.3g} times. "
             f"Knee: P = {self.knee}."
         )
 
+    def chunk_advice(self) -> str:
+        """Says in a line which chunk size is the fastest, and what it gains."""
+        used, number = self.rows[-1].chunk_size, self.rows[-1].population_size
+        if len(self.chunk_costs) < 2:
+            return f"At P = {number} only chunk_size={used} was measured."
+        verdict = f"chunk_size={used}, the one in use, is the fastest"
+        if self.fastest_chunk != used:
+            verdict = (
+                f"chunk_size={self.fastest_chunk} is {self.chunk_gain:.2f} times as "
+                f"fast as {used}, the one in use"
+            )
+        costs = ", ".join(
+            f"{size}: {cost.median:.2f} ({cost.low:.2f}..{cost.high:.2f})"
+            for size, cost in self.chunk_costs.items()
+        )
+        return f"At P = {number} {verdict}. Seconds by chunk size, relative: {costs}."
+
     def table(self) -> str:
-        """Lays the rows out as text, with the law below."""
+        """Lays the rows out as text, with the law and the chunk sizes below."""
         head = (
-            "P",
-            "chunk",
-            "s/generation",
-            "samples/s",
-            "cost/one",
-            "ms/member",
-            "% of peak",
-            "select+vary ms",
-            "inherit ms",
-            "compile s",
-            "memory",
+            *("P", "chunk", "s/generation", "samples/s", "cost/one", "ms/member"),
+            *("% of peak", "select+vary ms", "inherit ms", "compile s", "memory"),
         )
         body = [
             (
                 str(row.population_size),
                 f"{row.chunk_size} x {row.num_devices} dev",
-                _with_range(row.seconds, 1),
-                f"{format_count(row.samples_per_second.median)}",
+                _with_range(row.seconds, "{:.3g}".format),
+                format_count(row.samples_per_second.median),
                 f"{row.relative_cost.median:.3g}",
                 f"{1e3 * row.seconds_per_member.median:.3g}",
                 f"{100 * row.share_of_peak:.3g}",
@@ -168,16 +187,19 @@ class ScalingReport:
             f"{self.devices} | a generation: {self.steps_per_generation} steps of "
             f"{self.batch_size} | median (min..max) of {self.num_rounds} rounds"
         )
-        return "\n".join([title, align([head, *body]), self.law(), *self.notes])
+        lines = [title, align([head, *body]), self.law(), self.chunk_advice()]
+        return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> str:
-        """Writes all of it as JSON, `law` and the derived numbers included."""
-        ceiling = self.ceiling if np.isfinite(self.ceiling) else None
+        """Writes all of it as JSON, with the derived numbers and lines."""
         facts = dataclasses.asdict(self) | {
             "share_of_one": self.share_of_one,
-            "ceiling": ceiling,
+            "ceiling": self.ceiling if np.isfinite(self.ceiling) else None,
             "knee": self.knee,
             "law": self.law(),
+            "fastest_chunk": self.fastest_chunk,
+            "chunk_gain": self.chunk_gain,
+            "chunk_advice": self.chunk_advice(),
         }
         return json.dumps(facts, indent=1, allow_nan=False)
 
@@ -190,11 +212,11 @@ class SpeedRow:
     """One way to train the same population.
 
     Attributes:
-        name: what it is.
-        samples_per_second: over all members.
+        name: the name of the way.
+        samples_per_second: training examples, summed over members.
         ratio: jepbt's speed over this one's, round by round.
-        note: where or how it ran.
-        is_used: whether it is the faster one of those that share its name.
+        note: the place or the manner in which it ran.
+        is_used: true for the fastest of those that share its name.
     """
 
     name: str
@@ -206,16 +228,16 @@ class SpeedRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SpeedReport:
-    """jepbt beside its controls, equal work, measured in turns.
+    """jepbt beside its controls: equal work, measured in turns.
 
     Attributes:
-        title: of the work.
-        population_size: `P`.
-        batch_size: examples of a step.
-        num_steps: of every member in each measurement.
-        num_rounds: measurements behind each median.
-        rows: jepbt first.
-        notes: what could not be compared, a line each.
+        title: the model's name.
+        population_size: the number of members, `P`.
+        batch_size: the number of examples in a training step.
+        num_steps: the training steps of a member in each measurement.
+        num_rounds: the number of measurements behind each median.
+        rows: one row for each way, jepbt first.
+        notes: a line for everything that could not be compared.
     """
 
     title: str
@@ -232,7 +254,7 @@ class SpeedReport:
         body = [
             (
                 row.name,
-                _with_range(row.samples_per_second),
+                _with_range(row.samples_per_second, format_count),
                 f"{row.ratio.median:.2f}x ({row.ratio.low:.2f}..{row.ratio.high:.2f})",
                 row.note,
             )
@@ -254,8 +276,8 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
     """Pads the cells of a table's columns to one width.
 
     Args:
-        rows: of equally many cells.
-        left: columns aligned to the left; the others to the right.
+        rows: the cells, equally many in each row.
+        left: the columns to align to the left; the others go to the right.
 
     Returns:
         A line for each row.
@@ -288,10 +310,5 @@ def format_count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _with_range(spread: Spread, digits: int | None = None) -> str:
-    show = format_count if digits is None else (lambda value: f"{value:.3g}")
+def _with_range(spread: Spread, show) -> str:
     return f"{show(spread.median)} ({show(spread.low)}..{show(spread.high)})"
-
-
-def _members(number: int) -> str:
-    return "One member" if number == 1 else f"{number} members"

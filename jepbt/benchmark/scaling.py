@@ -1,41 +1,35 @@
-"""`scaling`: what a population costs by its size, on the user's task and device."""
+"""Measures what a population costs by its size, on the user's task and devices."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jepbt import config as configs
 from jepbt.arguments import check_whole
+from jepbt.benchmark import parts
 from jepbt.benchmark.reports import ScalingReport, ScalingRow, Spread
-from jepbt.benchmark.timing import best_rate, matmul_peak, measure_in_turns
-from jepbt.engine import make_phases
-from jepbt.engine.devices import choose_devices, compiler_options, memory_limit
-from jepbt.engine.member import decide_batch_size, trace_member
+from jepbt.benchmark.timing import matmul_peak, measure_in_turns, peak_rate
+from jepbt.engine.devices import choose_devices
 from jepbt.engine.memory import DoesNotFit
-from jepbt.engine.programs import lower
-from jepbt.population import STRATEGY, derive_key
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training import Prepared, prepare
 
 SECONDS_PER_CALL = 0.3
-"""How long a timed call should take: longer than the clock and the scheduler err."""
+"""The aim for a timed call: long beside the errors of clock and scheduler."""
 
 LIKELY_FLOPS = 1e11
-"""What a CPU reaches in networks: only decides how many steps are timed."""
+"""A CPU's usual FLOP/s in networks; decides only how many steps are timed."""
 
 BRIEF = 2
-"""Steps of the shortest generation that is timed: one step would be no loop."""
+"""The steps of the shortest generation that is timed: one step would be no loop."""
 
 FEWEST_STEPS = 8
-"""That are timed, however long they take, unless a generation has fewer."""
+"""At least this many steps are timed, unless a generation has fewer."""
 
 
 def scaling(
@@ -54,18 +48,20 @@ def scaling(
     Each size runs the programs that `train_population` would run. Of a generation's
     steps as many are timed as take about 0.3 s, and the time is scaled to all of them.
     The machine's matmul peak is measured in the same turns. Shuffling the examples,
-    once a generation, counts in its seconds, and not in the share of the peak.
+    once a generation, counts in its seconds, and not in the share of the peak. The
+    largest population is also trained in chunks of other sizes, to tell which
+    `chunk_size` is the fastest for this task.
 
     Args:
-        task: from `classification` or a `Task` of your own.
+        task: the task, from `classification` for example.
         max_population: the largest size; itself measured if it is no power of 2.
-        steps_per_generation: that the reported seconds of a generation stand for.
-        strategy: what happens between generations.
-        batch_size: examples in a step; `None` takes the task's.
-        chunk_size: as in `Config`; a size that a device's members cannot be divided by
-            becomes the next smaller one that divides them.
-        num_rounds: measurements of each size.
-        devices: as in `train_population`.
+        steps_per_generation: the steps that a generation's seconds are scaled to.
+        strategy: the strategy between generations, by name or from `strategies`.
+        batch_size: the number of examples in a training step; `None` takes the task's.
+        chunk_size: a size or "auto", as in `Config`; a size that does not divide a
+            device's members becomes the next smaller one that does.
+        num_rounds: the number of measurements of each size.
+        devices: a platform's name or a list of devices; all that JAX has if left out.
 
     Returns:
         A `ScalingReport`: `print` it, `.to_json()`, or `jepbt.plots.scaling(report)`.
@@ -79,56 +75,51 @@ def scaling(
         >>> task = jepbt.classification("fashion_mnist")
         >>> jepbt.scaling(task, max_population=16)  # doctest: +SKIP
     """
-    settings = _make_config(
-        max_population, steps_per_generation, batch_size, chunk_size
+    check_whole("", "max_population", max_population, 1)
+    config = configs.Config(
+        population_size=max_population,
+        num_generations=2,
+        steps_per_generation=steps_per_generation,
+        batch_size=batch_size,
+        chunk_size=chunk_size,
+        progress=False,
     )
+    configs.check(config)
     check_whole("", "num_rounds", num_rounds, 1)
     resolved = resolve_strategy(strategy)
     offered = choose_devices(devices, 0)
-    notes: list[str] = []
-    sizes, held = [], 0
-    settings = decide_batch_size(task, settings)
-    step_flops = trace_member(task, resolved, settings).step_flops
-    for number in population_sizes(max_population):
-        used = choose_devices(devices, number)
-        if number > 1 and len(used) < len(offered):
-            notes.append(
-                f"P={number} is not divisible by {len(offered)} devices: "
-                f"{len(used)} of them used."
-            )
-        chunk = _fitting_chunk(chunk_size, number // len(used))
-        if chunk != chunk_size:
-            notes.append(
-                f"P={number}: chunk_size={chunk_size} does not divide the "
-                f"{number // len(used)} members of a device; {chunk} used."
-            )
-        config = dataclasses.replace(
-            settings,
-            population_size=number,
-            steps_per_generation=_count_timed_steps(
-                step_flops * number, steps_per_generation
-            ),
-            chunk_size=chunk,
-        )
-        try:
-            prepared = prepare(task, strategy=resolved, config=config, devices=devices)
-        except DoesNotFit as error:
-            if not sizes:
-                raise
-            notes.append(f"P={number} skipped: {error}")
-            break
-        # All sizes are kept at once, to be measured in turns.
-        if held + prepared.memory_bytes > prepared.memory_limit:
-            notes.append(_explain_skip(number, prepared, held))
-            break
-        held += prepared.memory_bytes
-        sizes.append(_Size(prepared, resolved))
-    if not sizes:
+    flops = parts.step_flops(task, resolved, config)
+    runs, notes = _prepare_sizes(task, resolved, config, flops, devices)
+    if not runs:
         raise ValueError(
             "task: not even one member fits: " + " ".join(notes) + " Choose a smaller "
             "model or batch."
         )
-    return _measure(sizes, offered, step_flops, steps_per_generation, num_rounds, notes)
+    sizes = [_Size(prepared) for prepared in runs]
+    chunks = _other_chunks(sizes[-1], notes)
+    calls = matmul_peak(offered)
+    calls |= {f"chunk {chunk}": call for chunk, call in chunks.items()}
+    for i, size in enumerate(sizes):
+        calls |= {f"{name} {i}": call for name, call in size.calls.items()}
+    seconds = measure_in_turns(calls, num_rounds)
+    peak_flops = peak_rate(seconds, len(offered))
+    largest = runs[-1]
+    chunk_seconds = {chunk: seconds[f"chunk {chunk}"] for chunk in chunks}
+    chunk_seconds[largest.chunk.size] = seconds[f"train {len(sizes) - 1}"]
+    return ScalingReport(
+        devices=describe_devices(offered),
+        steps_per_generation=steps_per_generation,
+        batch_size=largest.config.batch_size,
+        num_rounds=num_rounds,
+        peak_flops=peak_flops,
+        step_flops=flops,
+        rows=_make_rows(runs, seconds, steps_per_generation, flops, peak_flops),
+        notes=tuple(notes),
+        chunk_costs={
+            chunk: Spread.of(spent / chunk_seconds[largest.chunk.size])
+            for chunk, spent in sorted(chunk_seconds.items())
+        },
+    )
 
 
 def population_sizes(largest: int) -> list[int]:
@@ -142,194 +133,14 @@ def population_sizes(largest: int) -> list[int]:
     return sizes if sizes[-1] == largest else [*sizes, largest]
 
 
-def _make_config(
-    max_population: Any, steps_per_generation: Any, batch_size: Any, chunk_size: Any
-) -> configs.Config:
-    """Makes and checks the settings that all sizes share."""
-    check_whole("", "max_population", max_population, 1)
-    config = configs.Config(
-        population_size=max_population,
-        num_generations=2,
-        steps_per_generation=steps_per_generation,
-        batch_size=batch_size,
-        chunk_size=chunk_size,
-        progress=False,
-    )
-    configs.check(config)
-    return config
+def chunk_candidates(num_members: int) -> list[int]:
+    """Lists the chunk sizes worth measuring: one, about eight, and all members.
 
-
-class _Timing(NamedTuple):
-    """Functions to time, and what they stand for."""
-
-    train: Callable[[], Any]
-    brief: Callable[[], Any]
-    evolve: Callable[[], Any]
-    plan: Callable[[], Any]
-    copy: Callable[[], Any]
-
-
-class _Size:
-    """A population of one size: its programs, and the state they carry on."""
-
-    def __init__(self, prepared: Prepared, strategy: Strategy) -> None:
-        self.prepared = prepared
-        self.strategy = strategy
-        programs, inputs = prepared.programs, prepared.inputs
-        first, second = np.int32(0), np.int32(1)
-        state = programs.init(inputs)
-        state, metrics = programs.train(inputs, first, state)
-        state = programs.evaluate(inputs, first, metrics, state)
-        plan_program = jax.jit(self._plan)
-        self.evaluated = (state.strategy, state.population.hparams, state.evaluation)
-        self.evaluated = jax.tree.map(jnp.copy, self.evaluated)
-        plan = plan_program(inputs, *self.evaluated)
-        self.num_replaced = int((plan.parents != np.arange(plan.parents.size)).sum())
-        self.state = state
-        copy = _make_copy(state.population.state, self.num_replaced)
-
-        def train():
-            self.state, _ = programs.train(inputs, first, self.state)
-            jax.block_until_ready(self.state)
-
-        def evolve():
-            self.state, _ = programs.evolve(inputs, second, self.state)
-            jax.block_until_ready(self.state)
-
-        brief_program = self._compile_brief()
-
-        def train_briefly():
-            self.state, _ = brief_program(inputs, first, self.state)
-            jax.block_until_ready(self.state)
-
-        self.timing = _Timing(
-            train,
-            train_briefly,
-            evolve,
-            lambda: jax.block_until_ready(plan_program(inputs, *self.evaluated)),
-            copy,
-        )
-        for run in self.timing:
-            run()
-
-    def _compile_brief(self):
-        """A generation of two steps: what every generation costs, and little more."""
-        prepared = self.prepared
-        phases = make_phases(
-            prepared.task,
-            self.strategy,
-            dataclasses.replace(prepared.config, steps_per_generation=BRIEF),
-            mesh=prepared.mesh,
-            chunk_size=prepared.chunk.size,
-        )
-        lowered = lower(phases, prepared.inputs, prepared.mesh, ("train",)).train
-        platform = prepared.mesh.devices.flat[0].platform
-        return lowered.compile(compiler_options(platform))
-
-    def _plan(self, inputs, strategy_state, hparams, evaluation):
-        key = derive_key(inputs.key, STRATEGY, 1)
-        _, plan = self.strategy.step(key, strategy_state, 1, hparams, evaluation)
-        return plan
-
-
-def _make_copy(state: Any, num_members: int) -> Callable[[], Any]:
-    """Prepares a plain copy of some members' bytes: what inheriting cannot beat."""
-    leaves = jax.tree.leaves(state)
-    if next(iter(leaves[0].devices())).platform == "cpu":
-        sources = [np.array(leaf[:num_members]) for leaf in leaves]
-        targets = [np.zeros_like(source) for source in sources]
-
-        def copy():
-            for target, source in zip(targets, sources, strict=True):
-                np.copyto(target, source)
-
-        return copy
-    sources = jax.tree.map(lambda leaf: leaf[:num_members], leaves)
-    duplicate = jax.jit(functools.partial(jax.tree.map, jnp.copy))
-    return lambda: jax.block_until_ready(duplicate(sources))
-
-
-def _count_timed_steps(flops: float, steps: int) -> int:
-    affordable = SECONDS_PER_CALL * LIKELY_FLOPS / flops if flops else 20
-    return int(min(steps, max(FEWEST_STEPS, affordable)))
-
-
-def _fitting_chunk(chunk_size: int | str, num_members: int) -> int | str:
-    if chunk_size == "auto":
-        return chunk_size
-    return max(n for n in range(1, chunk_size + 1) if num_members % n == 0)
-
-
-def _explain_skip(number: int, prepared: Prepared, held: int) -> str:
-    limit = memory_limit(prepared.mesh.devices.flat[0])
-    return (
-        f"P={number} skipped: its programs reserve {prepared.memory_bytes / 1e9:.2f} "
-        f"GB, and smaller ones hold {held / 1e9:.2f} of {limit / 1e9:.2f} GB."
-    )
-
-
-def _measure(
-    sizes: Sequence[_Size],
-    devices: Sequence[jax.Device],
-    step_flops: float,
-    steps: int,
-    num_rounds: int,
-    notes: Sequence[str],
-) -> ScalingReport:
-    peak = matmul_peak(devices)
-    runs = dict(peak.runs)
-    for i, size in enumerate(sizes):
-        for name, run in size.timing._asdict().items():
-            runs[f"{name} {i}"] = run
-    seconds = measure_in_turns(runs, num_rounds)
-    peak_flops = best_rate(peak, seconds)
-    config = sizes[0].prepared.config
-    batch_size = config.batch_size
-    steps_seconds, generations = [], []
-    for i, size in enumerate(sizes):
-        train, brief = seconds[f"train {i}"], np.median(seconds[f"brief {i}"])
-        timed = size.prepared.config.steps_per_generation
-        # Shuffling, and copying members in and out, are paid once a generation.
-        stepping = (train - brief) / max(timed - BRIEF, 1)
-        stepping = np.maximum(stepping, 0.1 * train / timed) * steps
-        fixed = np.maximum(train - stepping * timed / steps, 0)
-        steps_seconds.append(stepping)
-        generations.append(stepping + fixed)
-    rows = []
-    for i, size in enumerate(sizes):
-        prepared = size.prepared
-        number = prepared.config.population_size
-        generation = generations[i]
-        evolve, plan = seconds[f"evolve {i}"], seconds[f"plan {i}"]
-        rate = number * steps * step_flops / np.median(steps_seconds[i])
-        rows.append(
-            ScalingRow(
-                population_size=number,
-                num_devices=prepared.mesh.size,
-                chunk_size=prepared.chunk.size,
-                seconds=Spread.of(generation),
-                samples_per_second=Spread.of(number * steps * batch_size / generation),
-                relative_cost=Spread.of(generation / generations[0]),
-                seconds_per_member=Spread.of(generation / number),
-                share_of_peak=float(rate / peak_flops),
-                select_and_vary_seconds=Spread.of(plan),
-                inherit_seconds=Spread.of(np.maximum(evolve - plan, 0)),
-                replaced_members=size.num_replaced,
-                copy_seconds=Spread.of(seconds[f"copy {i}"]),
-                compile_seconds=prepared.compile_seconds,
-                memory_bytes=prepared.memory_bytes,
-            )
-        )
-    return ScalingReport(
-        devices=describe_devices(devices),
-        steps_per_generation=steps,
-        batch_size=batch_size,
-        num_rounds=num_rounds,
-        peak_flops=peak_flops,
-        step_flops=step_flops,
-        rows=tuple(rows),
-        notes=tuple(notes),
-    )
+    Example:
+        >>> chunk_candidates(32), chunk_candidates(6)
+        ([1, 8, 32], [1, 6])
+    """
+    return sorted({1, _largest_divisor(num_members, 8), num_members})
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> str:
@@ -341,3 +152,146 @@ def describe_devices(devices: Sequence[jax.Device]) -> str:
         '1 x cpu'
     """
     return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if number % n == 0)
+
+
+def _prepare_sizes(
+    task: Task, strategy: Strategy, config: configs.Config, flops: float, devices: Any
+) -> tuple[list[Prepared], list[str]]:
+    """Compiles one run for each size until one does not fit, with notes on each."""
+    offered = len(choose_devices(devices, 0))
+    runs: list[Prepared] = []
+    notes: list[str] = []
+    held = 0
+    for number in population_sizes(config.population_size):
+        used = len(choose_devices(devices, number))
+        share = number // used
+        if number > 1 and used < offered:
+            notes.append(
+                f"P={number} is not divisible by {offered} devices: {used} of them "
+                "used."
+            )
+        chunk = config.chunk_size
+        if chunk != "auto" and share % chunk:
+            chunk = _largest_divisor(share, chunk)
+            notes.append(
+                f"P={number}: chunk_size={config.chunk_size} does not divide the "
+                f"{share} members of a device; {chunk} used."
+            )
+        affordable = SECONDS_PER_CALL * LIKELY_FLOPS / (number * flops or 1e9)
+        steps = min(config.steps_per_generation, max(FEWEST_STEPS, int(affordable)))
+        try:
+            prepared = prepare(
+                task,
+                strategy=strategy,
+                config=config,
+                devices=devices,
+                population_size=number,
+                steps_per_generation=steps,
+                chunk_size=chunk,
+            )
+        except DoesNotFit as error:
+            if not runs:
+                raise
+            notes.append(f"P={number} skipped: {error}")
+            break
+        # All sizes are kept at once, to be measured in turns.
+        if held + prepared.memory_bytes > prepared.memory_limit:
+            notes.append(
+                f"P={number} skipped: its programs reserve "
+                f"{prepared.memory_bytes / 1e9:.2f} GB, and smaller ones hold "
+                f"{held / 1e9:.2f} of {prepared.memory_limit / 1e9:.2f} GB."
+            )
+            break
+        held += prepared.memory_bytes
+        runs.append(prepared)
+    return runs, notes
+
+
+class _Size:
+    """A population of one size: the state it carries on, and what is timed of it."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        programs, chunk = prepared.programs, prepared.chunk.size
+        self.prepared = prepared
+        self.state = parts.first_generation(prepared)
+        plan = parts.compile_plan(prepared, self.state)
+        brief, _ = parts.compile_train(prepared, BRIEF, chunk)
+        self.calls = {
+            "train": self.step(programs.train, parts.FIRST),
+            "brief": self.step(brief, parts.FIRST),
+            "evolve": self.step(programs.evolve, parts.SECOND),
+            "plan": plan,
+        }
+        for call in self.calls.values():
+            call()
+
+    def step(self, program: Any, number: np.int32) -> Callable[[], None]:
+        """Makes a call that runs a program on the state and keeps the new one."""
+
+        def call():
+            self.state, _ = program(self.prepared.inputs, number, self.state)
+            jax.block_until_ready(self.state)
+
+        return call
+
+
+def _other_chunks(size: _Size, notes: list[str]) -> dict[int, Callable[[], None]]:
+    """Compiles the largest population's training with each other chunk size."""
+    prepared = size.prepared
+    steps, used = prepared.config.steps_per_generation, prepared.chunk.size
+    share = prepared.config.population_size // prepared.mesh.size
+    on_cpu = prepared.mesh.devices.flat[0].platform == "cpu"
+    calls = {}
+    for chunk in chunk_candidates(share):
+        if chunk == used:
+            continue
+        program, reserved = parts.compile_train(prepared, steps, chunk)
+        if reserved * (prepared.mesh.size if on_cpu else 1) > prepared.memory_limit:
+            notes.append(f"chunk_size={chunk} does not fit and was left out.")
+            continue
+        calls[chunk] = size.step(program, parts.FIRST)
+        calls[chunk]()
+    return calls
+
+
+def _make_rows(
+    runs: Sequence[Prepared],
+    seconds: dict[str, np.ndarray],
+    steps: int,
+    flops: float,
+    peak_flops: float,
+) -> tuple[ScalingRow, ...]:
+    """Scales what was timed to whole generations, round by round."""
+    rows, first = [], None
+    for i, prepared in enumerate(runs):
+        config, number = prepared.config, prepared.config.population_size
+        train, timed = seconds[f"train {i}"], config.steps_per_generation
+        # Shuffling, and copying members in and out, are paid once a generation.
+        stepping = (train - np.median(seconds[f"brief {i}"])) / max(timed - BRIEF, 1)
+        stepping = np.maximum(stepping, 0.1 * train / timed)
+        once = np.maximum(train - stepping * timed, 0)
+        spent = stepping * steps + once
+        first = spent if first is None else first
+        samples = number * steps * config.batch_size
+        plan = seconds[f"plan {i}"]
+        rows.append(
+            ScalingRow(
+                population_size=number,
+                num_devices=prepared.mesh.size,
+                chunk_size=prepared.chunk.size,
+                seconds=Spread.of(spent),
+                samples_per_second=Spread.of(samples / spent),
+                relative_cost=Spread.of(spent / first),
+                seconds_per_member=Spread.of(spent / number),
+                share_of_peak=float(number * flops / np.median(stepping) / peak_flops),
+                select_and_vary_seconds=Spread.of(plan),
+                inherit_seconds=Spread.of(np.maximum(seconds[f"evolve {i}"] - plan, 0)),
+                compile_seconds=prepared.compile_seconds,
+                memory_bytes=prepared.memory_bytes,
+            )
+        )
+    return tuple(rows)

@@ -1,36 +1,33 @@
-"""jepbt against its controls: one population, equal work, in turns."""
+"""Trains one population in all the ways there are, in turns: equal work."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jepbt.benchmark import pytorch
-from jepbt.benchmark.controls import (
-    Start,
-    loop_over_scans,
-    loop_over_steps,
-    make_start,
-    plain_vmap,
-    population_program,
-)
+from jepbt.benchmark import controls, pytorch
 from jepbt.benchmark.reports import SpeedReport, SpeedRow, Spread
-from jepbt.benchmark.timing import Worker, measure_in_turns, run_all
+from jepbt.benchmark.timing import Control, Start, Worker, measure_in_turns, run_all
 from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.devices import count_cpu_cores
 from jepbt.training import prepare
 
+LOOPS = {
+    "loop over jitted steps": controls.loop_over_steps,
+    "loop over jitted scans": controls.loop_over_scans,
+}
+
 
 class Workers(NamedTuple):
-    """Processes that controls run in, kept from one model to the next.
+    """Processes in which controls run, kept from one model to the next.
 
     Attributes:
-        one_device: JAX with a single CPU device; `None` where the main process has one.
+        one_device: JAX with a single CPU device; `None` if the main process has one.
         pytorch: one for each core, of a single thread; none without PyTorch.
     """
 
@@ -43,7 +40,7 @@ def start_workers(num_devices: int) -> Iterator[Workers]:
     """Starts the processes that the controls need, and ends them.
 
     Args:
-        num_devices: CPU devices of the main process.
+        num_devices: the number of CPU devices of the main process.
 
     Yields:
         The workers.
@@ -59,22 +56,6 @@ def start_workers(num_devices: int) -> Iterator[Workers]:
         yield Workers(one_device, tuple(workers))
 
 
-class Way(NamedTuple):
-    """One way to train the population, ready to be timed.
-
-    Attributes:
-        name: of its row; ways of one name are variants, of which the faster is shown.
-        note: where or how it runs.
-        run: what is timed.
-        num_steps: of each member in a run.
-    """
-
-    name: str
-    note: str
-    run: Callable[[], Any]
-    num_steps: int
-
-
 def compare_speed(
     workload: Workload,
     workers: Workers,
@@ -86,9 +67,9 @@ def compare_speed(
 
     Args:
         workload: the model and its sizes.
-        workers: from `start_workers`.
-        num_rounds: measurements of each way.
-        with_compiled: whether to wait for `torch.compile`, which takes longest.
+        workers: the processes, from `start_workers`.
+        num_rounds: the number of measurements of each way.
+        with_compiled: includes `torch.compile`, which takes longest.
 
     Returns:
         The report, with the fastest control of PyTorch named "better PyTorch".
@@ -100,163 +81,110 @@ def compare_speed(
         num_generations=1,
         steps_per_generation=workload.num_steps,
     )
-    start = make_start(prepared)
-    program = population_program(prepared)
-    own = Way(
-        "jepbt",
-        f"{prepared.mesh.size} devices, chunk {prepared.chunk.size}",
-        program.run,
-        program.num_steps,
-    )
-    from_jax = list(_jax_ways(workload, start, workers, prepared.mesh.size))
-    from_pytorch, notes = _pytorch_ways(workload, start, workers, with_compiled)
-    ways = [own, *from_jax, *from_pytorch]
+    start = controls.make_start(prepared)
+    note = f"{prepared.mesh.size} devices, chunk {prepared.chunk.size}"
+    own = controls.population_program(prepared)
+    ways = [own._replace(name="jepbt", note=note)]
+    ways += _jax_ways(workload, start, workers.one_device, prepared.mesh.size)
+    notes: list[str] = []
+    if pytorch.is_installed():
+        given = pytorch_start(workload, start)
+        ways += _pytorch_ways(given, workers.pytorch, with_compiled, notes)
+    else:
+        notes.append(
+            "PyTorch is not installed and was left out; to compare with it: "
+            "pip install torch"
+        )
     for way in ways:
         way.run()
-    seconds = measure_in_turns(
-        {str(i): way.run for i, way in enumerate(ways)}, num_rounds
-    )
-    rows = _make_rows(workload, ways, [seconds[str(i)] for i in range(len(ways))])
-    controls = [row for row in rows if row.name.startswith("PyTorch")]
-    if controls:
-        better = min(controls, key=lambda row: row.ratio.median)
-        note = f"is {better.name.removeprefix('PyTorch, ')}"
-        rows.append(dataclasses.replace(better, name="better PyTorch", note=note))
+    runs = {str(i): way.run for i, way in enumerate(ways)}
+    seconds = list(measure_in_turns(runs, num_rounds).values())
     return SpeedReport(
         title=workload.title,
         population_size=workload.population_size,
         batch_size=workload.batch_size,
         num_steps=workload.num_steps,
         num_rounds=num_rounds,
-        rows=tuple(rows),
+        rows=tuple(_make_rows(workload, ways, seconds)),
         notes=tuple(notes),
     )
 
 
-def pytorch_start(workload: Workload, start: Start) -> pytorch.PyTorchStart:
-    """Standardises the images as jepbt's task does, and keeps the rest.
-
-    Args:
-        workload: whose training images they are.
-        start: from `make_start`.
-
-    Returns:
-        What PyTorch's controls start from.
-    """
+def pytorch_start(workload: Workload, start: Start) -> Start:
+    """Standardises the images as jepbt's task does, and keeps the rest."""
     images = make_task(workload).data.train["image"]
     mean, deviation = images.mean(dtype=float), images.std(dtype=float)
-    batches = start.batches["image"].astype(np.float32)
-    return pytorch.PyTorchStart(
-        kind=workload.kind,
-        params=start.params,
+    batches = (start.batches["image"].astype(np.float32) - mean) / deviation
+    labels = start.batches["label"]
+    return start._replace(
         learning_rate=np.asarray(start.learning_rate),
-        images=((batches - mean) / deviation).astype(np.float32),
-        labels=start.batches["label"],
+        batches={"image": batches.astype(np.float32), "label": labels},
     )
 
 
 def _jax_ways(
-    workload: Workload, start: Start, workers: Workers, num_devices: int
-) -> Iterator[Way]:
-    loops = {
-        "loop over jitted steps": loop_over_steps,
-        "loop over jitted scans": loop_over_scans,
-    }
-    for name, loop in loops.items():
-        control = loop(workload, start)
-        note = f"1 of {num_devices} CPU devices" if workers.one_device else ""
-        yield Way(name, note, control.run, control.num_steps)
-    if workers.one_device is not None:
-        worker = workers.one_device
-        worker.build(one_device_loops, workload, start)
-        num_steps = worker.wait()
-        for name, function in zip(loops, ("run", "run_scans"), strict=True):
-
-            def run(function=function):
-                worker.start(function)
-                worker.wait()
-
-            yield Way(name, "a process with one CPU device", run, num_steps)
-        control = loop_over_scans(workload, start, over_devices=True)
-        yield Way(
-            "jitted scans, dealt to devices",
-            f"{num_devices} at a time",
-            control.run,
-            control.num_steps,
-        )
-    control = plain_vmap(workload, start)
-    layers = "flax's convolution" if workload.kind == "cnn" else ""
-    steps = f"{control.num_steps} steps" if workload.kind == "cnn" else ""
-    note = ", ".join(filter(None, [layers, steps]))
-    yield Way("plain vmap, scan over steps", note, control.run, control.num_steps)
-
-
-class OneDeviceLoops(NamedTuple):
-    """Both loops over members, for a worker."""
-
-    run: Callable[[], None]
-    run_scans: Callable[[], None]
-    num_steps: int
-
-
-def one_device_loops(workload: Workload, start: Start) -> OneDeviceLoops:
-    """Builds both loops over members in a process with one CPU device."""
-    steps = loop_over_steps(workload, start)
-    scans = loop_over_scans(workload, start)
-    steps.run()
-    scans.run()
-    return OneDeviceLoops(steps.run, scans.run, steps.num_steps)
+    workload: Workload,
+    start: Start,
+    worker: Worker | None,
+    num_devices: int,
+) -> Iterator[Control]:
+    note = f"1 of {num_devices} CPU devices" if worker else ""
+    for name, loop in LOOPS.items():
+        yield loop(workload, start)._replace(name=name, note=note)
+    if worker is not None:
+        for name, loop in LOOPS.items():
+            num_steps = worker.build(loop, workload, start).result()
+            run = functools.partial(run_all, [worker], loop)
+            note = "a process with one CPU device"
+            yield Control(run, None, num_steps, name, note)
+        name, note = "jitted scans, dealt to devices", f"{num_devices} at a time"
+        yield controls.deal_scans(workload, start)._replace(name=name, note=note)
+    control = controls.plain_vmap(workload, start)
+    note = ""
+    if workload.kind == "cnn":
+        note = f"flax's convolution, {control.num_steps} steps"
+    yield control._replace(name="plain vmap, scan over steps", note=note)
 
 
 def _pytorch_ways(
-    workload: Workload, start: Start, workers: Workers, with_compiled: bool
-) -> tuple[list[Way], list[str]]:
-    if not pytorch.is_installed():
-        return [], [
-            "PyTorch is not installed and was left out; to compare with it: "
-            "pip install torch"
-        ]
-    given = pytorch_start(workload, start)
+    start: Start,
+    workers: Sequence[Worker],
+    with_compiled: bool,
+    notes: list[str],
+) -> Iterator[Control]:
     cores = count_cpu_cores()
-    notes: list[str] = []
-    ways: list[Way] = []
-    layout = "channels-last" if workload.kind == "cnn" else ""
+    layout = "channels-last" if "conv1" in start.params else ""
     builders = {
-        f"PyTorch, {cores} threads": pytorch.one_at_a_time,
-        "PyTorch, torch.func.vmap": pytorch.vmapped,
+        f"PyTorch, {cores} threads": (pytorch.one_at_a_time, layout, ()),
+        "PyTorch, torch.func.vmap": (pytorch.vmapped, "", ()),
     }
     if with_compiled:
-        builders[f"PyTorch, {cores} threads, compiled"] = functools.partial(
-            pytorch.one_at_a_time, is_compiled=True
-        )
-    for name, builder in builders.items():
+        name = f"PyTorch, {cores} threads, compiled"
+        builders[name] = (pytorch.one_at_a_time, layout, (True,))
+    for name, (builder, note, settings) in builders.items():
         try:
-            control = builder(given, cores)
+            control = builder(start, cores, *settings)
         except Exception as error:  # a compiler or an operator may be missing
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             notes.append(f"{name}: does not work here ({reason[0][:90]})")
             continue
-        note = "" if builder is pytorch.vmapped else layout
-        ways.append(Way(name, note, control.run, control.num_steps))
-    count = min(len(workers.pytorch), len(given.learning_rate))
-    used = workers.pytorch[:count]
-    for index, worker in enumerate(used):
-        worker.build(pytorch.one_at_a_time, given.share(index, count), 1)
-    for worker in used:
-        worker.wait()
-    ways.append(
-        Way(
-            f"PyTorch, {count} processes",
-            ", ".join(filter(None, ["1 thread each", layout])),
-            functools.partial(run_all, used),
-            len(given.labels),
-        )
-    )
-    return ways, notes
+        yield control._replace(name=name, note=note)
+    used = workers[: len(start.learning_rate)]
+    builder = pytorch.one_at_a_time
+    building = [
+        worker.build(builder, start.share(index, len(used)), 1)
+        for index, worker in enumerate(used)
+    ]
+    for future in building:
+        future.result()
+    note = ", ".join(filter(None, ["1 thread each", layout]))
+    run = functools.partial(run_all, used, builder)
+    name = f"PyTorch, {len(used)} processes"
+    yield Control(run, None, len(start.batches["label"]), name, note)
 
 
 def _make_rows(
-    workload: Workload, ways: Sequence[Way], seconds: Sequence[np.ndarray]
+    workload: Workload, ways: Sequence[Control], seconds: Sequence[np.ndarray]
 ) -> list[SpeedRow]:
     """Compares seconds a step; only the fastest way of a name is marked as used."""
     samples = workload.population_size * workload.batch_size
@@ -274,4 +202,9 @@ def _make_rows(
                 is_used=medians[i] == min(rivals),
             )
         )
+    in_pytorch = [row for row in rows if row.name.startswith("PyTorch")]
+    if in_pytorch:
+        better = min(in_pytorch, key=lambda row: row.ratio.median)
+        note = f"is {better.name.removeprefix('PyTorch, ')}"
+        rows.append(dataclasses.replace(better, name="better PyTorch", note=note))
     return rows

@@ -5,12 +5,52 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+MATMUL_SIZE = 2048
+"""The rows and columns of the matrices that measure the hardware's peak."""
+
+
+class Start(NamedTuple):
+    """The start of all controls, as NumPy arrays alone, to cross processes.
+
+    Attributes:
+        params: `[P, ...]` the members' weights, by layer.
+        learning_rate: `f32[P]`.
+        batches: `[S, B, ...]` images and labels.
+    """
+
+    params: dict[str, dict[str, np.ndarray]]
+    learning_rate: np.ndarray
+    batches: dict[str, np.ndarray]
+
+    def share(self, index: int, count: int) -> Start:
+        """Takes every `count`-th member, from `index` on."""
+        members = (self.params, self.learning_rate)
+        return Start(*jax.tree.map(lambda x: x[index::count], members), self.batches)
+
+
+class Control(NamedTuple):
+    """One way to train a population, warmed up.
+
+    Attributes:
+        run: trains every member `num_steps` further, and returns when that is done.
+        params: returns the members' weights, each with the leading axis `P`.
+        num_steps: the training steps of each member in a run.
+        name: the name of its row; of those with one name the fastest is shown.
+        note: the place or the manner in which it runs.
+    """
+
+    run: Callable[[], None]
+    params: Callable[[], Any] | None
+    num_steps: int
+    name: str = ""
+    note: str = ""
 
 
 def measure_in_turns(
@@ -19,8 +59,8 @@ def measure_in_turns(
     """Times functions round by round, so that other work on the machine hits all.
 
     Args:
-        runs: functions that return when their work is done, warmed up.
-        num_rounds: how often each is called; every round starts with another one.
+        runs: functions by name, warmed up, that return when their work is done.
+        num_rounds: the number of calls of each; every round starts with another one.
 
     Returns:
         Seconds `[num_rounds]` by name.
@@ -43,34 +83,22 @@ def measure_in_turns(
     return seconds
 
 
-class Peak(NamedTuple):
-    """Two ways to keep all cores busy with one large f32 matmul after another.
-
-    Attributes:
-        runs: by name.
-        flops: of one call of each.
-    """
-
-    runs: dict[str, Callable[[], object]]
-    flops: dict[str, float]
-
-
-def matmul_peak(devices: Sequence[jax.Device], size: int = 2048) -> Peak:
-    """Prepares the measurement of what the hardware can do at most.
+def matmul_peak(devices: Sequence[jax.Device]) -> dict[str, Callable[[], object]]:
+    """Prepares the measurement of the most that the hardware can do.
 
     A CPU device can use all cores by itself, or each device its own: which is faster
     depends on the machine, so both are measured.
 
     Args:
-        devices: that are used together.
-        size: of the square matrices.
+        devices: the devices that are used together.
 
     Returns:
-        What to call, warmed up; the peak is the largest FLOP/s of them.
+        Calls to time, by name, that multiply large f32 matrices.
     """
     multiply = jax.jit(lambda left, right: left @ right)
-    host = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
-    runs, flops = {}, {}
+    shape = (MATMUL_SIZE, MATMUL_SIZE)
+    host = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    runs = {}
     for name, used in {"one": devices[:1], "each": devices}.items():
         placed = [jax.device_put(host, device) for device in used]
 
@@ -78,90 +106,67 @@ def matmul_peak(devices: Sequence[jax.Device], size: int = 2048) -> Peak:
             jax.block_until_ready([multiply(matrix, matrix) for matrix in placed])
 
         run()
-        runs[name], flops[name] = run, 2.0 * size**3 * len(used)
-    return Peak(runs, flops)
+        runs[name] = run
+    return runs
 
 
-def best_rate(peak: Peak, seconds: Mapping[str, np.ndarray]) -> float:
-    """Takes the larger FLOP/s, each the median over the rounds."""
-    return max(peak.flops[name] / np.median(seconds[name]) for name in peak.runs)
+def peak_rate(seconds: Mapping[str, np.ndarray], num_devices: int) -> float:
+    """Takes the larger FLOP/s of `matmul_peak`'s calls, each a median over rounds."""
+    flops = 2.0 * MATMUL_SIZE**3
+    one, each = (float(np.median(seconds[name])) for name in ("one", "each"))
+    return max(flops / one, num_devices * flops / each)
 
 
 class Worker:
-    """A spawned process with a control built in it.
+    """A spawned process in which controls are built and run.
 
-    Messages go over a pipe; `start` and `wait` are apart, so that several workers run
-    side by side. Use it as a context: leaving it ends the process.
+    Use it as a context: leaving it ends the process.
     """
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end,), daemon=True)
-        # JAX reads its variables while it is imported, which is before `_serve` runs.
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=spawn)
+        # JAX reads its variables while it is imported, so they are set at the start.
         before = dict(os.environ)
         os.environ.update(environment or {})
         try:
-            self._process.start()
+            self._pool.submit(os.getpid)
         finally:
             os.environ.clear()
             os.environ.update(before)
-        end.close()
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pipe.close()
-        self._process.terminate()  # it holds nothing worth a tidy end
-        self._process.join()
+        self._pool.shutdown()
 
-    def build(self, builder: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Starts building a control; `wait` returns when it is warm."""
-        self._pipe.send(("build", builder, args, kwargs))
+    def build(self, builder: Callable[..., Control], *args: Any) -> Future[int]:
+        """Starts building a control, known by its builder, whose result is its steps.
 
-    def start(self, name: str = "run") -> None:
-        """Starts a function of the control."""
-        self._pipe.send((name,))
-
-    def wait(self) -> Any:
-        """Waits for what was started, and returns its result.
-
-        Raises:
-            RuntimeError: if it failed in the process; the message has its traceback.
+        What was built by that builder before is dropped.
         """
-        try:
-            is_done, result = self._pipe.recv()
-        except EOFError as error:
-            raise RuntimeError("the process of a control died.") from error
-        if not is_done:
-            raise RuntimeError(result)
-        return result
+        return self._pool.submit(_build, builder, args)
+
+    def run(self, builder: Callable[..., Control]) -> Future[None]:
+        """Starts a run of the control that this builder built."""
+        return self._pool.submit(_run, builder)
 
 
-def run_all(workers: Sequence[Worker]) -> None:
-    """Runs all workers' controls side by side."""
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.wait()
+def run_all(workers: Sequence[Worker], builder: Callable[..., Control]) -> None:
+    """Runs the workers' controls of one builder side by side."""
+    for future in [worker.run(builder) for worker in workers]:
+        future.result()
 
 
-def _serve(pipe: Any) -> None:
-    control = None
-    while True:
-        try:
-            name, *rest = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            if name == "build":
-                builder, args, kwargs = rest
-                control = builder(*args, **kwargs)
-                pipe.send((True, control.num_steps))
-            else:
-                pipe.send((True, getattr(control, name)()))
-        except KeyboardInterrupt:
-            return
-        except Exception:
-            pipe.send((False, traceback.format_exc()))
+_CONTROLS: dict[Callable[..., Control], Control] = {}
+
+
+def _build(builder: Callable[..., Control], args: tuple[Any, ...]) -> int:
+    _CONTROLS.pop(builder, None)  # frees its memory first
+    _CONTROLS[builder] = builder(*args)
+    return _CONTROLS[builder].num_steps
+
+
+def _run(builder: Callable[..., Control]) -> None:
+    _CONTROLS[builder].run()

@@ -1,4 +1,4 @@
-"""`jepbt benchmark`: which models it measures, and what it prints."""
+"""`jepbt benchmark`: measures the models asked for, prints and keeps the numbers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jepbt import plots
 from jepbt.arguments import check_whole
 from jepbt.benchmark import ScalingReport, SpeedReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
+from jepbt.benchmark.startup import measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
 from jepbt.engine.devices import use_compilation_cache
 
@@ -27,13 +28,15 @@ class BenchmarkOptions:
     """What to measure, and how often.
 
     Attributes:
-        models: of tiny_mlp, mlp, cnn and wide_mlp, with commas between; all of them if
-            left out.
+        models: one or more of tiny_mlp, mlp, cnn and wide_mlp, with commas between; all
+            of them if left out.
         max_population: the largest population whose cost is measured; by default the
             one that the controls train.
         num_rounds: measurements behind each median; every round measures everything.
         quick: smaller populations, a tenth of the steps, two rounds, no torch.compile:
             to see that it works; its figures say little.
+        startup: measure nothing but where the time goes until the default run of
+            `jepbt train` has trained a first, short generation.
         json: a file for all numbers.
         figure: a PNG file for the picture of the first model's scaling; those of
             further models get their names appended.
@@ -43,12 +46,13 @@ class BenchmarkOptions:
     max_population: int | None = None
     num_rounds: int | None = None
     quick: bool = False
+    startup: bool = False
     json: str | None = None
     figure: str | None = None
 
 
 def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
-    """Checks what the user gave, and returns what measures and prints."""
+    """Checks the user's options, and returns the function that measures and prints."""
     options = arguments.options
     workloads = choose_workloads(options.models)
     for name in ("max_population", "num_rounds"):
@@ -66,7 +70,7 @@ def choose_workloads(names: str) -> list[Workload]:
     """Finds the workloads of models' names, with commas between.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: if a name is unknown.
 
     Example:
         >>> [workload.batch_size for workload in choose_workloads("wide_mlp")]
@@ -102,6 +106,12 @@ def _check_file(name: str, path: str | None) -> None:
 
 
 def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
+    if options.startup:
+        report = measure_startup()
+        print(report)
+        if options.json is not None:
+            _write_json(options.json, {"startup": dataclasses.asdict(report)})
+        return
     jepbt.use_all_cpu_cores()
     use_compilation_cache()
     num_rounds = options.num_rounds or (2 if options.quick else 5)
@@ -116,48 +126,46 @@ def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
     )
     with start_workers(len(devices)) as workers:
         for workload in workloads:
-            speeds.append(
-                compare_speed(
-                    workload,
-                    workers,
-                    num_rounds=num_rounds,
-                    with_compiled=not options.quick,
-                )
+            speed = compare_speed(
+                workload,
+                workers,
+                num_rounds=num_rounds,
+                with_compiled=not options.quick,
             )
-            print(f"\n{speeds[-1]}", flush=True)
-            scalings.append(
-                scaling(
-                    make_task(workload),
-                    max_population=options.max_population or workload.population_size,
-                    num_rounds=num_rounds,
-                )
+            print(f"\n{speed}", flush=True)
+            costs = scaling(
+                make_task(workload),
+                max_population=options.max_population or workload.population_size,
+                num_rounds=num_rounds,
             )
-            print(f"\n{scalings[-1]}", flush=True)
+            print(f"\n{costs}", flush=True)
+            speeds.append(speed)
+            scalings.append(costs)
     if options.json is not None:
-        _write_json(pathlib.Path(options.json), speeds, scalings)
-    if options.figure is not None:
-        for i, (workload, report) in enumerate(zip(workloads, scalings, strict=True)):
-            path = pathlib.Path(options.figure)
-            if i > 0:
-                name = f"{path.stem}-{workload.name}-{workload.batch_size}{path.suffix}"
-                path = path.with_name(name)
-            axes = plots.scaling(report)
-            axes.set_title(f"{workload.title}, batch {workload.batch_size}")
-            axes.figure.savefig(path)
-            print(f"Look: {path}")
-
-
-def _write_json(
-    path: pathlib.Path,
-    speeds: Sequence[SpeedReport],
-    scalings: Sequence[ScalingReport],
-) -> None:
-    facts = {
-        "versions": {"jepbt": jepbt.__version__, "jax": jax.__version__},
-        "models": [
+        models = [
             {"speed": dataclasses.asdict(speed), "scaling": json.loads(costs.to_json())}
             for speed, costs in zip(speeds, scalings, strict=True)
-        ],
-    }
-    path.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
+        ]
+        _write_json(options.json, {"models": models})
+    if options.figure is not None:
+        for i, (workload, costs) in enumerate(zip(workloads, scalings, strict=True)):
+            _draw(pathlib.Path(options.figure), workload, costs, is_first=i == 0)
+
+
+def _draw(
+    path: pathlib.Path, workload: Workload, costs: ScalingReport, *, is_first: bool
+) -> None:
+    if not is_first:
+        name = f"{path.stem}-{workload.name}-{workload.batch_size}{path.suffix}"
+        path = path.with_name(name)
+    axes = plots.scaling(costs)
+    axes.set_title(f"{workload.title}, batch {workload.batch_size}")
+    axes.figure.savefig(path)
+    print(f"Look: {path}")
+
+
+def _write_json(path: str, facts: dict) -> None:
+    versions = {"jepbt": jepbt.__version__, "jax": jax.__version__}
+    text = json.dumps({"versions": versions} | facts, indent=1, allow_nan=False)
+    pathlib.Path(path).write_text(text + "\n")
     print(f"All numbers: {path}")

@@ -1,4 +1,4 @@
-"""The command line: `jepbt train`, `jepbt benchmark` and `jepbt report`.
+"""Runs the commands `jepbt train`, `jepbt benchmark` and `jepbt report`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -18,7 +18,12 @@ from tqdm.auto import tqdm
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
-from jepbt.cli.train import TrainOptions, prepare_training, print_interruption
+from jepbt.cli.train import (
+    MAIN_JOB,
+    TrainOptions,
+    prepare_training,
+    print_interruption,
+)
 from jepbt.report import write_report
 
 
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             try:
                 run = arguments.prepare(arguments)
-            except (ValueError, TypeError, OSError) as error:  # something a user gave
+            except (ValueError, TypeError, OSError) as error:  # a mistake of the user
                 if _is_debugged(arguments):
                     raise
                 return _fail(str(error))
@@ -69,14 +74,15 @@ def _parse(argv: Sequence[str] | None):
         add_option_string_dash_variants=DashVariant.DASH,
     )
     train.add_arguments(TrainOptions, dest="options")
-    train.add_arguments(jepbt.Config, dest="config")
+    train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
     train.set_defaults(prepare=prepare_training)
     benchmark = commands.add_parser(
         "benchmark",
         help="measure populations against other ways to train them, on this machine",
         description="Trains populations of four models in jepbt, in loops over "
         "members, in plain vmap, and in PyTorch if it is installed: equal work, in "
-        "turns. Then measures what a population costs by its size.",
+        "turns. Then measures what a population costs by its size. With --startup, "
+        "measures where the time goes until training starts instead.",
         add_option_string_dash_variants=DashVariant.DASH,
     )
     benchmark.add_arguments(BenchmarkOptions, dest="options")
@@ -116,7 +122,7 @@ def _fail(message: str) -> int:
 
 
 def prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
-    """Writes the page, and returns what says where it is."""
+    """Writes the page, and returns a function that prints its path."""
     path = write_report(arguments.run_dir)
     size = path.stat().st_size / 1e6
     return lambda: print(f"{path} ({size:.1f} MB): open it in any browser")

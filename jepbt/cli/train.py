@@ -1,4 +1,4 @@
-"""`jepbt train`: what it prepares, prints and runs."""
+"""`jepbt train`: prepares a run, prints what it is, and runs it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ from jepbt.results import Generation, describe
 from jepbt.strategies import STRATEGY_NAMES
 from jepbt.training import Prepared, Result, execute, prepare
 
+MAIN_JOB = jepbt.Config(num_generations=15, steps_per_generation=60, batch_size=32)
+"""The settings of `jepbt train` without flags: a whole evolution in a few minutes."""
+
 
 @dataclasses.dataclass
 class TrainOptions:
-    """What to train, with what, on what.
+    """The data, the model, the strategy and the device of a run.
 
     Attributes:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
         label_noise: the share of training labels to make wrong, from 0 to 1.
         validation_label_noise: the share of validation labels to make wrong.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
-        strategy: what happens between generations.
+        strategy: the rule that chooses parents and hyperparameters after a generation.
         device: cpu, gpu or tpu; what JAX prefers if left out.
     """
 
@@ -49,7 +52,7 @@ class TrainOptions:
 
 
 def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
-    """Checks, compiles, prints what is about to run, and returns what runs it."""
+    """Checks, compiles and announces a run, and returns the function that runs it."""
     options = arguments.options
     jepbt.use_all_cpu_cores()
     configs.check(arguments.config)
@@ -66,14 +69,14 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
-    """Writes the command line that goes on with a run.
+    """Writes the command line that continues a run.
 
     Args:
-        arguments: that started it.
-        folder: of the run.
+        arguments: the parsed command line that started it.
+        folder: the run's folder.
 
     Returns:
-        What to type.
+        The line to type.
     """
     added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
     added += [] if arguments.config.resume else ["--resume"]
@@ -91,7 +94,7 @@ def _run(prepared: Prepared, go_on: str) -> None:
 
 
 def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
-    """Makes a task of the options, in a folder of its own, and compiles it."""
+    """Makes a task as the options say, in a folder of its own, and compiles it."""
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)
@@ -105,7 +108,7 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
         )
     except BaseException:
         if config.run_dir is None:
-            with contextlib.suppress(OSError):  # what is not empty stays
+            with contextlib.suppress(OSError):  # a folder with files in it stays
                 run_directory.discard(folder)
                 folder.parent.rmdir()
         raise
@@ -164,7 +167,10 @@ def _print_before(
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
-    """Says how long it will take, once that has been measured; logs without a bar."""
+    """Makes a callback that tells how long the run will take, and logs generations.
+
+    The estimate comes after the first generation; the log, where no bar is shown.
+    """
     num_generations = prepared.config.num_generations
     first = prepared.held.generation + 1
     has_bar = prepared.config.progress and sys.stderr.isatty()
@@ -228,7 +234,7 @@ def _print_after(result: Result, prepared: Prepared) -> None:
 
 
 def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
-    """Says what an interrupted run leaves behind, and how to go on with it."""
+    """Tells what an interrupted run leaves behind, and how to continue it."""
     result = stop.result
     is_over = len(result.history) == result.config.num_generations
     command = resume_command(arguments, result.run_dir)
