@@ -132,7 +132,7 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 
 
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Writes `config.json`: the settings of the run and the machine it ran on."""
+    """Writes `config.json`: the settings of a run, and its machine."""
     replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
 
 
@@ -177,7 +177,7 @@ def append_history(
     Args:
         folder: the run's folder.
         generation: the generation to add.
-        exact: further values for the line: see `results.history.to_json`.
+        exact: more values for the line: see `to_json`.
     """
     line = (to_json(generation, exact) + "\n").encode()
     with open(folder / HISTORY, "ab", buffering=0) as file:
@@ -276,7 +276,7 @@ def write_safely(
 def replace(
     path: pathlib.Path, content: bytes | memoryview, *, sync: bool = False
 ) -> None:
-    """Writes a file whole or not at all; `sync` also survives a loss of power."""
+    """Writes a file whole or not at all; with `sync` it survives a loss of power."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
     try:
@@ -293,9 +293,7 @@ def replace(
 
 
 def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
-    """Takes a run's folder for this process alone, until the lock is released.
-
-    The system releases it when the process ends, however it ends.
+    """Takes a run's folder for this process alone, until it releases it or ends.
 
     Args:
         folder: the run's folder, which exists.

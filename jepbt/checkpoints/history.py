@@ -123,7 +123,8 @@ def _load(
 def _restore(value: list, choices: list | None) -> np.ndarray:
     if choices is not None:
         column = np.empty(len(value), object)
-        column[:] = [choices[number] for number in value]
+        for slot, number in enumerate(value):  # at once, tuples would become rows
+            column[slot] = choices[number]
         return column
     kind, shape, content = value
     flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))

@@ -188,20 +188,23 @@ def test_lines_beyond_the_checkpoint_are_cut(copy, whole):
 
 def test_a_history_keeps_what_json_cannot_hold(tmp_path):
     """Inf, other nans than Python's, bfloat16, unsigned integers; odd choices."""
-    choices = (None, "relu", jnp.tanh, 3)
+    choices = (None, "relu", jnp.tanh, (3, 4))
 
     @dataclasses.dataclass
     class Odd(jepbt.HyperParameters):
         rate: float = jepbt.hparam(0.1, min=0.01, max=1.0)
         odd: object = jepbt.hparam(None, choices=choices)
 
+    odd = np.empty(4, object)
+    odd[:] = [None, "relu", jnp.tanh, None]
+    odd[3] = choices[3]
     nan = np.array(0xFFC00001, np.uint32).view(np.float32)
     report = jepbt.results.Generation(
         0,
         np.float32([1.0, np.nan, -0.0, 1e-45]),
         np.array([nan, 0.1, np.inf, -np.inf], np.float32),
         np.arange(4, dtype=np.int32),
-        {"rate": np.float32([0.1, 0.2, 0.3, 0.4]), "odd": np.array(choices, object)},
+        {"rate": np.float32([0.1, 0.2, 0.3, 0.4]), "odd": odd},
         {
             "half": np.array([1.5, np.inf, 0, -0.0], jnp.bfloat16),
             "loss": np.array([np.inf, 1, 2, 3], np.float32),
