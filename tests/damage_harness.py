@@ -29,6 +29,7 @@ from jepbt.training import preparation
 
 LIMIT = 8
 SETTINGS = {"num_generations": LIMIT, "steps_per_generation": 3}
+UNFINISHED = "000004.orbax-checkpoint-tmp"
 OUTSIDE = "nothing may write here"
 
 
@@ -85,17 +86,16 @@ def add_a_stranger(path, draw, others):
 
 
 def replace_values(path, draw, others):
-    """A JSON file with other values of every type; a manifest is made to match."""
+    """A JSON file with other values of every type; sums over it are made to match."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
         return flip_a_bit(path, draw, others)
-    path.write_text(json.dumps(_mutate(content, draw)))
-    if path.name == "facts.json":
-        (path.parent / "manifest.json").unlink()
-        # Beside a link that an earlier damage made there is no manifest to forge.
-        with contextlib.suppress(checkpoint.Damaged):
-            checkpoint._write_manifest(path.parent)
+    content = _mutate(content, draw)
+    if path.name == "manifest.json" and isinstance(content, dict):
+        body = {name: content[name] for name in ("facts", "files") if name in content}
+        content["sha256"] = checkpoint._hash(body)
+    path.write_text(json.dumps(content))
 
 
 FILE_DAMAGES = [
@@ -132,14 +132,14 @@ def link_the_folder(path, draw):
 
 
 def rename_the_folder(path, draw):
-    names = ["000099", "000001", "999999999", ".saving-000004", "000005x", "damaged-1"]
+    names = ["000099", "000001", "999999999", "000005x", "damaged-1", UNFINISHED]
     name = draw.choice(names)
     if not (path.parent / name).exists():
         path.rename(path.parent / name)
 
 
 def copy_the_folder(path, draw):
-    name = draw.choice(["000099", "000000", ".saving-000004", "0000004", "000007"])
+    name = draw.choice(["000099", "000000", UNFINISHED, "0000004", "000007"])
     if not (path.parent / name).exists():
         shutil.copytree(path, path.parent / name)
 
@@ -148,7 +148,7 @@ def mix_two_folders(path, draw):
     folders = sorted(p for p in path.parent.iterdir() if p.is_dir() and p != path)
     if folders:
         other = draw.choice(folders)
-        for name in ("arrays", "facts.json"):
+        for name in ("default", "_CHECKPOINT_METADATA", "manifest.json"):
             if (other / name).exists() and draw.random() < 0.7:
                 remove(path / name)
                 copy = shutil.copytree if (other / name).is_dir() else shutil.copy
@@ -245,6 +245,8 @@ def harass(folder, num_damages, seed, say=print):
                 say(defects[-1], flush=True)
             elif num_damages <= 20:
                 say(f"{seed}/{number}: {what}: {outcome}: {detail}", flush=True)
+            elif number % 20 == 19:
+                say(dict(outcomes), flush=True)
     say(dict(kinds))
     return outcomes, defects
 
@@ -344,7 +346,7 @@ class Stop(Exception):
 def _compiled_once():
     """Every run here is the same run: identified and compiled a single time."""
     before = {}
-    for name in ("identify", "lower_tuned", "compile_all", "place_inputs"):
+    for name in ("trace_member", "identify", "place_inputs", "lower", "compile_all"):
         before[name] = getattr(preparation, name)
         setattr(preparation, name, _remember_first(before[name]))
     try:

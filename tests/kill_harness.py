@@ -26,6 +26,7 @@ import traceback
 import numpy as np
 import resumable
 
+UNFINISHED = ".orbax-checkpoint-tmp"
 SETTINGS = {"num_generations": 30, "steps_per_generation": 10, "checkpoint_every": 1}
 
 
@@ -178,7 +179,7 @@ def _kill_while_writing(run, settings, moment, draw):
     while not _has_ended(number):
         with contextlib.suppress(OSError):
             for name in os.listdir(root):
-                if name.startswith(".saving-") and int(name[8:]) >= moment:
+                if UNFINISHED in name and int(name[:6]) >= moment:
                     time.sleep(draw.uniform(0, 0.04))
                     return _kill(number)
         time.sleep(0.002)
@@ -187,9 +188,13 @@ def _kill_while_writing(run, settings, moment, draw):
 
 def _describe(run):
     names = os.listdir(run / "checkpoints") if (run / "checkpoints").exists() else []
-    if any(name.startswith(".saving-") for name in names):
+    unfinished = [name for name in names if UNFINISHED in name]
+    if any((run / "checkpoints" / x / "manifest.json").exists() for x in unfinished):
+        return "between a manifest and its checkpoint's name"
+    if unfinished:
         return "within the writing of a checkpoint"
-    if any(name.startswith(".removing-") for name in names):
+    whole = [name for name in names if name.isdecimal()]
+    if not all((run / "checkpoints" / x / "manifest.json").exists() for x in whole):
         return "within the removal of one"
     if not (run / "config.json").exists():
         return "before the run had written anything"
@@ -201,7 +206,8 @@ def _describe(run):
 def _count_lost(run):
     history, root = run / "history.jsonl", run / "checkpoints"
     done = history.read_text().count("\n") if history.exists() else 0
-    saved = [int(p.name) for p in root.glob("[0-9]*")] if root.exists() else []
+    names = os.listdir(root) if root.exists() else []
+    saved = [int(name) for name in names if name.isdecimal()]
     return max(done - 1 - max(saved, default=-1), 0)
 
 

@@ -14,14 +14,14 @@ FOLDER = pathlib.Path(__file__).parent
 SLOW_WRITER = """
 import sys, time
 import resumable
-from jepbt import checkpoint
-write = checkpoint.write
-def write_slowly(root, generation, *rest):
-    write(root, generation, *rest)
+from jepbt.checkpoints import checkpoint
+seal = checkpoint.seal
+def seal_slowly(root, generation, facts):
     if generation == 2:
         print("writing", flush=True)
         time.sleep(600)
-checkpoint.write = write_slowly
+    seal(root, generation, facts)
+checkpoint.seal = seal_slowly
 resumable.train(run_dir=sys.argv[1], num_generations=1000)
 """
 
@@ -58,5 +58,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_whole_checkpoints(tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in stderr
-    for path in checkpoint.list_all(tmp_path / "run" / "checkpoints"):
+    paths = checkpoint.list_all(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in paths] == ["000001", "000000"]
+    for path in paths:
         checkpoint.verify(path)

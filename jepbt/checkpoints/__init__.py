@@ -1,9 +1,9 @@
-"""Checkpoints: a run's folder, what is saved in it, and how a run goes on."""
+"""Checkpoints: a run's folder, its saved states, and how a run continues."""
 
 from jepbt.checkpoints.checkpoint import Damaged
 from jepbt.checkpoints.identity import differences, identify
+from jepbt.checkpoints.keeper import Keeper
 from jepbt.checkpoints.resume import RunFolder, open_folder
-from jepbt.checkpoints.writer import Keeper
 
 __all__ = [
     "Damaged",

@@ -1,17 +1,19 @@
-"""The files of a run: readable without jepbt, never overwritten, never half-written."""
+"""Writes the files of a run: readable without jepbt, never left half-written."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,24 +21,25 @@ import numpy as np
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.results import Generation, Recorded, to_json
 
+HISTORY = "history.jsonl"
 _CONFIG = "config.json"
-_HISTORY = "history.jsonl"
-_OWN = {_CONFIG, _HISTORY, "checkpoints", "best", "figures", "lock", "schedule.json"}
+_LOCK = ".lock"
+_OWN = {_CONFIG, HISTORY, "checkpoints", "best", "figures", "lock", "schedule.json"}
 _OWN |= {"loss.py", "test.json", "report.html", "candidates.pkl", "writable"}
 
 
 def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
-    """Takes a folder for a run, making it if it is missing.
+    """Makes or takes over a folder for a run.
 
     Args:
-        path: absent, or a folder without a run in it.
-        resume: whether a run that it holds may go on.
+        path: a path where nothing is, or a folder without a run in it.
+        resume: True if a run in the folder may continue.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if it is a file, holds a run, or cannot be written to.
+        ValueError: if the path is a file, holds a run, or cannot be written to.
 
     Example:
         >>> import tempfile
@@ -64,7 +67,7 @@ def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
 
 
 def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
-    """Says in words that a folder takes no files."""
+    """Makes the error for a folder that cannot be written to."""
     reason = error.strerror or str(error)
     name = os.path.basename(error.filename or "").lstrip(".")
     where = f" ({name[:60]})" if name else ""
@@ -75,15 +78,9 @@ def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
 
 
 def holds_run(folder: pathlib.Path) -> bool:
-    """Whether a run has written anything here."""
-    names = (_CONFIG, _HISTORY, "checkpoints")
+    """Tells if a run has written anything here."""
+    names = (_CONFIG, HISTORY, "checkpoints")
     return any(os.path.exists(folder / name) for name in names)
-
-
-def has_history(folder: pathlib.Path) -> bool:
-    """Whether a run has ended a generation here."""
-    path = folder / _HISTORY
-    return path.exists() and path.stat().st_size > 0
 
 
 def _refuse_links(folder: pathlib.Path) -> None:
@@ -99,12 +96,10 @@ def _refuse_links(folder: pathlib.Path) -> None:
 
 
 def next_numbered(root: str | os.PathLike) -> pathlib.Path:
-    """Makes the next of `root/0001`, `root/0002`, ...
-
-    Two processes that ask at once get two folders.
+    """Makes the next of `root/0001`, `root/0002`, ...; no two callers get the same.
 
     Args:
-        root: made if missing.
+        root: the folder of all runs; made if it is missing.
 
     Returns:
         A new, empty folder.
@@ -137,7 +132,7 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 
 
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Writes `config.json`: what was run, with what, on what."""
+    """Writes `config.json`: the settings of a run, and its machine."""
     replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
 
 
@@ -145,19 +140,19 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """Reads `config.json`.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
-        What it holds.
+        The settings in the file.
 
     Raises:
-        ValueError: if it is missing, or no JSON object.
+        ValueError: if the file is missing, or is not a JSON object.
     """
     path = folder / _CONFIG
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read, and so it is not known what the run there "
@@ -167,21 +162,30 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
-    """Writes the spaces of a class as `config.json` holds them: JSON values by name."""
+    """Describes the spaces of a class in JSON values, as `config.json` holds them."""
     described = {name: space.describe() for name, space in spaces(hparams_type).items()}
     return json.loads(json.dumps(described, default=str))
 
 
-def append_history(folder: pathlib.Path, generation: Generation) -> None:
-    """Adds a line to `history.jsonl`."""
-    with open(folder / _HISTORY, "a", encoding="utf-8") as file:
-        file.write(to_json(generation) + "\n")
+def append_history(
+    folder: pathlib.Path,
+    generation: Generation,
+    exact: Mapping[str, Any] | None = None,
+) -> None:
+    """Adds a line to `history.jsonl`, whole or not at all.
 
-
-def write_history(folder: pathlib.Path, generations: Sequence[Generation]) -> None:
-    """Writes `history.jsonl` anew: what a checkpoint has seen, and no more."""
-    text = "".join(to_json(generation) + "\n" for generation in generations)
-    replace(folder / _HISTORY, text.encode())
+    Args:
+        folder: the run's folder.
+        generation: the generation to add.
+        exact: more values for the line: see `to_json`.
+    """
+    line = (to_json(generation, exact) + "\n").encode()
+    with open(folder / HISTORY, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        written = file.write(line)
+        if written < len(line):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), HISTORY)
 
 
 def save_figure(folder: pathlib.Path, axes: Any) -> None:
@@ -205,11 +209,11 @@ def save_member(
     to float32, which keeps every bit of the value.
 
     Args:
-        folder: made if missing; replaced file by file, each whole or not at all, the
-            weights first: where they cannot be, what describes them stays as well.
-        state: the member's, host arrays.
+        folder: the folder for both files, made if it is missing. The weights are
+            written first: if they cannot be, what describes the earlier ones stays.
+        state: the member's state, host arrays.
         hparams: its hyperparameters, Python values.
-        facts: fitness, generation and whatever else belongs beside it.
+        facts: the fitness, the generation and other facts for `member.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
@@ -240,13 +244,16 @@ def _as_numpy(leaf: Any) -> np.ndarray:
 
 def write_safely(
     write: Callable[[pathlib.Path, Any], None], folder: pathlib.Path, content: Any
-) -> None:
+) -> bool:
     """Writes a file of the run; a full disk costs the file, never the run.
 
     Args:
-        write: called with the other two.
-        folder: of the run.
-        content: to write.
+        write: the function that writes; called with the other two arguments.
+        folder: the run's folder.
+        content: the content to write.
+
+    Returns:
+        True if the file was written.
 
     Warns:
         RuntimeWarning: if it could not be written.
@@ -262,12 +269,14 @@ def write_safely(
             RuntimeWarning,
             stacklevel=4,
         )
+        return False
+    return True
 
 
 def replace(
     path: pathlib.Path, content: bytes | memoryview, *, sync: bool = False
 ) -> None:
-    """Writes a file whole or not at all; `sync` also survives a loss of power."""
+    """Writes a file whole or not at all; with `sync` it survives a loss of power."""
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)  # of a process that was killed, or a link
     try:
@@ -283,19 +292,14 @@ def replace(
         raise
 
 
-NAME = ".lock"
-
-
-def lock(folder: pathlib.Path) -> IO:
-    """Takes a run directory for this process alone, until the file is closed.
-
-    The system lets go of it when the process ends, however it ends.
+def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
+    """Takes a run's folder for this process alone, until it releases it or ends.
 
     Args:
-        folder: exists.
+        folder: the run's folder, which exists.
 
     Returns:
-        An open file; closing it lets go.
+        The lock, held.
 
     Raises:
         ValueError: if another run is being written there.
@@ -303,52 +307,38 @@ def lock(folder: pathlib.Path) -> IO:
     Example:
         >>> import tempfile
         >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
-        >>> held.close()
+        >>> held.release()
     """
+    # Any thread may release it: after a second Ctrl-C another one does.
+    held = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
     try:
-        # It stays open as long as the run.
-        file = open(folder / NAME, "a")  # noqa: SIM115
-    except OSError as error:
-        raise not_writable(folder, error) from error
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        held.acquire()
+    except filelock.Timeout:
         raise ValueError(
             f"run_dir={str(folder)!r} is in use by another run. Wait until it has "
             "ended, or name another folder."
         ) from None
-    except OSError as error:
+    except NotImplementedError:
         warnings.warn(
-            f"run_dir={str(folder)!r} is on a disk that cannot lock files "
-            f"({os.strerror(error.errno)}): see to it that no other run writes there.",
+            f"run_dir={str(folder)!r} is on a disk that cannot lock files: see to it "
+            "that no other run writes there.",
             RuntimeWarning,
             stacklevel=2,
         )
-    return file
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    return held
 
 
 def discard(folder: pathlib.Path) -> None:
     """Removes a folder that was made for a run and holds nothing but its lock."""
-    (folder / NAME).unlink(missing_ok=True)
+    (folder / _LOCK).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def save_schedule(folder: pathlib.Path, run: Recorded) -> None:
-    """Writes the winner's schedule so far.
-
-    The file is replaced whole. Before any member has a finite fitness there is no
-    winner and nothing is written.
-
-    Args:
-        folder: of the run.
-        run: to take it from.
-    """
+    """Writes the winner's schedule so far, once a member has had a finite fitness."""
     if not np.isnan(run.history.fitness).all():
         replace(folder / "schedule.json", run.schedule.to_json().encode())
 

@@ -1,4 +1,4 @@
-"""What makes a run that run: the same again continues it, anything else does not."""
+"""Identifies a run, so that only the same run may continue it."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lists in words what keeps a run from continuing another.
 
     Args:
-        before: the identity of the run that is there.
-        now: of the one that is to continue it.
+        before: the identity of the run in the folder.
+        now: the identity of the run that is about to start.
 
     Returns:
         One phrase each; empty if nothing does.
@@ -129,7 +129,7 @@ def _mapping(identity: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def _hash_tree(tree: Any) -> str:
-    """SHA-256 of names, shapes, types and bytes of all arrays."""
+    """Hashes the names, shapes, types and bytes of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
@@ -144,7 +144,7 @@ def _hash_tree(tree: Any) -> str:
 
 
 def _plain(value: Any, name: str = "") -> Any:
-    """What reads the same in every process: no addresses, no objects of the user's."""
+    """Replaces objects by names, since their addresses differ between processes."""
     if isinstance(value, Mapping):
         return {"kind": name, **{str(k): _plain(v) for k, v in value.items()}}
     if isinstance(value, np.ndarray | np.generic):

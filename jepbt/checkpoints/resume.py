@@ -1,4 +1,4 @@
-"""A run's own folder: who may write to it, and what in it can go on."""
+"""Takes a run's folder, and decides if and where the run in it may continue."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import logging
 import pathlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import filelock
 
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
@@ -22,63 +24,69 @@ logger = logging.getLogger("jepbt")
 
 @dataclasses.dataclass
 class RunFolder:
-    """A run directory that this process alone may write to.
+    """A run's folder, which only this process may write to.
 
     Attributes:
-        path: of the folder.
-        lock: open as long as it is held.
-        newest: checkpoint that is whole, or `None`.
-        facts: of that checkpoint, or `None`.
-        damaged: newer checkpoints that are not, and why.
-        identity: of the run that is about to start, as soon as it is known.
-        settings: that `config.json` holds.
-        chunk_size: that it trains with.
+        path: the folder.
+        lock: the lock on the folder, held until `release`.
+        newest: the newest checkpoint that is whole, or `None`.
+        facts: the facts in that checkpoint, or `None`.
+        damaged: the checkpoints that are not whole, and why.
+        identity: the identity of the run that is about to start.
+        chunk_size: the chunk size that the run trains with.
     """
 
     path: pathlib.Path
-    lock: IO
+    lock: filelock.BaseFileLock | None
     newest: pathlib.Path | None = None
     facts: Mapping[str, Any] | None = None
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
-    identity: Mapping[str, Any] | None = None
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chunk_size: int = 1
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        """Where they are."""
+        """The folder of all checkpoints."""
         return self.path / checkpoint.FOLDER
 
     @property
     def generation(self) -> int:
-        """The last one that the newest checkpoint has seen; -1 without one."""
+        """The last generation that the newest checkpoint has seen; -1 without one."""
         return -1 if self.newest is None else int(self.newest.name)
 
     @property
-    def holds_run(self) -> bool:
-        """Whether there is anything that this run would continue."""
-        return self.facts is not None or run_directory.holds_run(self.path)
+    def new_facts(self) -> dict[str, Any]:
+        """The facts that new checkpoints hold about the run."""
+        return {"identity": self.identity, "chunk_size": self.chunk_size}
+
+    def release(self) -> None:
+        """Lets other runs use the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def known_chunk(self, num_members: int) -> int:
-        """The chunk size that the run began with; 0 if there is none that fits."""
+        """Returns the chunk size that the run began with; 0 if there is none."""
         size = self.facts.get("chunk_size") if self.facts else None
         fits = type(size) is int and 0 < size <= num_members and num_members % size == 0
         return size if fits else 0
 
     def check(self, identity: Mapping[str, Any], config: Config) -> None:
-        """Refuses to continue a run that is not this one.
+        """Refuses to continue a run that is not the one about to start.
 
         Args:
-            identity: from `identify`.
-            config: of this run.
+            identity: the identity of the run about to start, from `identify`.
+            config: its settings.
 
         Raises:
-            ValueError: with everything that differs.
+            ValueError: if the run in the folder is another one; the message lists
+                everything that differs.
         """
         self.identity = identity
-        before = self._identity_there()
+        if self.facts is None and not run_directory.holds_run(self.path):
+            return
+        before = self._identity_before()
         where = f"run_dir={str(self.path)!r}"
-        found = differences(before, identity) if before else []
+        found = differences(before, identity)
         if found:
             raise ValueError(
                 f"{where} holds a run that this one does not continue: "
@@ -92,7 +100,7 @@ class RunFolder:
                 f"num_generations={config.num_generations} must be at least {done}: "
                 f"{where} holds a run of that many generations."
             )
-        if before and before.get("versions") != identity["versions"]:
+        if before.get("versions") != identity["versions"]:
             logger.warning(
                 "%s was started with %s and goes on with %s: bits may differ",
                 self.path,
@@ -101,17 +109,17 @@ class RunFolder:
             )
 
     def check_space(self, num_bytes: int, config: Config) -> None:
-        """Refuses a run whose checkpoints the disk does not hold.
+        """Refuses a run whose checkpoints do not fit on the disk.
 
         Args:
-            num_bytes: of one.
-            config: of the run.
+            num_bytes: the size of one checkpoint.
+            config: the run's settings.
 
         Raises:
-            ValueError: with what is needed and what is there.
+            ValueError: if there is too little room; the message has both sizes.
         """
         there = len(checkpoint.list_all(self.checkpoints))
-        # A new one is whole before the oldest goes.
+        # A new checkpoint is whole before the oldest one goes.
         count = min(config.keep_checkpoints + 1, config.num_generations)
         missing = max(count - there, 1) * num_bytes
         free = shutil.disk_usage(self.path).free
@@ -125,36 +133,46 @@ class RunFolder:
             )
 
     def describe(self, settings: Mapping[str, Any]) -> None:
-        """Writes `config.json`.
+        """Writes `config.json`: the settings, and the identity of the run.
 
         Raises:
             ValueError: if it cannot be written.
         """
-        self.settings = settings
         try:
-            run_directory.write_config(self.path, self._with_identity())
+            run_directory.write_config(
+                self.path, {**settings, "identity": self.identity}
+            )
         except OSError as error:
             raise run_directory.not_writable(self.path, error) from error
 
-    def complete(self, identify: Callable[[], Mapping[str, Any]]) -> None:
-        """Adds the identity to `config.json`, unless it was known before the run.
-
-        Before a run's first generation has ended there is nothing to continue: until
-        then nobody needs it.
-        """
-        if self.identity is None:
-            self.identity = identify()
-            run_directory.write_safely(
-                run_directory.write_config, self.path, self._with_identity()
+    def set_damaged_aside(self) -> None:
+        """Renames checkpoints that are not whole, and warns which one is used."""
+        for path, reason in self.damaged:
+            aside = path.with_name(f"damaged-{path.name}")
+            _warn(
+                f"checkpoint {str(path)!r} is damaged ({reason}): the one before it "
+                f"is used, of generation {self.generation}. What is left of "
+                f"it is now {aside.name!r}."
             )
+            with contextlib.suppress(OSError):  # it is not used either way
+                checkpoint.remove(aside)
+                path.rename(aside)
+        self.damaged = []
 
-    def _with_identity(self) -> dict[str, Any]:
-        return {**self.settings, "identity": self.identity}
+    def remove_oldest(self, num_kept: int) -> None:
+        """Removes all but the newest few checkpoints.
 
-    def _identity_there(self) -> Mapping[str, Any] | None:
+        Half-written ones go too, and links and files that only have a checkpoint's
+        name: orbax would fail when their turn came to be removed.
+        """
+        checkpoint.clean(self.checkpoints)
+        for number, path in enumerate(checkpoint.list_all(self.checkpoints)):
+            if number >= num_kept or path.is_symlink() or not path.is_dir():
+                with contextlib.suppress(OSError):
+                    checkpoint.remove(path)
+
+    def _identity_before(self) -> Mapping[str, Any]:
         where = f"run_dir={str(self.path)!r}"
-        if not self.holds_run:
-            return None
         facts = self.facts
         if facts is None:
             facts = run_directory.read_config(self.path)
@@ -163,10 +181,11 @@ class RunFolder:
                 f"{where} holds a run of jepbt.epbt, which goes on with that function "
                 "alone. Name another folder."
             )
-        before = facts.get("identity", "unknown")
-        is_new = before is None and not run_directory.has_history(self.path)
-        # As much as tells runs apart.
-        if not is_new and not isinstance(_settings(before), Mapping):
+        before = facts.get("identity")
+        # Without its settings nothing tells the run from others.
+        if not isinstance(before, Mapping) or not isinstance(
+            before.get("settings"), Mapping
+        ):
             raise ValueError(
                 f"{where} holds a run that cannot go on: it has no checkpoint, and its "
                 "config.json does not say what it was. Name another folder."
@@ -178,28 +197,12 @@ class RunFolder:
             )
         return before
 
-    def set_damaged_aside(self) -> None:
-        """Renames what is no checkpoint, and says which is used instead."""
-        for path, reason in self.damaged:
-            aside = path.with_name(f"damaged-{path.name}")
-            _warn(
-                f"checkpoint {str(path)!r} is damaged ({reason}): the one before it "
-                f"is used, of generation {self.generation}. What is left of "
-                f"it is now {aside.name!r}."
-            )
-            try:
-                checkpoint.remove(aside)
-                path.rename(aside)
-            except OSError:  # it is not used either way
-                continue
-        self.damaged = []
-
 
 def open_folder(config: Config) -> RunFolder | None:
-    """Takes a run's folder, and finds in it what a run can go on from.
+    """Takes a run's folder, and finds the checkpoint in it to continue from.
 
     Args:
-        config: checked; `run_dir` and `resume` count.
+        config: the run's settings, checked; `run_dir` and `resume` are read.
 
     Returns:
         The folder, or `None` if the run writes no files.
@@ -211,26 +214,23 @@ def open_folder(config: Config) -> RunFolder | None:
         return None
     path = run_directory.claim(config.run_dir, resume=config.resume)
     folder = RunFolder(path, lock(path))
-    try:
+    with released_on_error(folder):
         # Another run may have been here between the question and the lock.
         run_directory.claim(config.run_dir, resume=config.resume)
         checkpoint.clean(folder.checkpoints)
         if config.resume:
             _find_newest(folder)
-    except BaseException:
-        folder.lock.close()
-        raise
     return folder
 
 
 @contextlib.contextmanager
 def released_on_error(folder: RunFolder | None) -> Iterator[None]:
-    """Lets go of a folder if what was to be done with it fails."""
+    """Releases a folder if the block under it fails."""
     try:
         yield
     except BaseException:
         if folder is not None:
-            folder.lock.close()
+            folder.release()
         raise
 
 
@@ -248,10 +248,6 @@ def _find_newest(folder: RunFolder) -> None:
             f"run_dir={str(folder.path)!r} holds a run of which no checkpoint is whole "
             f"({reasons}). Put a copy back, or name another folder."
         )
-
-
-def _settings(identity: Any) -> Any:
-    return identity.get("settings") if isinstance(identity, Mapping) else None
 
 
 def _warn(message: str) -> None:

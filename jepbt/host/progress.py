@@ -6,13 +6,14 @@ after every generation. Loading a pickle runs code: continue only runs of your o
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import pickle
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
+
+import filelock
 
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
@@ -74,11 +75,11 @@ class RunFiles:
 
     Attributes:
         folder: the path of the folder.
-        lock: an open file that keeps other runs out.
+        lock: the lock that keeps other runs out.
     """
 
     folder: pathlib.Path
-    lock: IO
+    lock: filelock.BaseFileLock
 
     def save(self, progress: Progress, report: Generation) -> None:
         """Writes a generation's report and everything that the next ones need.
@@ -102,13 +103,7 @@ class RunFiles:
 
     def close(self) -> None:
         """Lets other runs use the folder."""
-        # Closing is not enough: a forked worker of the user's executor, which outlives
-        # the run, has the file open as well. Windows has neither flock nor fork.
-        with contextlib.suppress(ImportError, OSError, ValueError):
-            import fcntl
-
-            fcntl.flock(self.lock, fcntl.LOCK_UN)
-        self.lock.close()
+        self.lock.release()
 
 
 def open_run(

@@ -91,7 +91,7 @@ def make_observers(bar: tqdm) -> Sequence[Observer]:
     Returns:
         Functions of the run.
     """
-    return (write_best, write_generation, lambda run: show(bar, run), log)
+    return (write_best, lambda run: show(bar, run), log)
 
 
 def write_best(run: Run) -> None:
@@ -106,14 +106,6 @@ def write_best(run: Run) -> None:
         (run_directory.save_loss, recorded),
     ):  # each by itself: where one cannot be written, the others still are
         run_directory.write_safely(write, run.prepared.folder, content)
-
-
-def write_generation(run: Run) -> None:
-    """Adds the generation to `history.jsonl`."""
-    if run.prepared.folder is not None:
-        run_directory.write_safely(
-            run_directory.append_history, run.prepared.folder, run.last
-        )
 
 
 def log(run: Run) -> None:

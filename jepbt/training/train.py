@@ -149,7 +149,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             run.add(make_generation(number, record, clock.seconds), state)
             for observe in observers:
                 observe(run)
-            keeper.keep(state, record, run.last)
+            keeper.keep(state, run.last)
             error = call(callbacks, run.last)
             stop_at_failure(run)
             if is_extinct(run):

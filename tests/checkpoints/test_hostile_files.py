@@ -1,6 +1,6 @@
 """Whatever a run's folder holds: it is read as it was written, or clearly refused."""
 
-import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,12 +11,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jepbt.checkpoints import RunFolder, checkpoint
+import jepbt
+from jepbt.checkpoints import RunFolder, checkpoint, history
 from jepbt.checkpoints import folder as run_directory
 from jepbt.results import Generation, load_history, recorded, to_json
 
 settings.register_profile("files", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("files")
+
+
+@dataclasses.dataclass
+class NoChoices(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.1, min=0.0, max=1.0)
+
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=False)
 JSON = st.recursive(
@@ -177,30 +184,63 @@ def test_a_byte_that_changes_in_a_history_never_becomes_another_result(written, 
 def test_a_run_continues_or_refuses_any_config(content):
     from jepbt import Config
 
-    # Without an identity it is a run that was about to begin.
-    assume(not isinstance(content, dict) or content.get("identity", 0) is not None)
     folder = RunFolder(write(json.dumps(content), "config.json"), None)
     identity = {"settings": {"seed": 0}, "versions": {}}
     with pytest.raises(ValueError, match=r"run_dir=|config\.json"):
         folder.check(identity, Config())
 
 
-@given(JSON, st.sampled_from(["manifest.json", "facts.json"]), st.booleans())
-def test_a_checkpoint_of_any_content_is_whole_or_damaged(content, name, is_forged):
-    root = pathlib.Path(tempfile.mkdtemp())
-    arrays = {"x": np.arange(3.0), "none": np.zeros((0, 2), np.int8)}
-    checkpoint.write(root, 4, {"seed": 0}, arrays, 1)
-    path = root / "000004"
-    if is_forged and name == "facts.json":
-        facts = json.loads((path / name).read_text())
-        facts["arrays"] = content
-        (path / name).write_text(json.dumps(facts))
-        (path / "manifest.json").unlink()
-        checkpoint._write_manifest(path)
+@given(JSON, st.sampled_from(["all", "facts", "files"]), st.booleans())
+def test_a_checkpoint_of_any_content_is_whole_or_damaged(content, part, is_forged):
+    from jepbt import Config
+
+    run = pathlib.Path(tempfile.mkdtemp())
+    path = run / "checkpoints" / "000004"
+    path.mkdir(parents=True)
+    (path / "arrays").write_bytes(b"abc")
+    checkpoint.seal(path.parent, 4, {"identity": {}})
+    stored = json.loads((path / "manifest.json").read_text())
+    if part == "all":
+        stored = content
     else:
-        (path / name).write_text(json.dumps(content))
-    with contextlib.suppress(checkpoint.Damaged):
-        assert checkpoint.read(path, checkpoint.verify(path)) == {} and not content
+        stored[part] = content
+    if is_forged and isinstance(stored, dict):
+        body = {name: stored[name] for name in ("facts", "files") if name in stored}
+        stored["sha256"] = checkpoint._hash(body)
+    (path / "manifest.json").write_text(json.dumps(stored))
+    try:
+        facts = checkpoint.verify(path)
+    except checkpoint.Damaged:
+        return
+    folder = RunFolder(run, None, path, facts)
+    assert folder.known_chunk(4) == 0
+    with pytest.raises(ValueError, match="run_dir="):
+        folder.check({"settings": {}, "versions": {}}, Config())
+
+
+@given(generations(), st.data())
+def test_a_history_is_cut_to_what_was_written_or_refused(written, data):
+    text = "".join(to_json(generation) + "\n" for generation in written).encode()
+    count = data.draw(st.integers(1, len(written)))
+    place = data.draw(st.integers(0, len(text)))
+    kind = data.draw(st.sampled_from(["byte", "cut", "none"]))
+    harmed = text
+    if kind == "byte":
+        harmed = text[:place] + data.draw(st.binary(min_size=1)) + text[place + 1 :]
+    elif kind == "cut":
+        harmed = text[:place]
+    folder = write("")
+    (folder / "history.jsonl").write_bytes(harmed)
+    try:
+        found = history.cut(folder, count, NoChoices)
+    except ValueError as error:
+        assert "history.jsonl does not hold" in str(error)
+        assert (folder / "history.jsonl").read_bytes() == harmed
+        assert harmed != text
+        return
+    assert [to_json(g) for g in found] == [to_json(g) for g in written[:count]]
+    assert len((folder / "history.jsonl").read_bytes().splitlines()) == count
+    assert len(list(folder.iterdir())) == 1
 
 
 @given(st.text(max_size=20))

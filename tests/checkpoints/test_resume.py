@@ -11,11 +11,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as orbax
 import pytest
 from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
-from jepbt.checkpoints import RunFolder, checkpoint, writer
+from jepbt.checkpoints import Keeper, RunFolder, checkpoint, history, keeper
 from jepbt.checkpoints import folder as run_directory
 
 
@@ -146,16 +147,83 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(copy, whole):
 
 def test_without_a_whole_checkpoint_a_run_is_refused(copy):
     for path in checkpoint.list_all(copy / "checkpoints"):
-        (path / "facts.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no checkpoint is whole .*000005: facts"):
+        (path / "manifest.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"no checkpoint is whole .*000005: its manifest"
+    ):
         train(run_dir=copy, resume=True)
 
 
-def test_a_history_that_was_changed_is_written_anew(copy, whole):
+def shorten(lines):
+    return lines[:3]
+
+
+def change_a_digit(lines):
+    return [*lines[:2], lines[2].replace(b"1", b"2", 1), *lines[3:]]
+
+
+@pytest.mark.parametrize("harm", [shorten, change_a_digit])
+def test_a_history_that_is_not_whole_is_refused_and_stays(copy, harm):
+    path = copy / "history.jsonl"
+    path.write_bytes(b"".join(harm(path.read_bytes().splitlines(keepends=True))))
+    (copy / "config.json").unlink()  # it is written before, with the new settings
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    with pytest.raises(
+        ValueError, match=r"history.jsonl does not hold the 6 gen.*best/"
+    ):
+        train(run_dir=copy, resume=True)
+    (copy / "config.json").unlink()
+    assert before == {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+
+def test_lines_beyond_the_checkpoint_are_cut(copy, whole):
     before = (copy / "history.jsonl").read_bytes()
-    (copy / "history.jsonl").write_bytes(before.replace(b"1", b"2"))
+    shutil.rmtree(copy / "checkpoints" / "000005")
+    with open(copy / "history.jsonl", "ab") as file:
+        file.write(b'{"generation": 6, "fit')
     assert_equal_bits(train(run_dir=copy, resume=True), whole)
-    assert (copy / "history.jsonl").read_bytes() == before
+    after = (copy / "history.jsonl").read_bytes().splitlines()
+    assert after[:5] == before.splitlines()[:5] and len(after) == 6
+
+
+def test_a_history_keeps_what_json_cannot_hold(tmp_path):
+    """Inf, other nans than Python's, bfloat16, unsigned integers; odd choices."""
+    choices = (None, "relu", jnp.tanh, (3, 4))
+
+    @dataclasses.dataclass
+    class Odd(jepbt.HyperParameters):
+        rate: float = jepbt.hparam(0.1, min=0.01, max=1.0)
+        odd: object = jepbt.hparam(None, choices=choices)
+
+    odd = np.empty(4, object)
+    odd[:] = [None, "relu", jnp.tanh, None]
+    odd[3] = choices[3]
+    nan = np.array(0xFFC00001, np.uint32).view(np.float32)
+    report = jepbt.results.Generation(
+        0,
+        np.float32([1.0, np.nan, -0.0, 1e-45]),
+        np.array([nan, 0.1, np.inf, -np.inf], np.float32),
+        np.arange(4, dtype=np.int32),
+        {"rate": np.float32([0.1, 0.2, 0.3, 0.4]), "odd": odd},
+        {
+            "half": np.array([1.5, np.inf, 0, -0.0], jnp.bfloat16),
+            "loss": np.array([np.inf, 1, 2, 3], np.float32),
+        },
+        {"count": np.array([1, 2, 3, 2**32 - 1], np.uint32), "none": np.zeros((0, 2))},
+        {"train": 1.0},
+    )
+    exact = history.exact_columns(report, Odd)
+    run_directory.append_history(tmp_path, report, exact)
+    (again,) = history.read(tmp_path, 1, Odd)
+    columns, others = history._columns(report), history._columns(again)
+    assert columns.keys() == others.keys()
+    for name, column in columns.items():
+        other = others[name]
+        assert (column.dtype, column.shape) == (other.dtype, other.shape), name
+        if column.dtype == object:
+            assert column.tolist() == other.tolist()
+        else:
+            assert column.tobytes() == other.tobytes(), name
 
 
 def test_one_file_that_cannot_be_written_keeps_no_other_from_it(copy):
@@ -206,20 +274,15 @@ def test_resume_starts_a_run_where_nothing_is(finished):
     assert checkpoints(finished) == [5, 4]
 
 
-def stop_before_the_first_generation(folder, monkeypatch):
+def test_a_run_that_ended_before_its_first_generation_starts_again(
+    tmp_path, monkeypatch, whole
+):
     def stop(*_):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(preparation, "compile_all", stop)
-        train(run_dir=folder)
-    assert json.loads((folder / "config.json").read_text())["identity"] is None
-
-
-def test_a_run_that_ended_before_its_first_generation_starts_again(
-    tmp_path, monkeypatch, whole
-):
-    stop_before_the_first_generation(tmp_path / "run", monkeypatch)
+        patch.setattr(Keeper, "find", stop)
+        train(run_dir=tmp_path / "run")
     with pytest.warns(RuntimeWarning, match="starts again from its first generation"):
         again = train(run_dir=tmp_path / "run", resume=True)
     assert_equal_bits(again, whole)
@@ -233,8 +296,8 @@ def test_a_run_that_starts_again_begins_its_history_anew(copy, whole):
     assert [json.loads(line)["generation"] for line in lines] == list(range(6))
 
 
-def test_a_history_without_a_checkpoint_or_an_identity_is_kept(tmp_path, monkeypatch):
-    stop_before_the_first_generation(tmp_path, monkeypatch)
+def test_a_history_without_a_checkpoint_or_an_identity_is_kept(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "history.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="does not say what it was"):
         train(run_dir=tmp_path, resume=True)
@@ -290,7 +353,7 @@ def test_a_folder_in_use_is_refused(copy):
     held = run_directory.lock(copy)
     with pytest.raises(ValueError, match="in use by another run"):
         train(run_dir=copy, resume=True)
-    held.close()
+    held.release()
 
 
 @dataclasses.dataclass
@@ -346,35 +409,48 @@ def test_the_last_few_checkpoints_are_kept_and_nothing_else(finished):
     assert names == ["000004", "000005"]
 
 
-def test_every_third_generation_is_saved_and_the_last(tmp_path, monkeypatch):
-    saved = []
-    monkeypatch.setattr(
-        checkpoint, "write", lambda root, generation, *_: saved.append(generation)
-    )
+@pytest.fixture
+def saved(monkeypatch):
+    """The generations whose checkpoints got a manifest, in order."""
+    numbers, seal = [], checkpoint.seal
+
+    def note(root, generation, facts):
+        numbers.append(generation)
+        seal(root, generation, facts)
+
+    monkeypatch.setattr(checkpoint, "seal", note)
+    return numbers
+
+
+def test_every_third_generation_is_saved_and_the_last(tmp_path, saved):
     train(run_dir=tmp_path / "run", checkpoint_every=3, num_generations=8)
     assert saved == [2, 5, 7]
 
 
-@pytest.mark.parametrize(("seconds_ago", "is_due"), [(90, False), (110, True)])
-def test_auto_rests_until_saving_took_three_percent(tmp_path, seconds_ago, is_due):
-    """After three seconds of writing: 97 seconds."""
+@pytest.mark.parametrize(
+    ("cost", "seconds_ago", "is_due"),
+    [(3.0, 90, False), (3.0, 110, True), (0.1, 25, False), (0.1, 35, True)],
+)
+def test_auto_rests_until_saving_took_three_percent(
+    tmp_path, cost, seconds_ago, is_due
+):
+    """After three seconds of writing: 97 seconds; but never less than half a minute."""
     folder = RunFolder(tmp_path, run_directory.lock(tmp_path))
-    with writer.Keeper(folder, jepbt.Config(run_dir=tmp_path)) as kept:
-        kept._cost, kept._written_at = 3.0, time.monotonic() - seconds_ago
+    with Keeper(folder, jepbt.Config(run_dir=tmp_path)) as kept:
+        kept._cost, kept._written_at = cost, time.monotonic() - seconds_ago
         assert kept._is_due(0) == is_due
 
 
 @pytest.mark.slow
-def test_auto_saves_less_often_where_saving_is_slow(tmp_path, monkeypatch):
-    saved = []
-    write = checkpoint.write
+def test_auto_saves_less_often_where_saving_is_slow(tmp_path, saved, monkeypatch):
+    seal = checkpoint.seal
+    monkeypatch.setattr(keeper, "PAUSE", 0.0)
 
-    def slow(root, generation, *rest):
-        saved.append(generation)
+    def slow(*args):
         time.sleep(0.05)
-        write(root, generation, *rest)
+        seal(*args)
 
-    monkeypatch.setattr(writer.checkpoint, "write", slow)
+    monkeypatch.setattr(checkpoint, "seal", slow)
     train(run_dir=tmp_path / "run", checkpoint_every="auto", num_generations=30)
     assert saved[0] == 0 and saved[-1] == 29 and len(saved) < 15
 
@@ -407,11 +483,48 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_run(
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_manifest", full)
+    monkeypatch.setattr(checkpoint, "seal", full)
     with pytest.warns(RuntimeWarning, match="No space left on device.*goes on"):
         result = train(run_dir=tmp_path / "run")
     assert_equal_bits(result, whole)
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_disk_that_was_full_for_a_while_costs_one_checkpoint(
+    tmp_path, monkeypatch, whole
+):
+    seal, failed = checkpoint.seal, []
+
+    def full_once(root, generation, facts):
+        if generation == 2 and not failed:
+            failed.append(generation)
+            raise OSError(28, "No space left on device")
+        seal(root, generation, facts)
+
+    monkeypatch.setattr(checkpoint, "seal", full_once)
+    with pytest.warns(RuntimeWarning, match="No space left on device.*goes on"):
+        result = train(run_dir=tmp_path / "run", keep_checkpoints=4)
+    assert_equal_bits(result, whole)
+    assert checkpoints(tmp_path / "run") == [5, 4, 3, 1]
+
+
+def test_history_lines_that_a_full_disk_refused_are_written_later(
+    tmp_path, monkeypatch, whole
+):
+    append = run_directory.append_history
+
+    def full(folder, generation, exact):
+        if len(refused) < 3 and generation.number:
+            refused.append(generation.number)
+            raise OSError(28, "No space left on device")
+        append(folder, generation, exact)
+
+    refused = []
+    monkeypatch.setattr(run_directory, "append_history", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device.*goes on"):
+        train(run_dir=tmp_path / "run")
+    assert refused == [1, 1, 1]
+    assert_equal_bits(train(run_dir=tmp_path / "run", resume=True), whole)
 
 
 def test_states_of_every_type_come_back_bit_for_bit(tmp_path):
@@ -473,9 +586,10 @@ def test_a_dead_population_is_not_saved(tmp_path):
 
 
 def test_nothing_saved_holds_the_runs_key(finished):
-    path = finished / "checkpoints" / "000005"
-    arrays = checkpoint.read(path, checkpoint.verify(path))
-    assert arrays and not [x for x in arrays.values() if x.dtype == np.uint32]
+    path = finished / "checkpoints" / "000005" / "default"
+    with orbax.StandardCheckpointer() as checkpointer:
+        kinds = checkpointer.metadata(path).item_metadata.tree
+    assert kinds and not [x for x in kinds.values() if x.dtype == np.uint32]
 
 
 def test_resume_without_a_folder_is_refused():

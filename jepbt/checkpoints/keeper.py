@@ -1,0 +1,292 @@
+"""Saves a run while it goes on, and continues it where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jepbt.checkpoints import checkpoint, history
+from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.resume import RunFolder
+from jepbt.config import Config
+from jepbt.engine import Best, RunState
+from jepbt.engine.processes import agree, in_first
+from jepbt.engine.programs import Programs
+from jepbt.results import Generation
+
+SHARE = 0.03
+"""The part of a run's time that saving may take with `checkpoint_every="auto"`."""
+
+PAUSE = 30.0
+"""Seconds between two checkpoints with "auto", at least.
+
+A save costs some kilobytes of memory for good, because tensorstore, which writes for
+orbax, never frees the text of its settings: a tiny run that saved all the time would
+lose a gigabyte a day.
+"""
+
+
+class Keeper:
+    """Appends to a run's history and saves its state, in all processes together.
+
+    orbax copies the state between two generations and writes it in the background;
+    every process writes the part that its devices hold, so all of them must see the
+    same disk. The first process alone writes the other files.
+
+    Args:
+        folder: the run's folder in the first process; `None` in other processes, and
+            for a run without files.
+        config: the run's settings.
+    """
+
+    def __init__(self, folder: RunFolder | None, config: Config):
+        self._folder, self._config = folder, config
+        self._root: pathlib.Path | None = None
+        if config.run_dir is not None:
+            self._root = pathlib.Path(config.run_dir).absolute() / checkpoint.FOLDER
+        self._manager: Any = None
+        self._hparams_type: type | None = None
+        self._first: Best | None = None
+        self._unwritten: list[Generation] = []
+        self._number = self._saved = -1
+        self._is_live = False
+        self._facts: dict[str, Any] = {}
+        self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
+
+    @property
+    def first(self) -> Best | None:
+        """The best member of the first generation, on the host."""
+        return jax.device_get(self._first)
+
+    def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
+        """Loads the newest whole checkpoint and the history up to it.
+
+        Args:
+            programs: the compiled programs that continue the run.
+
+        Returns:
+            The state and the generations so far; `None` and an empty list for a run
+            that starts.
+
+        Raises:
+            ValueError: if there is a checkpoint that the programs cannot continue, or
+                a history that is not whole.
+        """
+        self._hparams_type = type(programs.init.out_info.population.hparams)
+        if self._root is None:
+            return None, []
+        number = agree(-1 if self._folder is None else self._folder.generation)
+        generations = in_first(lambda: self._make_ready(number))
+        if number < 0:
+            return None, []
+        if generations is None:  # in another process, after the first has tidied up
+            generations = history.read(
+                self._root.parent, number + 1, self._hparams_type
+            )
+        try:
+            state, self._first = checkpoint.restore(self._open(), number, programs)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ValueError(
+                f"run_dir={str(self._config.run_dir)!r}: the checkpoint of generation "
+                f"{number} does not fit this run: {error}. Name another folder."
+            ) from error
+        self._number = self._saved = number
+        self._is_live = True
+        return state, generations
+
+    def keep(self, state: RunState, report: Generation) -> None:
+        """Appends a generation to the history, and saves the state if it is time.
+
+        Args:
+            state: the state after the generation.
+            report: the generation.
+        """
+        if report.number == 0:
+            self._first = checkpoint.copy(state.best)
+        self._number = report.number
+        self._is_live = report.num_failed < report.fitness.size
+        if self._root is None:
+            return
+        if self._folder is not None:
+            self._unwritten.append(report)
+            self._write_history()
+        if self._is_live and self._is_due(report.number):
+            self._save(state)
+
+    def finish(self, state: RunState) -> None:
+        """Saves the last generation, if any member is alive, and waits for the disk."""
+        if self._root is None:
+            return
+        # Only the first process knows whether its files reached the disk.
+        self._wait()
+        self._write_history()
+        if agree(int(self._is_live and self._saved < self._number)):
+            self._save(state)
+        self._wait()
+        if self._folder is not None:
+            self._folder.remove_oldest(self._config.keep_checkpoints)
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # A second Ctrl-C returns at once; what is being written is still finished.
+            threading.Thread(target=self._let_go, daemon=True).start()
+            return
+        self._let_go()
+
+    def _let_go(self) -> None:
+        try:
+            self._wait()
+            if self._manager is not None:
+                self._manager.close()
+        finally:
+            if self._folder is not None:
+                self._folder.release()
+
+    def _make_ready(self, number: int) -> list[Generation] | None:
+        """Leaves only what the run continues from in its folder."""
+        folder = self._folder
+        if number < 0:
+            if folder is not None:
+                run_directory.write_safely(_start_history, folder.path, None)
+            return None
+        generations = history.cut(folder.path, number + 1, self._hparams_type)
+        folder.set_damaged_aside()
+        folder.remove_oldest(self._config.keep_checkpoints)
+        return generations
+
+    def _open(self) -> Any:
+        """Makes orbax's manager when it is first needed: importing orbax takes time."""
+        if self._manager is None:
+            import orbax.checkpoint as orbax
+
+            self._root.mkdir(exist_ok=True)
+            self._manager = orbax.CheckpointManager(
+                self._root,
+                options=orbax.CheckpointManagerOptions(
+                    max_to_keep=self._config.keep_checkpoints,
+                    step_format_fixed_length=6,
+                    # Without these two, no process waits for the others here.
+                    create=False,
+                    save_root_metadata=False,
+                    enable_async_checkpointing=True,
+                    async_options=orbax.AsyncOptions(
+                        post_finalization_callback=self._seal
+                    ),
+                ),
+            )
+        return self._manager
+
+    def _write_history(self) -> None:
+        """Appends to the history, starting with what a full disk refused earlier."""
+        while self._unwritten:
+            first = self._unwritten[0]
+            if not run_directory.write_safely(self._append, self._folder.path, first):
+                return
+            self._unwritten.pop(0)
+
+    def _append(self, folder: pathlib.Path, report: Generation) -> None:
+        exact = history.exact_columns(report, self._hparams_type)
+        run_directory.append_history(folder, report, exact)
+
+    def _is_due(self, number: int) -> bool:
+        every = self._config.checkpoint_every
+        if every != "auto":
+            return (number + 1) % every == 0
+        is_idle = self._manager is None or not self._manager.is_saving_in_progress()
+        if is_idle:
+            self._wait()
+        rested = time.monotonic() - self._written_at
+        is_due = is_idle and rested >= max(self._cost * (1 / SHARE - 1), PAUSE)
+        # The clock of the first process decides.
+        return bool(agree(int(self._folder is not None and is_due)))
+
+    def _save(self, state: RunState) -> None:
+        """Hands the state to orbax, in all processes."""
+        self._wait()
+        if agree(len(self._unwritten)):  # it could not be continued without its history
+            return
+        self._started = time.monotonic()
+        arrays = checkpoint.pack(state, self._first)
+        if self._folder is not None:
+            self._facts = self._folder.new_facts
+        self._saved = number = self._number
+
+        def save() -> None:
+            manager = self._open()
+            import orbax.checkpoint as orbax
+
+            manager.save(number, args=orbax.args.StandardSave(arrays), force=True)
+
+        error = _call_in_daemon(save)
+        if error is not None:
+            self._give_up(error)
+
+    def _seal(self) -> None:
+        """Adds the manifest; orbax calls this in the first process, in its thread."""
+        checkpoint.sync(self._folder.path / run_directory.HISTORY)
+        checkpoint.seal(self._root, self._saved, self._facts)
+        self._written_at = time.monotonic()
+        self._cost = self._written_at - self._started
+
+    def _wait(self) -> None:
+        """Waits until nothing is being written, and warns if that has failed."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever it is, the run continues
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Warns that a checkpoint could not be written; the next one starts afresh."""
+        if self._manager is not None:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            self._manager = None
+        self._saved = -1
+        self._written_at = time.monotonic()
+        self._cost = self._written_at - self._started
+        if self._folder is not None:
+            checkpoint.clean(self._root)
+        kept = checkpoint.list_all(self._root)
+        last = f"the last is of generation {int(kept[0].name)}" if kept else "none"
+        reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
+        warnings.warn(
+            f"no checkpoint could be written to {str(self._root)!r} ({reason}): the "
+            f"run goes on without ({last}).",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _start_history(folder: pathlib.Path, _: None) -> None:
+    run_directory.replace(folder / run_directory.HISTORY, b"")
+
+
+def _call_in_daemon(function: Callable[[], None]) -> Exception | None:
+    """Calls a function in a thread; threads that it starts are daemons like this one.
+
+    Python waits for all others at its end, and so would a second Ctrl-C.
+    """
+    errors = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
+    return errors[0] if errors else None
