@@ -49,9 +49,10 @@ class Config:
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
         resume: `True` continues the run in `run_dir` from its newest checkpoint, or
             starts one if there is none.
-        checkpoint_every: the generations between two checkpoints, or "auto": as often
-            as keeps the time for writing them to 3 percent. Ctrl-C, the end of a run
-            and an error in a callback save in any case.
+        checkpoint_every: the generations between two checkpoints, or "auto": at most
+            every 30 seconds, and as often as keeps the time for writing them to 3
+            percent. Ctrl-C, the end of a run and an error in a callback save in any
+            case.
         keep_checkpoints: the number of checkpoints that stay; older ones are removed.
         progress: `True` shows a progress bar in a terminal or notebook.
         log_level: the level of the logger "jepbt": "debug", "info" (a line a
