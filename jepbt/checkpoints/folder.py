@@ -11,15 +11,17 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jepbt.hyperparameters import HyperParameters, spaces
-from jepbt.results import Generation, Recorded, to_json
+from jepbt.results import Generation, to_json
+
+if TYPE_CHECKING:
+    import filelock
 
 HISTORY = "history.jsonl"
 _CONFIG = "config.json"
@@ -292,23 +294,37 @@ def replace(
         raise
 
 
-def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
+def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
     """Takes a run's folder for this process alone, until it releases it or ends.
 
     Args:
         folder: the run's folder, which exists.
 
     Returns:
-        The lock, held.
+        The lock, held; `None` where the package `filelock` is missing.
 
     Raises:
         ValueError: if another run is being written there.
+
+    Warns:
+        RuntimeWarning: if the folder cannot be locked; a run does not need it.
 
     Example:
         >>> import tempfile
         >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
         >>> held.release()
     """
+    unlocked = "see to it that no other run writes there."
+    try:
+        import filelock
+    except ImportError:
+        warnings.warn(
+            f"run_dir={str(folder)!r} is not locked, since the package filelock is "
+            f"missing: {unlocked}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
     # Any thread may release it: after a second Ctrl-C another one does.
     held = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
     try:
@@ -320,8 +336,7 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
         ) from None
     except NotImplementedError:
         warnings.warn(
-            f"run_dir={str(folder)!r} is on a disk that cannot lock files: see to it "
-            "that no other run writes there.",
+            f"run_dir={str(folder)!r} is on a disk that cannot lock files: {unlocked}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -335,15 +350,3 @@ def discard(folder: pathlib.Path) -> None:
     (folder / _LOCK).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def save_schedule(folder: pathlib.Path, run: Recorded) -> None:
-    """Writes the winner's schedule so far, once a member has had a finite fitness."""
-    if not np.isnan(run.history.fitness).all():
-        replace(folder / "schedule.json", run.schedule.to_json().encode())
-
-
-def save_loss(folder: pathlib.Path, run: Recorded) -> None:
-    """Writes the winner's loss so far, if one evolved; as `save_schedule` does."""
-    if run.has_loss and not np.isnan(run.history.fitness).all():
-        replace(folder / "loss.py", run.evolved_loss.source().encode())

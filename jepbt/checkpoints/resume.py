@@ -9,15 +9,16 @@ import pathlib
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import filelock
+from typing import TYPE_CHECKING, Any
 
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.folder import lock
 from jepbt.checkpoints.identity import differences
 from jepbt.config import Config
+
+if TYPE_CHECKING:
+    import filelock
 
 logger = logging.getLogger("jepbt")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import pathlib
 import warnings
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "population"
@@ -245,37 +243,6 @@ def compiler_options(platform: str, *, brief: bool = False) -> dict[str, Any]:
     return {"xla_cpu_prefer_vector_width": 512, **optimised}
 
 
-def memory_limit(device: jax.Device) -> int:
-    """Finds how much memory a run may use on one device.
-
-    Args:
-        device: any device; the host's memory is shared by its CPU devices.
-
-    Returns:
-        Bytes: the accelerator's limit, or the host's memory or control group's.
-
-    Example:
-        >>> import jax
-        >>> memory_limit(jax.devices("cpu")[0]) > 2**20
-        True
-    """
-    statistics = device.memory_stats() if device.platform != "cpu" else None
-    if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"]
-    limits = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for path in (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ):
-        try:
-            limits.append(int(pathlib.Path(path).read_text()))
-        except (OSError, ValueError):  # no control group here, or it says "max"
-            continue
-    return min(limits, default=math.inf)
-
-
 def count_cpu_cores() -> int:
     """Counts the cores that this process may use.
 
@@ -332,23 +299,3 @@ def use_compilation_cache() -> None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "jepbt"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def tree_bytes(tree: Any) -> int:
-    """Adds up the bytes of arrays, or of their shapes alone.
-
-    Args:
-        tree: a pytree of arrays or `ShapeDtypeStruct`s.
-
-    Returns:
-        Bytes.
-
-    Example:
-        >>> import numpy as np
-        >>> tree_bytes({"a": np.zeros(3, np.float32)})
-        12
-    """
-    return sum(
-        math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize
-        for leaf in jax.tree.leaves(tree)
-    )

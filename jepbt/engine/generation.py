@@ -146,8 +146,9 @@ def make_phases(
 ) -> Phases:
     """Makes the parts of a run as pure functions: see `Spec` for the arguments."""
     spec = Spec(task, strategy, config, mesh, chunk_size)
-    parts = (start, evolve, train, evaluate)
-    return Phases(*(functools.partial(part, spec) for part in parts))
+    return Phases(
+        *(functools.partial(part, spec) for part in (start, evolve, train, evaluate))
+    )
 
 
 def start(spec: Spec, inputs: Inputs) -> RunState:
@@ -182,8 +183,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         jnp.int32(-1),
         jnp.int32(-1),
     )
-    one = take((state, hparams), 0)
-    shape = behaviour_shape(spec.task, spec.strategy, *one)
+    shape = behaviour_shape(spec.task, spec.strategy, *take((state, hparams), 0))
     behaviour = None if shape is None else jnp.full((size, *shape), jnp.nan)
     evaluation = Evaluation(unknown, unknown, behaviour)
     return RunState(population, evaluation, nobody, strategy_state)
@@ -221,9 +221,8 @@ def evolve(
     members = spec.place(members, over_members)
     fitness = jnp.where(stays, evaluation.fitness, jnp.nan)
     population = Member(members, plan.hparams, fitness)
-    return dataclasses.replace(
-        state, population=population, strategy=strategy_state
-    ), plan
+    changed = {"population": population, "strategy": strategy_state}
+    return dataclasses.replace(state, **changed), plan
 
 
 def _restart(spec, inputs, number, members, plan) -> PyTree:
@@ -237,9 +236,8 @@ def _restart(spec, inputs, number, members, plan) -> PyTree:
             return spec.task.init(key, decode(hparams))
         return spec.task.restart(key, state, decode(hparams))
 
-    started = spec.over_members(restart)(
-        (spec.slots, members, plan.hparams), (inputs, number)
-    )
+    slots = (spec.slots, members, plan.hparams)
+    started = spec.over_members(restart)(slots, (inputs, number))
     return where(plan.fresh, started, members)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jepbt.arguments import check_whole
 from jepbt.config import Config
+from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
 from jepbt.hyperparameters import (
     HyperParameters,
@@ -23,7 +24,7 @@ from jepbt.hyperparameters import (
 )
 from jepbt.population import Member, Population, PyTree
 from jepbt.strategies import Evaluation, Strategy
-from jepbt.tasks import Splits, Task
+from jepbt.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +121,15 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
 
     started = jax.jit(init).trace(key, hparams)
     state = started.out_info
-    batch, rows = _batch_shapes(task.data, config)
-    _check_behaviour(task, strategy)
+    batch, rows = batch_shapes(task.data, config)
+    check_behaviour(task, strategy)
     traced = {"init": [first, started], "evolve": [], "train": [], "evaluate": []}
     if task.prepare is not None:
         prepared = _trace_prepare(task, batch, config)
         traced["train"].append(prepared)
         batch = batch, _rows_of(prepared.out_info)
     stepped = jax.jit(step).trace(key, state, hparams, batch, task.shared)
-    _check_step(state, stepped.out_info)
+    check_step(state, stepped.out_info)
     scored = jax.jit(evaluate).trace(key, state, hparams, rows, task.shared)
     traced["evaluate"].append(scored)
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
@@ -280,99 +281,3 @@ def _count_flops(step: Any) -> float:
             stacklevel=3,
         )
         return 0.0
-
-
-def _check_behaviour(task: Task, strategy: Strategy) -> None:
-    wanted = strategy.behaviour
-    if wanted is None:
-        return
-    if task.data is None:
-        raise ValueError(
-            "the strategy compares what members do with validation examples, and this "
-            "task has no data. strategies.pulsation(metric='loss') compares losses."
-        )
-    if wanted.metric == "probabilities" and task.behaviour is None:
-        raise ValueError(
-            "the strategy compares Task.behaviour, and this task has none. Give one, "
-            "or use strategies.pulsation(metric='correctness')."
-        )
-
-
-def _batch_shapes(data: Splits | None, config: Config) -> tuple[PyTree, PyTree]:
-    """Checks row counts; gives the shapes of a training and a validation batch."""
-    if data is None:
-        return None, None
-    if not isinstance(data, Splits):
-        raise TypeError(
-            f"task.data must be a jepbt.Splits of pytrees of arrays, got "
-            f"{type(data).__name__}."
-        )
-    examples = config.batch_size * config.steps_per_generation * config.num_generations
-    if examples >= 2**31:
-        raise ValueError(
-            f"batch_size={config.batch_size} x steps_per_generation="
-            f"{config.steps_per_generation} x num_generations="
-            f"{config.num_generations} = {examples} examples must stay below 2**31, "
-            "the range of the row counter. Choose fewer generations or steps."
-        )
-    return (
-        _batch_shape("train", data.train, config.batch_size),
-        _batch_shape("validation", data.validation, config.batch_size),
-    )
-
-
-def _batch_shape(split: str, rows: PyTree, batch_size: int) -> PyTree:
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(rows)}
-    if len(counts) != 1 or counts & {(), (0,)}:
-        raise ValueError(
-            f"task.data.{split} must hold arrays with one and the same number of "
-            f"examples, at least 1; got leading axes {sorted(counts)}."
-        )
-
-    def batch(leaf):
-        # JAX's own type for it: 64 bits become 32, unless they are switched on.
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
-        return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
-
-    return jax.tree.map(batch, rows)
-
-
-def _check_step(before: PyTree, result: Any) -> None:
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise ValueError(
-            f"train_step must return (state, metrics), got {type(result).__name__}."
-        )
-    after, metrics = result
-    _check_same_state(before, after)
-    if not isinstance(metrics, dict) or "loss" not in metrics:
-        raise ValueError(
-            "train_step must return (state, metrics) with metrics a dict that has "
-            f"'loss', got {sorted(metrics) if isinstance(metrics, dict) else metrics}."
-        )
-    for name, value in metrics.items():
-        if value.shape != ():
-            raise ValueError(
-                f"train_step: metric {name!r} must be a scalar, got shape "
-                f"{value.shape}. Take its mean."
-            )
-
-
-def _check_same_state(before: PyTree, after: PyTree) -> None:
-    paths = jax.tree_util.tree_leaves_with_path
-    old = {jax.tree_util.keystr(path): leaf for path, leaf in paths(before)}
-    new = {jax.tree_util.keystr(path): leaf for path, leaf in paths(after)}
-    for path in sorted(old.keys() | new.keys()):
-        was, now = (
-            f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
-            for tree in (old, new)
-        )
-        if was != now:
-            raise ValueError(
-                "train_step must return a state like init's, so that it can go on: "
-                f"leaf {path or 'state'} is {was} from init and {now} after a step."
-            )
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError(
-            "train_step must return a state of the same tree structure as init's: "
-            f"{jax.tree.structure(before)} became {jax.tree.structure(after)}."
-        )

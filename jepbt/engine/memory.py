@@ -6,12 +6,15 @@ the data. What a step needs beside that, the compiler knows, and says after comp
 
 from __future__ import annotations
 
+import math
+import os
+import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jepbt.config import Config
-from jepbt.engine.devices import memory_limit, tree_bytes
 from jepbt.engine.member import TracedMember
 from jepbt.tasks import Task
 
@@ -129,3 +132,54 @@ def readable(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.4g} TB"
+
+
+def memory_limit(device: jax.Device) -> int:
+    """Finds how much memory a run may use on one device.
+
+    Args:
+        device: any device; the host's memory is shared by its CPU devices.
+
+    Returns:
+        Bytes: the accelerator's limit, or the host's memory or control group's.
+
+    Example:
+        >>> import jax
+        >>> memory_limit(jax.devices("cpu")[0]) > 2**20
+        True
+    """
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ):
+        try:
+            limits.append(int(pathlib.Path(path).read_text()))
+        except (OSError, ValueError):  # no control group here, or it says "max"
+            continue
+    return min(limits, default=math.inf)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Adds up the bytes of arrays, or of their shapes alone.
+
+    Args:
+        tree: a pytree of arrays or `ShapeDtypeStruct`s.
+
+    Returns:
+        Bytes.
+
+    Example:
+        >>> import numpy as np
+        >>> tree_bytes({"a": np.zeros(3, np.float32)})
+        12
+    """
+    return sum(
+        math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

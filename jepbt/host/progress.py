@@ -11,14 +11,15 @@ import os
 import pathlib
 import pickle
 from collections.abc import Mapping
-from typing import Any
-
-import filelock
+from typing import TYPE_CHECKING, Any
 
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
 from jepbt.host.candidate import Candidate
 from jepbt.results import Generation
+
+if TYPE_CHECKING:
+    import filelock
 
 _CANDIDATES = "candidates.pkl"
 
@@ -79,7 +80,7 @@ class RunFiles:
     """
 
     folder: pathlib.Path
-    lock: filelock.BaseFileLock
+    lock: filelock.BaseFileLock | None
 
     def save(self, progress: Progress, report: Generation) -> None:
         """Writes a generation's report and everything that the next ones need.
@@ -103,7 +104,8 @@ class RunFiles:
 
     def close(self) -> None:
         """Lets other runs use the folder."""
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
 
 def open_run(

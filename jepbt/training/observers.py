@@ -102,8 +102,8 @@ def write_best(run: Run) -> None:
     run.has_new_best = False
     for write, content in (
         (_save_member, run.best),
-        (run_directory.save_schedule, recorded),
-        (run_directory.save_loss, recorded),
+        (_save_schedule, recorded),
+        (_save_loss, recorded),
     ):  # each by itself: where one cannot be written, the others still are
         run_directory.write_safely(write, run.prepared.folder, content)
 
@@ -237,3 +237,14 @@ def _save_member(folder: pathlib.Path, best: Winner) -> None:
         "slot": best.slot,
     }
     run_directory.save_member(folder / "best", best.state, best.hparams, facts)
+
+
+def _save_schedule(folder: pathlib.Path, run: Recorded) -> None:
+    content = run.schedule.to_json().encode()
+    run_directory.replace(folder / "schedule.json", content)
+
+
+def _save_loss(folder: pathlib.Path, run: Recorded) -> None:
+    if run.has_loss:
+        content = run.evolved_loss.source().encode()
+        run_directory.replace(folder / "loss.py", content)

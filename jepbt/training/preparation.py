@@ -22,12 +22,16 @@ from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
     check_chunk,
     choose_devices,
-    memory_limit,
-    tree_bytes,
     use_compilation_cache,
 )
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
-from jepbt.engine.memory import check_memory, check_programs, reserved_bytes
+from jepbt.engine.memory import (
+    check_memory,
+    check_programs,
+    memory_limit,
+    reserved_bytes,
+    tree_bytes,
+)
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepbt.engine import devices, make_mesh
+from jepbt.engine import make_mesh, memory
 from jepbt.engine.devices import check_chunk, choose_devices, map_members
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -73,7 +73,7 @@ def test_chunks_must_divide_a_devices_members():
 
 
 def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
-    monkeypatch.setattr(devices.pathlib.Path, "read_text", lambda self: "1000\n")
-    assert devices.memory_limit(jax.devices("cpu")[0]) == 1000
-    monkeypatch.setattr(devices.pathlib.Path, "read_text", lambda self: "max\n")
-    assert devices.memory_limit(jax.devices("cpu")[0]) > 1000
+    monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda self: "1000\n")
+    assert memory.memory_limit(jax.devices("cpu")[0]) == 1000
+    monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda self: "max\n")
+    assert memory.memory_limit(jax.devices("cpu")[0]) > 1000
