@@ -60,3 +60,33 @@ def test_no_module_imports_in_a_circle():
     trees = dict(modules())
     graph = {name: set(imported(tree.body, trees)) for name, tree in trees.items()}
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def length(function):
+    """Lines of a function's body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_files_and_functions_can_be_read_in_one_go():
+    for path in FOLDER.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert length(node) <= 60, (path, node.name)
+
+
+def test_the_folder_shows_what_the_library_knows():
+    entries = {path.name for path in FOLDER.iterdir()} - {"__pycache__"}
+    assert len(entries) <= 25, sorted(entries)
+
+
+def test_every_public_name_is_there():
+    for name in jepbt.__all__:
+        assert getattr(jepbt, name) is not None
+    for face in ("augment", "datasets", "losses", "models", "nn", "operators", "plots"):
+        module = getattr(jepbt, face)
+        assert module.__doc__
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name), (face, name)

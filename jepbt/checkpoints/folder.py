@@ -314,16 +314,10 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
         >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
         >>> held.release()
     """
-    unlocked = "see to it that no other run writes there."
     try:
         import filelock
     except ImportError:
-        warnings.warn(
-            f"run_dir={str(folder)!r} is not locked, since the package filelock is "
-            f"missing: {unlocked}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_unlocked(folder, "cannot be locked without the package filelock")
         return None
     # Any thread may release it: after a second Ctrl-C another one does.
     held = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
@@ -335,14 +329,15 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
             "ended, or name another folder."
         ) from None
     except NotImplementedError:
-        warnings.warn(
-            f"run_dir={str(folder)!r} is on a disk that cannot lock files: {unlocked}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_unlocked(folder, "is on a disk that cannot lock files")
     except OSError as error:
         raise not_writable(folder, error) from error
     return held
+
+
+def _warn_unlocked(folder: pathlib.Path, why: str) -> None:
+    message = f"run_dir={str(folder)!r} {why}: see to it that no other run writes there"
+    warnings.warn(f"{message}.", RuntimeWarning, stacklevel=3)
 
 
 def discard(folder: pathlib.Path) -> None:

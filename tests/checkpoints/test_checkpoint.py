@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -350,3 +351,9 @@ def test_a_copy_has_memory_of_its_own():
     again = checkpoint.copy({"x": copied})["x"]
     places = [x.unsafe_buffer_pointer() for x in (copied, again)]
     assert len({array.ctypes.data, *places}) == 3
+
+
+def test_a_folder_is_used_unlocked_where_the_package_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.warns(RuntimeWarning, match="without the package filelock"):
+        assert run_directory.lock(tmp_path) is None
