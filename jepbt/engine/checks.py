@@ -70,12 +70,7 @@ def _batch_shape(split: str, rows: PyTree, batch_size: int) -> PyTree:
 
 
 def check_step(before: PyTree, result: Any) -> None:
-    """Raises a `ValueError` if a training step's result does not fit its state.
-
-    Args:
-        before: the shapes of the state that the step was given.
-        result: the shapes of its result.
-    """
+    """Raises a `ValueError` if a training step's result does not fit its state."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(
             f"train_step must return (state, metrics), got {type(result).__name__}."

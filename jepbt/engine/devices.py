@@ -86,13 +86,6 @@ def trace_apart(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any
     The one use that jepbt makes of `jax.extend`, whose names may change. Where the name
     is gone, the function is traced where it is called, as any other: newer versions of
     JAX may no longer need this, and a warning says what to suspect if they do.
-
-    Args:
-        function: a function of pytrees of arrays.
-        shapes: the `ShapeDtypeStruct`s of its arguments.
-
-    Returns:
-        A function of the same arguments with the same results.
     """
     try:
         from jax.extend.core import jaxpr_as_fun
@@ -122,24 +115,7 @@ def _describe(leaf: Any, num_devices: int | None = None) -> jax.ShapeDtypeStruct
 def choose_devices(
     devices: str | Sequence[jax.Device] | None, population_size: int
 ) -> list[jax.Device]:
-    """Takes the most devices that share a population evenly.
-
-    Args:
-        devices: a platform's name, devices, or `None` for all there are.
-        population_size: `P`.
-
-    Returns:
-        As many of the devices offered as the largest divisor of `P` allows.
-
-    Raises:
-        ValueError: for a platform that is not here, an empty list, a device given
-            twice, what is no device, or, with several processes, a `P` that the devices
-            do not divide.
-
-    Example:
-        >>> len(choose_devices("cpu", 1))
-        1
-    """
+    """Takes the most devices that share a population evenly."""
     if devices is None or isinstance(devices, str):
         try:
             offered = jax.devices(devices)
@@ -171,20 +147,8 @@ def choose_devices(
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """Lays devices along the population's axis.
-
-    Args:
-        devices: the devices, from `choose_devices`.
-
-    Returns:
-        A mesh of one axis. (`jax.make_mesh` would make its axis explicit, under which
-        ranking a sharded fitness is an error.)
-
-    Example:
-        >>> import jax
-        >>> make_mesh(jax.devices()[:1]).axis_names
-        ('population',)
-    """
+    """Lays devices along the population's axis."""
+    # `jax.make_mesh` makes an explicit axis, along which a fitness cannot be ranked.
     return Mesh(devices, (AXIS,))
 
 
@@ -199,18 +163,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_chunk(chunk_size: int | str, num_members: int) -> None:
-    """Refuses a given chunk size that would leave a remainder.
-
-    Args:
-        chunk_size: the user's setting; `"auto"` is always allowed.
-        num_members: the members of one device.
-
-    Raises:
-        ValueError: if a given size does not divide `num_members`.
-
-    Example:
-        >>> check_chunk(4, 16)
-    """
+    """Refuses a given chunk size that would leave a remainder."""
     if chunk_size != "auto" and num_members % chunk_size:
         divisors = [n for n in range(1, num_members + 1) if num_members % n == 0]
         raise ValueError(

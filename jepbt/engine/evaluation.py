@@ -25,20 +25,7 @@ def score_member(
     state: PyTree,
     hparams: HyperParameters,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Evaluates one member on the validation split.
-
-    Args:
-        task: the task, whose `evaluate` scores examples.
-        strategy: the strategy, which may ask what members do.
-        inputs: the run's, with the validation rows.
-        number: `i32[]` the generation.
-        state: one member's.
-        hparams: its hyperparameters, as they are on the device.
-
-    Returns:
-        `f32[]` the mean score, `nan` if its weights are not finite; `f32[]` the
-        standard error; and `f32[K]` what it does, or `None` if nobody asks.
-    """
+    """Evaluates one member: fitness, standard error and, if asked for, behaviour."""
     key = derive_key(inputs.key, EVALUATE, number)
     values = decode(hparams)
     scores = score_examples(task, key, state, values, inputs.validation, inputs.shared)
@@ -58,19 +45,7 @@ def score_examples(
     rows: PyTree,
     shared: PyTree,
 ) -> jax.Array:
-    """Scores one member on all examples of a split.
-
-    Args:
-        task: the task, whose `evaluate` gives one score for each example.
-        key: the same for all members.
-        state: one member's.
-        values: its hyperparameters, decoded.
-        rows: leaves `[N, ...]`, or `None`.
-        shared: the task's.
-
-    Returns:
-        `f32[N]` the scores.
-    """
+    """Scores one member on all examples of a split: `f32[N]`."""
     if rows is None:
         scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
     else:
@@ -133,17 +108,7 @@ def has_finite_params(state: PyTree) -> jax.Array:
 def behaviour_shape(
     task: Task, strategy: Strategy, state: PyTree, hparams: HyperParameters
 ) -> tuple[int, ...] | None:
-    """Finds the shape of one member's behaviour, as its strategy asks for it.
-
-    Args:
-        task: the task, with data if the strategy asks.
-        strategy: the strategy.
-        state: one member's, or its shapes.
-        hparams: its hyperparameters, or their shapes.
-
-    Returns:
-        `(K,)`, or `None` if the strategy does not ask.
-    """
+    """Finds the shape of a member's behaviour; `None` if the strategy asks for none."""
     if strategy.behaviour is None:
         return None
 
@@ -159,17 +124,7 @@ def behaviour_shape(
 def keep_best(
     best: Best, population: Population, evaluation: Evaluation, number: jax.Array
 ) -> Best:
-    """Replaces the best member so far if a live one of this generation beats it.
-
-    Args:
-        best: the best so far.
-        population: just evaluated.
-        evaluation: the scores of that population.
-        number: `i32[]` the generation.
-
-    Returns:
-        The better of both; the earlier one if they are equal.
-    """
+    """Replaces the best member so far if a live one of this generation beats it."""
     score = jnp.where(jnp.isnan(evaluation.fitness), -jnp.inf, evaluation.fitness)
     slot = jnp.argmax(score)
     # Indexed by an array, so that over devices only one member moves: XLA answers a

@@ -148,19 +148,7 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
 
 
 def decide_batch_size(task: Task, config: Config) -> Config:
-    """Settles how many examples a training step reads: the config's, or the task's.
-
-    Args:
-        task: the task to be trained.
-        config: checked.
-
-    Returns:
-        The config with its batch size.
-
-    Raises:
-        TypeError: if the task is not a `Task`.
-        ValueError: if the task's batch size is not a whole number from 1 up.
-    """
+    """Settles how many examples a training step reads: the config's, or the task's."""
     if not isinstance(task, Task):
         raise TypeError(
             f"task must be a jepbt.Task, got {type(task).__name__}. For images: "

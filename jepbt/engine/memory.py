@@ -31,18 +31,6 @@ def check_memory(
     Every member is held twice, since training writes the next population beside the
     last one, and the data once on each device. This is a lower bound: the arrays of a
     training step come on top, and `check_programs` looks at those.
-
-    Args:
-        member: one member, traced.
-        task: the task, whose data and shared arrays every device holds.
-        config: checked.
-        devices: the devices that share the population.
-
-    Returns:
-        The bytes that the run needs at least, of all devices that share one memory.
-
-    Raises:
-        DoesNotFit: if they are more than there is; the message says what would fit.
     """
     data = task.data and (task.data.train, task.data.validation)
     fixed = tree_bytes((data, task.shared))
@@ -67,21 +55,7 @@ def check_memory(
 
 
 def reserved_bytes(program: Any) -> int:
-    """Adds up what a compiled program holds on one device while it runs.
-
-    Args:
-        program: the compiled program.
-
-    Returns:
-        Bytes of arguments, results that take no argument's place, and temporaries; 0
-        if the compiler does not tell.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(256))
-        >>> reserved_bytes(lowered.compile())
-        2048
-    """
+    """Adds up what a compiled program holds on one device while it runs."""
     memory = program.memory_analysis()
     if memory is None:
         return 0
@@ -96,17 +70,7 @@ def reserved_bytes(program: Any) -> int:
 def check_programs(
     reserved: float, limit: float, config: Config, chunk_size: int
 ) -> None:
-    """Refuses a run whose compiled programs reserve more memory than there is.
-
-    Args:
-        reserved: the bytes that the largest program reserves in one memory.
-        limit: the bytes of that memory.
-        config: checked, with its batch size decided.
-        chunk_size: members that a device computes together.
-
-    Raises:
-        DoesNotFit: says what to choose instead.
-    """
+    """Refuses a run whose compiled programs reserve more memory than there is."""
     if reserved <= limit:
         return
     advice = "a smaller batch_size, fewer members, or a smaller model"
@@ -135,19 +99,7 @@ def readable(count: float) -> str:
 
 
 def memory_limit(device: jax.Device) -> int:
-    """Finds how much memory a run may use on one device.
-
-    Args:
-        device: any device; the host's memory is shared by its CPU devices.
-
-    Returns:
-        Bytes: the accelerator's limit, or the host's memory or control group's.
-
-    Example:
-        >>> import jax
-        >>> memory_limit(jax.devices("cpu")[0]) > 2**20
-        True
-    """
+    """Finds how much memory a run may use on one device."""
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
@@ -166,19 +118,7 @@ def memory_limit(device: jax.Device) -> int:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Adds up the bytes of arrays, or of their shapes alone.
-
-    Args:
-        tree: a pytree of arrays or `ShapeDtypeStruct`s.
-
-    Returns:
-        Bytes.
-
-    Example:
-        >>> import numpy as np
-        >>> tree_bytes({"a": np.zeros(3, np.float32)})
-        12
-    """
+    """Adds up the bytes of a tree's arrays, or of their shapes alone."""
     return sum(
         math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize
         for leaf in jax.tree.leaves(tree)

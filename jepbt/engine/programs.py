@@ -54,17 +54,7 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
 def lower(
     phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
 ) -> Programs:
-    """Traces the parts of a run, with the places that arguments and results have.
-
-    Args:
-        phases: the parts as pure functions.
-        inputs: the run's, or their shapes.
-        mesh: the devices that share the population.
-        only: the names of the programs to lower; the others become `None`.
-
-    Returns:
-        The lowered programs.
-    """
+    """Traces the parts of a run, with the places that arguments and results have."""
     whole = replicated(mesh)
     population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
     carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
@@ -106,15 +96,7 @@ def shapes(tree: PyTree) -> PyTree:
 
 
 def compile_all(lowered: Programs, mesh: Mesh) -> tuple[Programs, dict[str, float]]:
-    """Compiles programs side by side: XLA leaves Python's lock while it works.
-
-    Args:
-        lowered: the programs, `None` for those that are not wanted.
-        mesh: the devices that they run on.
-
-    Returns:
-        The compiled programs, and the seconds that each took.
-    """
+    """Compiles programs side by side: XLA leaves Python's lock while it works."""
     platform = mesh.devices.flat[0].platform
 
     def compile_one(name):

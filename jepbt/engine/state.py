@@ -97,16 +97,7 @@ class Record(NamedTuple):
 
 
 def make_inputs(key: jax.Array, data: Splits | None, shared: PyTree) -> Inputs:
-    """Collects what every program of a run reads.
-
-    Args:
-        key: the run's key.
-        data: the examples; the test split stays behind.
-        shared: the task's shared arrays.
-
-    Returns:
-        The inputs.
-    """
+    """Collects what every program of a run reads."""
     if data is None:
         return Inputs(key, None, None, shared)
     return Inputs(key, data.train, data.validation, shared)

@@ -83,14 +83,7 @@ Observer: TypeAlias = Callable[[Run], None]
 
 
 def make_observers(bar: tqdm) -> Sequence[Observer]:
-    """Lists what looks at every generation, in this order: files, bar, log.
-
-    Args:
-        bar: the progress bar.
-
-    Returns:
-        Functions of the run.
-    """
+    """Lists what looks at every generation, in this order: files, bar, log."""
     return (write_best, lambda run: show(bar, run), log)
 
 

@@ -23,18 +23,7 @@ def make_result(
     best: Winner | None,
     first: Best,
 ) -> Result:
-    """Collects what a run hands back.
-
-    Args:
-        prepared: the run.
-        state: the state after its last generation.
-        history: its generations.
-        best: its best member ever.
-        first: the best member of its first generation.
-
-    Returns:
-        The result.
-    """
+    """Collects what a run hands back."""
     final_best, median = _pick(prepared, state, history.generations[-1])
     spent = {
         phase: sum(report.seconds[phase] for report in history.generations)

@@ -41,20 +41,6 @@ def warm_start(
 
     Raises:
         ValueError: if the weights, or the earlier run's members, do not fit the task.
-
-    Example:
-        >>> import jax, numpy as np
-        >>> import jepbt
-        >>> x = np.random.default_rng(0).normal(size=(40, 5))
-        >>> task = jepbt.regression((x, x[:, 0]))
-        >>> key, hparams = jax.random.key(0), task.hparams(0.1, 0.1)
-        >>> weights = task.init(key, hparams).params
-        >>> settings = {"population_size": 4, "num_generations": 1, "progress": False}
-        >>> result = jepbt.train_population(
-        ...     task, initial=weights, steps_per_generation=1, **settings
-        ... )
-        >>> len(result.history)
-        1
     """
     if isinstance(initial, Result):
         return _from_population(initial, member, num_members)

@@ -41,7 +41,7 @@ def test_chunks_that_do_not_fit_are_halved_until_they_do(monkeypatch):
         model=jepbt.models.MLP(num_classes=2, hidden=(4,)),
     )
     settings = {"population_size": 8, "num_generations": 1, "steps_per_generation": 1}
-    settings |= {"progress": False, "devices": jax.devices()[:1], "batch_size": 5000}
+    settings |= {"progress": False, "devices": jax.devices()[:1], "batch_size": 2000}
 
     def prepare_with(limit):
         monkeypatch.setattr(preparation, "memory_limit", lambda device: limit)

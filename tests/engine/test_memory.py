@@ -48,32 +48,28 @@ def test_programs_that_reserve_too_much_are_refused_with_what_to_choose():
         check_programs(4_001, 4_000, config, 1)
 
 
-def test_a_batch_too_large_for_memory_is_refused_before_a_run_starts(monkeypatch):
-    """The members fit twice over; the activations of 50,000 examples do not."""
-    task = jepbt.classification("fashion_mnist", model=MLP)
-    limit = 100e6
-    for module in (memory, preparation):
-        monkeypatch.setattr(module, "memory_limit", lambda device: limit)
-    settings = {"population_size": 2, "chunk_size": 1, "progress": False}
-    settings |= {"devices": jax.devices()[:1], "steps_per_generation": 1}
-    prepare(task, batch_size=8, **settings)
-    with pytest.raises(DoesNotFit, match=r"batch_size=50000: the compiled programs"):
-        prepare(task, batch_size=50_000, **settings)
-
-
-MLP = jepbt.models.MLP(num_classes=10, dropout=lambda h: h.dropout)
-CNN = jepbt.models.CNN(num_classes=10, dropout=lambda h: h.dropout)
-
-
-@pytest.mark.parametrize(
-    ("model", "num_members", "chunk_size"), [(MLP, 16, 4), (CNN, 4, 1)]
+IMAGES = np.zeros((100, 64), np.float32)
+DATA = jepbt.datasets.from_arrays((IMAGES, np.arange(100) % 2), validation=50)
+TASK = jepbt.classification(
+    DATA, model=jepbt.models.MLP(num_classes=2, hidden=(256,), dropout=None)
 )
-def test_the_bound_is_below_what_the_compiler_reserves(model, num_members, chunk_size):
+SETTINGS = {"progress": False, "devices": jax.devices()[:1], "chunk_size": 1}
+
+
+def test_a_batch_too_large_for_memory_is_refused_before_a_run_starts(monkeypatch):
+    """Two members fit many times over; the activations of 50,000 examples do not."""
+    for module in (memory, preparation):
+        monkeypatch.setattr(module, "memory_limit", lambda device: 20e6)
+    settings = SETTINGS | {"population_size": 2, "steps_per_generation": 1}
+    prepare(TASK, batch_size=8, **settings)
+    with pytest.raises(DoesNotFit, match=r"batch_size=50000: the compiled programs"):
+        prepare(TASK, batch_size=50_000, **settings)
+
+
+def test_the_bound_is_below_what_the_compiler_reserves():
     """Above it, what could run would be refused; far below, it would tell nothing."""
-    task = jepbt.classification("fashion_mnist", model=model)
-    settings = {"population_size": num_members, "chunk_size": chunk_size}
-    settings |= {"batch_size": 64, "steps_per_generation": 20}
-    prepared = prepare(task, devices=jax.devices()[:1], progress=False, **settings)
-    member = trace_member(task, jepbt.strategies.epbt(), prepared.config)
-    bound = memory.check_memory(member, task, prepared.config, jax.devices()[:1])
+    settings = SETTINGS | {"population_size": 16, "steps_per_generation": 2}
+    prepared = prepare(TASK, batch_size=8, **settings)
+    member = trace_member(TASK, jepbt.strategies.epbt(), prepared.config)
+    bound = memory.check_memory(member, TASK, prepared.config, jax.devices()[:1])
     assert 0.5 < bound / prepared.memory_bytes <= 1

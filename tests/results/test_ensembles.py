@@ -112,9 +112,9 @@ def test_batch_statistics_of_an_average_fit_its_weights():
     result = train(Normalized())
     history, task = result.history, result.task
     *before, last = history.generations  # made worse, so that any average improves
-    history = History()
-    history.generations += before
-    history.generations.append(dataclasses.replace(last, fitness=last.fitness - 1))
+    worse = {"fitness": last.fitness - 1, "parents": np.zeros_like(last.parents)}
+    history = History()  # and of one founder, so that there is something to average
+    history.generations += [*before, dataclasses.replace(last, **worse)]
     state = result.population.state
     wrong = jax.tree.map(lambda leaf: 0 * leaf + 50, state.variables)
     population = dataclasses.replace(
