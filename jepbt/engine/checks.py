@@ -90,20 +90,31 @@ def check_step(before: PyTree, result: Any) -> None:
             )
 
 
-def _check_same_state(before: PyTree, after: PyTree) -> None:
+def first_difference(left: PyTree, right: PyTree) -> tuple[str, str, str] | None:
+    """Finds the first leaf whose type or shape differs: its path, and both of them."""
     paths = jax.tree_util.tree_leaves_with_path
-    old = {jax.tree_util.keystr(path): leaf for path, leaf in paths(before)}
-    new = {jax.tree_util.keystr(path): leaf for path, leaf in paths(after)}
-    for path in sorted(old.keys() | new.keys()):
-        was, now = (
+    trees = [
+        {jax.tree_util.keystr(path): leaf for path, leaf in paths(tree)}
+        for tree in (left, right)
+    ]
+    for path in sorted(trees[0].keys() | trees[1].keys()):
+        has, needs = (
             f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
-            for tree in (old, new)
+            for tree in trees
         )
-        if was != now:
-            raise ValueError(
-                "train_step must return a state like init's, so that it can go on: "
-                f"leaf {path or 'state'} is {was} from init and {now} after a step."
-            )
+        if has != needs:
+            return path, has, needs
+    return None
+
+
+def _check_same_state(before: PyTree, after: PyTree) -> None:
+    difference = first_difference(before, after)
+    if difference is not None:
+        path, was, now = difference
+        raise ValueError(
+            "train_step must return a state like init's, so that it can go on: "
+            f"leaf {path or 'state'} is {was} from init and {now} after a step."
+        )
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(
             "train_step must return a state of the same tree structure as init's: "

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jepbt.engine import RunState
+from jepbt.engine.checks import first_difference
 from jepbt.engine.member import TracedMember
 from jepbt.population import PyTree, take
 from jepbt.training.result import Result
@@ -127,18 +128,10 @@ def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
 
 
 def _check_same(what: str, given: PyTree, wanted: PyTree) -> None:
-    paths = jax.tree_util.tree_leaves_with_path
-    has, needs = (
-        {jax.tree_util.keystr(path): leaf for path, leaf in paths(tree)}
-        for tree in (given, wanted)
-    )
-    for path in sorted(has.keys() | needs.keys()):
-        got, want = (
-            f"{tree[path].dtype}{list(tree[path].shape)}" if path in tree else "absent"
-            for tree in (has, needs)
+    difference = first_difference(given, wanted)
+    if difference is not None:
+        path, got, want = difference
+        raise ValueError(
+            f"initial does not fit the task's {what}: leaf {path} is {got} where "
+            f"{want} is needed. Give what the same model made."
         )
-        if got != want:
-            raise ValueError(
-                f"initial does not fit the task's {what}: leaf {path} is {got} where "
-                f"{want} is needed. Give what the same model made."
-            )
