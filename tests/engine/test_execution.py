@@ -1,5 +1,7 @@
 """Where members run must not change what they compute."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +79,12 @@ def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
     assert memory.memory_limit(jax.devices("cpu")[0]) == 1000
     monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda self: "max\n")
     assert memory.memory_limit(jax.devices("cpu")[0]) > 1000
+
+
+def test_where_jax_extend_has_changed_a_warning_says_what_to_suspect(monkeypatch):
+    """The function is then traced where it is called, and computes the same."""
+    monkeypatch.setitem(sys.modules, "jax.extend.core", None)
+    mesh = make_mesh(jax.devices()[:2])
+    double = map_members(lambda x, factor: factor * x, mesh=mesh)
+    with pytest.warns(RuntimeWarning, match="use one device, or an earlier JAX"):
+        assert double(jnp.arange(4), 2).tolist() == [0, 2, 4, 6]
