@@ -81,10 +81,9 @@ def to_float32(field: str, array: np.ndarray) -> np.ndarray:
     """Converts to `float32`, and refuses values that are not finite in it."""
     with np.errstate(over="ignore"):
         converted = array.astype(np.float32, copy=False)
-    is_finite = np.isfinite(converted)
-    if is_finite.all():
+    bad = ~np.isfinite(converted)
+    if not bad.any():
         return converted
-    bad = ~is_finite
     first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
     value = array[first]
     advice = (
@@ -121,11 +120,10 @@ def _to_labels(field: str, value: Any) -> np.ndarray:
 
 def count_classes(labels: np.ndarray, num_classes: Any) -> int:
     """Returns the number of classes, taken from the labels if the user gave none."""
+    source = ""
     if num_classes is None:
         num_classes = int(labels.max()) + 1
         source = " by the largest training label"
-    else:
-        source = ""
     if not is_whole(num_classes) or num_classes < 2:
         raise ValueError(
             f"num_classes={num_classes!r}{source}; a classification needs an integer "

@@ -27,12 +27,7 @@ from jepbt.datasets.arrays import (
     to_split,
     validation_count,
 )
-from jepbt.datasets.dataset import (
-    Dataset,
-    rank_in_class,
-    stratified_split,
-    take,
-)
+from jepbt.datasets.dataset import Dataset, rank_in_class, stratified_split
 from jepbt.datasets.label_noise import check_rate, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
@@ -135,26 +130,27 @@ def _embedded(name: str, validation: float | None, seed: int) -> Dataset:
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
         image, label = arrays["train_image"], arrays["train_label"]
         test = arrays["test_image"], arrays["test_label"]
-    train = image, label
     if validation is None:
         is_train = rank_in_class(label) < 900
         validation = image[~is_train], label[~is_train]
-        train = image[is_train], label[is_train]
-    dataset = from_arrays(train, validation, test, num_classes=10, name=name, seed=seed)
+        image, label = image[is_train], label[is_train]
+    dataset = from_arrays(
+        (image, label), validation, test, num_classes=10, name=name, seed=seed
+    )
     return dataclasses.replace(dataset, note="embedded, MIT")
 
 
 def _from_tfds(
     name: str, validation: float | None, seed: int, data_dir: Any
 ) -> Dataset:
-    stock_name, bounds = tfds.parse_name(name.removeprefix("tfds:"))
+    stock_name, start, stop = tfds.parse_name(name.removeprefix("tfds:"))
     arrays = tfds.load_arrays(stock_name, data_dir)
     splits = {
         split: (arrays[f"{split}_image"], arrays[f"{split}_label"])
         for split in tfds.SPLITS
         if f"{split}_image" in arrays
     }
-    rows = tfds.slice_of(bounds, len(arrays["train_label"]))
+    rows = tfds.slice_of(start, stop, len(arrays["train_label"]))
     if validation is None:
         share = VALIDATION_SHARES.get(re.split("[/:]", stock_name)[0], 0.1)
         validation = splits.get("validation", share)
@@ -237,20 +233,13 @@ def from_arrays(
         check_labels(field, split["label"], classes)
         check_like_train(field, "image", split, splits["train"])
     if is_carved:
-        labels = splits["train"]["label"]
-        count = validation_count(validation, len(labels))
-        kept, carved = stratified_split(labels, count, seed)
         everything = splits["train"]
-        splits["train"] = take(everything, kept)
-        splits["validation"] = take(everything, carved)
+        count = validation_count(validation, len(everything["label"]))
+        carved = stratified_split(everything["label"], count, seed)
+        for field, rows in zip(("train", "validation"), carved, strict=True):
+            splits[field] = {part: array[rows] for part, array in everything.items()}
     if num_classes is None:
         check_no_class_missing(splits["train"]["label"], classes)
     for split in splits.values():
         split["label"] = split["label"].astype(np.int32)
-    return Dataset(
-        name=name,
-        train=splits["train"],
-        validation=splits["validation"],
-        test=splits.get("test"),
-        num_classes=classes,
-    )
+    return Dataset(name, **{"test": None, **splits}, num_classes=classes)

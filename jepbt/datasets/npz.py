@@ -22,10 +22,6 @@ def read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Labels `[N, 1]`, as Keras has them for CIFAR, become `[N]`. Arrays of objects are
     refused, since reading them may run code.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, is not an .npz file, or lacks an array.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -49,13 +45,9 @@ def read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _keys_of(path: Path, found: list[str]) -> dict[str, tuple[str, str]]:
     for image, label in KEYS:
         pairs = {name: (image.format(name), label.format(name)) for name in SPLITS}
-        if not any(key in found for key in pairs["train"]):
+        pairs = {name: pair for name, pair in pairs.items() if set(pair) & set(found)}
+        if "train" not in pairs:
             continue
-        pairs = {
-            split: pair
-            for split, pair in pairs.items()
-            if split == "train" or any(key in found for key in pair)
-        }
         missing = [key for pair in pairs.values() for key in pair if key not in found]
         if missing:
             raise ValueError(
