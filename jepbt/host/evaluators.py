@@ -93,9 +93,9 @@ class _OnExecutor:
 class _InProcesses:
     """Evaluates in spawned processes, each with one candidate at a time.
 
-    A process that dies fails the candidate that it had, and no other; a new process
-    takes its place. Each leads a process group of its own, so that `close` also ends
-    what an evaluation has started.
+    They start when the first outcome is asked for. One that dies fails the candidate
+    that it had, and no other; a new process takes its place. Each leads a process group
+    of its own, so that `close` also ends what an evaluation has started.
     """
 
     def __init__(self, function: EvaluationFn, num_processes: int):
@@ -111,15 +111,19 @@ class _InProcesses:
 
     def receive(self) -> tuple[int, Outcome]:
         while True:
-            self._start_missing()
+            while len(self._workers) < self._num_processes:
+                self._workers.append(_Worker(self._function))
             for worker in self._workers:
-                is_idle = worker.slot is None
+                is_idle = worker.is_ready and worker.slot is None
                 if is_idle and self._waiting and worker.send(*self._waiting[0]):
                     self._waiting.popleft()
             worker = self._wait()
-            slot, outcome = worker.slot, worker.receive()
-            if worker.connection.closed:  # it has died
+            slot = worker.slot
+            try:
+                outcome = worker.receive()
+            except (EOFError, OSError):
                 self._workers.remove(worker)
+                outcome = worker.bury(self._num_processes)
             if slot is not None:
                 return slot, outcome
 
@@ -130,14 +134,6 @@ class _InProcesses:
             worker.end(timeout=5)
         self._workers.clear()
         atexit.unregister(self.close)
-
-    def _start_missing(self) -> None:
-        """Starts processes until there are enough, and waits until they can work."""
-        num_alive = len(self._workers)
-        while len(self._workers) < self._num_processes:
-            self._workers.append(_Worker(self._function))
-        for worker in self._workers[num_alive:]:
-            worker.wait_until_loaded(self._num_processes)
 
     def _wait(self) -> _Worker:
         """Waits for a worker that has sent something, or has died."""
@@ -173,24 +169,7 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.slot: int | None = None  # of the candidate that it evaluates
-
-    def wait_until_loaded(self, num_processes: int) -> None:
-        """Waits until it has loaded the evaluation function."""
-        try:
-            failure = pickle.loads(self.connection.recv_bytes())
-        except (EOFError, OSError):
-            self.end(timeout=1)
-            raise RuntimeError(
-                f"a process of n_processes={num_processes} ended with exit code "
-                f"{self.process.exitcode} before it could work; its own error is above."
-                " A script needs `if __name__ == '__main__':` around what starts a run."
-            ) from None
-        if failure is not None:
-            raise RuntimeError(
-                "evaluation_function cannot be loaded in another process: "
-                f"{failure.reason}. Define it at the top level of a module.\n"
-                f"{failure.traceback}"
-            )
+        self.is_ready = False  # once it has loaded the evaluation function
 
     def send(self, slot: int, candidate: Candidate) -> bool:
         """Gives it a candidate; returns whether it was still alive to take it."""
@@ -208,25 +187,40 @@ class _Worker:
         self.slot = slot
         return True
 
-    def receive(self) -> Outcome:
-        """Reads its answer, or says how it died."""
-        try:
-            # The end of the process may be what woke us: then there is nothing to read.
-            if not self.connection.poll():
-                raise EOFError
-            message = self.connection.recv_bytes()
-        except (EOFError, OSError):
-            self.end(timeout=1)
-            code = self.process.exitcode
-            how = f"exit code {code}"
-            if code < 0:
-                how = f"signal {signal.Signals(-code).name}"
-            return Failure(f"its process died ({how})")
+    def receive(self) -> Outcome | None:
+        """Reads its answer; `None` says that it is ready. A dead one raises."""
+        # The end of the process may be what woke us: then there is nothing to read.
+        if not self.connection.poll():
+            raise EOFError
+        message = self.connection.recv_bytes()
         self.slot = None
         try:
-            return pickle.loads(message)
+            answer = pickle.loads(message)
         except Exception as error:  # whatever the user's classes raise
             return mistaken("its result cannot be unpickled", error)
+        if not self.is_ready and answer is not None:
+            raise RuntimeError(
+                "evaluation_function cannot be loaded in another process: "
+                f"{answer.reason}. Define it at the top level of a module.\n"
+                f"{answer.traceback}"
+            )
+        self.is_ready = True
+        return answer
+
+    def bury(self, num_processes: int) -> Failure:
+        """Ends what a dead process has left behind, and says how it died."""
+        self.end(timeout=1)
+        code = self.process.exitcode
+        if not self.is_ready:
+            raise RuntimeError(
+                f"a process of n_processes={num_processes} ended with exit code {code} "
+                "before it could work; its own error is above. A script needs "
+                "`if __name__ == '__main__':` around what starts a run."
+            )
+        how = (
+            f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        )
+        return Failure(f"its process died ({how})")
 
     def end(self, timeout: float) -> None:
         """Kills its process group unless it ends in time."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import math
 import os
 import pathlib
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -170,17 +169,26 @@ def epbt(
             raise ValueError("resume=True needs run_dir, the folder of the run.")
         if progress is None:
             progress = breeding.start(strategy, seed, initial_population, n_generations)
-        generations = _generations(
-            _Run(
-                n_generations, strategy, seed, retries, asynchronous, folder, progress
-            ),
-            functools.partial(
-                open_evaluator, evaluation_function, n_processes, executor, num_members
-            ),
-            opened := resources.pop_all(),
+        evaluator = open_evaluator(
+            evaluation_function, n_processes, executor, num_members
         )
+        resources.callback(evaluator.close)
+        resources = resources.pop_all()  # from here on `_generations` closes them
+    generations = _generations(
+        _Run(
+            n_generations=n_generations,
+            strategy=strategy,
+            seed=seed,
+            retries=retries,
+            asynchronous=asynchronous,
+            evaluator=evaluator,
+            folder=folder,
+            progress=progress,
+        ),
+        resources,
+    )
     # Also if nobody ever asks for the first generation.
-    weakref.finalize(generations, opened.close)
+    weakref.finalize(generations, resources.close)
     return generations
 
 
@@ -193,6 +201,7 @@ class _Run:
     seed: int
     retries: int
     asynchronous: bool
+    evaluator: Evaluator
     folder: pathlib.Path | None
     progress: Progress
     failures: list[Failure] = dataclasses.field(default_factory=list)
@@ -205,36 +214,30 @@ class _Run:
         self.seconds[phase] += time.perf_counter() - begin
 
 
-def _generations(
-    run: _Run, open_evaluator: Callable[[], Evaluator], resources: contextlib.ExitStack
-) -> Iterator[Candidate]:
+def _generations(run: _Run, resources: contextlib.ExitStack) -> Iterator[Candidate]:
     """Yields the best candidate after each generation, and saves the run."""
     progress = run.progress
     with resources:
         if progress.generation >= run.n_generations:
             yield progress.best
             return
-        evaluator = open_evaluator()
-        resources.callback(evaluator.close)
         for slot, pending in progress.pending.items():
-            evaluator.submit(slot, pending.candidate)
-        while progress.generation < run.n_generations:
+            run.evaluator.submit(slot, pending.candidate)
+        for generation in range(progress.generation, run.n_generations):
             run.failures, run.seconds = [], {"evolve": 0.0, "evaluate": 0.0}
-            _evaluate_generation(run, evaluator)
+            _evaluate_generation(run)
             if len(run.failures) == len(progress.candidates):
                 raise RuntimeError(
-                    f"all {len(run.failures)} evaluations of generation "
-                    f"{progress.generation} failed. The first: "
-                    f"{run.failures[0].reason}\n{run.failures[0].traceback}"
+                    f"all {len(run.failures)} evaluations of generation {generation} "
+                    f"failed. The first: {run.failures[0].reason}\n"
+                    f"{run.failures[0].traceback}"
                 )
-            report = _report(run)
-            progress.generation += 1
             if run.folder is not None:
-                save(run.folder, progress, report)
+                save(run.folder, progress, _report(run, generation))
             yield progress.best
 
 
-def _evaluate_generation(run: _Run, evaluator: Evaluator) -> None:
+def _evaluate_generation(run: _Run) -> None:
     """Evaluates as many candidates as a generation has.
 
         breed a child for every idle slot, and submit them
@@ -250,15 +253,15 @@ def _evaluate_generation(run: _Run, evaluator: Evaluator) -> None:
     progress = run.progress
     num_members = len(progress.candidates)
     idle = [slot for slot in range(num_members) if slot not in progress.pending]
-    _breed(run, evaluator, idle)
+    _breed(run, idle)
     for _ in range(num_members):
-        slot = _receive(run, evaluator)
+        slot = _receive(run)
         num_left = run.n_generations * num_members - sum(progress.ages)
         if run.asynchronous and len(progress.pending) < num_left:
-            _breed(run, evaluator, [slot])
+            _breed(run, [slot])
 
 
-def _breed(run: _Run, evaluator: Evaluator, slots: Sequence[int]) -> None:
+def _breed(run: _Run, slots: Sequence[int]) -> None:
     """Submits a child for each slot, bred by itself if asynchronous."""
     with run.timed("evolve"):
         if slots and not run.asynchronous:
@@ -266,13 +269,13 @@ def _breed(run: _Run, evaluator: Evaluator, slots: Sequence[int]) -> None:
         for slot in slots:
             if run.asynchronous:
                 breeding.breed(run.strategy, run.seed, run.progress, slot)
-            evaluator.submit(slot, run.progress.pending[slot].candidate)
+            run.evaluator.submit(slot, run.progress.pending[slot].candidate)
 
 
-def _receive(run: _Run, evaluator: Evaluator) -> int:
+def _receive(run: _Run) -> int:
     """Takes in the next result, and returns its slot."""
     with run.timed("evaluate"):
-        slot, outcome = _next_outcome(run, evaluator)
+        slot, outcome = _next_outcome(run)
     where = f"slot {slot} in generation {run.progress.generation}"
     given = run.progress.pending[slot].candidate
     if not isinstance(outcome, Failure):
@@ -297,19 +300,19 @@ def _receive(run: _Run, evaluator: Evaluator) -> int:
     return slot
 
 
-def _next_outcome(run: _Run, evaluator: Evaluator) -> tuple[int, Outcome]:
+def _next_outcome(run: _Run) -> tuple[int, Outcome]:
     """Waits for an evaluation that has ended, and will not be tried again."""
     while True:
-        slot, outcome = evaluator.receive()
+        slot, outcome = run.evaluator.receive()
         pending = run.progress.pending[slot]
         is_failure = isinstance(outcome, Failure) and not outcome.is_mistake
         if not is_failure or pending.failures == run.retries:
             return slot, outcome
         pending.failures += 1
-        evaluator.submit(slot, pending.candidate)
+        run.evaluator.submit(slot, pending.candidate)
 
 
-def _report(run: _Run) -> Generation:
+def _report(run: _Run, generation: int) -> Generation:
     """Describes the generation that has just ended, as the history holds it."""
     candidates = run.progress.candidates
     record = Record(
@@ -320,4 +323,4 @@ def _report(run: _Run) -> Generation:
         metrics={},
         info={},
     )
-    return make_generation(run.progress.generation, record, run.seconds)
+    return make_generation(generation, record, run.seconds)

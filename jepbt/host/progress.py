@@ -41,7 +41,6 @@ class Progress:
         ages: the number of finished evaluations of each slot.
         pending: unfinished candidates by slot, in the order of submission.
         strategy_state: the strategy's state, with NumPy leaves.
-        generation: the number of finished generations.
         best: the best candidate so far, `None` before the first result.
     """
 
@@ -50,8 +49,12 @@ class Progress:
     ages: list[int]
     pending: dict[int, Pending]
     strategy_state: Any
-    generation: int = 0
     best: Candidate | None = None
+
+    @property
+    def generation(self) -> int:
+        """Counts finished generations, each of as many results as there are slots."""
+        return sum(self.ages) // len(self.ages)
 
     def finish(self, slot: int, result: Candidate) -> None:
         """Puts the result of a pending candidate in its slot."""
