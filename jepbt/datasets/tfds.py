@@ -24,7 +24,6 @@ import numpy as np
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "validation", "test")
 CACHE = "jepbt_arrays.npz"  # in the folder of the records, and deleted with it
-PATIENCE = 2.0  # seconds that a server has to answer
 
 _NAME = re.compile(r"([\w/.:]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
@@ -153,39 +152,37 @@ def _check_network(name: str, urls: list[str], downloads: Path) -> None:
     """Refuses at once to download without a network, which TFDS tries for minutes."""
     notes = "".join(path.read_text() for path in downloads.rglob("*.INFO"))
     manual = downloads / "manual"
-    missing = [
-        url
-        for url in urls
-        if url not in notes and not (manual / url.rpartition("/")[2]).exists()
-    ]
+    files = {url.rpartition("/")[2]: url for url in urls if url not in notes}
+    missing = [file for file in files if not (manual / file).exists()]
     if not missing:
         return
-    request = urllib.request.Request(missing[0], method="HEAD")
+    url = files[missing[0]]
+    request = urllib.request.Request(url, method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=PATIENCE).close()
+        urllib.request.urlopen(request, timeout=2).close()
     except (urllib.error.HTTPError, http.client.HTTPException):
         return  # a server is there; TFDS will say what is wrong with its answer
     except OSError as error:
         raise ConnectionError(
-            f"datasets.load: name='tfds:{name}' must be downloaded, and {missing[0]} "
-            f"cannot be reached ({error}). Connect this machine and try again, or put "
-            f"{', '.join(url.rpartition('/')[2] for url in missing)} into {manual}. "
-            "The embedded 'fashion_mnist' takes no network."
+            f"datasets.load: name='tfds:{name}' must be downloaded, and {url} cannot "
+            f"be reached ({error}). Connect this machine and try again, or put "
+            f"{', '.join(missing)} into {manual}. The embedded 'fashion_mnist' takes "
+            "no network."
         ) from error
 
 
 def _read_records(name: str, builder: Any) -> dict[str, np.ndarray]:
     image_key, label_key = _image_and_label(name, builder)
-    channels = builder.info.features[image_key].shape[-1]
+    shape = builder.info.features[image_key].shape
     arrays = {"num_classes": np.array(builder.info.features[label_key].num_classes)}
     for split in SPLITS:
         if split not in builder.info.splits:
             continue
         examples = _examples(name, builder, split, image_key)
         arrays[f"{split}_image"] = np.stack(
-            [_decode(example[image_key], channels) for example in examples]
+            [_decode(example[image_key], shape) for example in examples]
         )
-        arrays[f"{split}_label"] = np.array([row[label_key] for row in examples])
+        arrays[f"{split}_label"] = np.array([each[label_key] for each in examples])
     if "train_image" not in arrays:
         raise ValueError(
             f"datasets.load: name='tfds:{name}' has no split named train, only "
@@ -235,10 +232,10 @@ def _examples(name: str, builder: Any, split: str, image_key: str) -> list[dict]
     return source.__getitems__(range(len(source)))  # twice as fast as one by one
 
 
-def _decode(encoded: bytes, channels: int) -> np.ndarray:
+def _decode(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
     from PIL import Image
 
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    image = Image.open(io.BytesIO(encoded))
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    return pixels[..., None] if channels == 1 else pixels
+    # Some sets store images with more channels, or fewer, than they declare.
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
+    image = Image.open(io.BytesIO(encoded)).convert(mode)
+    return np.asarray(image).reshape(shape)
