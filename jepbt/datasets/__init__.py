@@ -1,8 +1,9 @@
 """Loads data sets: train, validation and test as NumPy arrays, checked before use."""
 
+from jepbt.datasets.arrays import from_arrays
 from jepbt.datasets.dataset import Dataset, Split, stratified_split
 from jepbt.datasets.label_noise import noisy_labels, with_label_noise
-from jepbt.datasets.load import NAMES, from_arrays, load
+from jepbt.datasets.load import NAMES, load
 
 __all__ = [
     "NAMES",

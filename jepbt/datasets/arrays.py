@@ -1,20 +1,88 @@
-"""Checks the arrays that users give, and brings them to the form that training takes.
+"""Makes data sets of the user's arrays, after checking them.
 
 Every error names the split and the part, the value, what is allowed and the cure.
 """
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jepbt.arguments import is_real, is_whole
-from jepbt.datasets.dataset import Split
+from jepbt.arguments import check_whole, is_real, is_whole
+from jepbt.datasets.dataset import Dataset, Split, stratified_split
 
 
-def to_split(field: str, value: Any) -> Split:
+def from_arrays(
+    train: Any,
+    validation: Any = 0.1,
+    test: Any = None,
+    *,
+    num_classes: int | None = None,
+    name: str = "arrays",
+    seed: int = 0,
+) -> Dataset:
+    """Makes a data set of the user's arrays, after checking them.
+
+    Images `[N, H, W]` gain a channel axis. `uint8` stays as it is, floats become
+    `float32`. Anything that `np.asarray` accepts will do; arrays are copied only if
+    they must be converted.
+
+    Args:
+        train: `(images, labels)` or `{"image": images, "label": labels}`: images of
+            `uint8` or float, `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels
+            integer `[N]`.
+        validation: images and labels like `train`; or the fraction or number of
+            examples to carve out of `train`, with the classes in equal proportion.
+        test: images and labels like `train`, or None.
+        num_classes: the number of classes, of which some may have no training example.
+            None takes the largest training label plus one, and then each class needs
+            one.
+        name: the data set's name, for reports.
+        seed: the seed of the carving, which depends on nothing else.
+
+    Returns:
+        The `Dataset`.
+
+    Raises:
+        ValueError: if the arrays or settings are not as above, or an image is not
+            finite; the message names the split and the part.
+
+    Example:
+        >>> images = np.zeros((20, 8, 8), np.uint8)
+        >>> dataset = from_arrays((images, np.arange(20) % 2), validation=4)
+        >>> dataset
+        <Dataset arrays: 16 train / 4 validation, 8x8x1 uint8, 2 classes>
+        >>> np.bincount(dataset.validation["label"]).tolist()
+        [2, 2]
+    """
+    check_whole("", "seed", seed, 0)
+    splits = {"train": _to_split("train", train)}
+    is_carved = isinstance(validation, numbers.Real)
+    if not is_carved:
+        splits["validation"] = _to_split("validation", validation)
+    if test is not None:
+        splits["test"] = _to_split("test", test)
+    classes = _count_classes(splits["train"]["label"], num_classes)
+    for field, split in splits.items():
+        _check_labels(field, split["label"], classes)
+        check_like_train(field, "image", split, splits["train"])
+    if is_carved:
+        everything = splits["train"]
+        count = _validation_count(validation, len(everything["label"]))
+        carved = stratified_split(everything["label"], count, seed)
+        for field, rows in zip(("train", "validation"), carved, strict=True):
+            splits[field] = {part: array[rows] for part, array in everything.items()}
+    if num_classes is None:
+        _check_no_class_missing(splits["train"]["label"], classes)
+    for split in splits.values():
+        split["label"] = split["label"].astype(np.int32)
+    return Dataset(name, **{"test": None, **splits}, num_classes=classes)
+
+
+def _to_split(field: str, value: Any) -> Split:
     """Makes checked images and labels of what a user gave for a split."""
     if isinstance(value, Mapping):
         if set(value) != {"image", "label"}:
@@ -81,10 +149,9 @@ def to_float32(field: str, array: np.ndarray) -> np.ndarray:
     """Converts to `float32`, and refuses values that are not finite in it."""
     with np.errstate(over="ignore"):
         converted = array.astype(np.float32, copy=False)
-    is_finite = np.isfinite(converted)
-    if is_finite.all():
+    bad = ~np.isfinite(converted)
+    if not bad.any():
         return converted
-    bad = ~is_finite
     first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
     value = array[first]
     advice = (
@@ -119,13 +186,12 @@ def _to_labels(field: str, value: Any) -> np.ndarray:
     return labels
 
 
-def count_classes(labels: np.ndarray, num_classes: Any) -> int:
+def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
     """Returns the number of classes, taken from the labels if the user gave none."""
+    source = ""
     if num_classes is None:
         num_classes = int(labels.max()) + 1
         source = " by the largest training label"
-    else:
-        source = ""
     if not is_whole(num_classes) or num_classes < 2:
         raise ValueError(
             f"num_classes={num_classes!r}{source}; a classification needs an integer "
@@ -134,7 +200,7 @@ def count_classes(labels: np.ndarray, num_classes: Any) -> int:
     return int(num_classes)
 
 
-def check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
+def _check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
     """Refuses labels outside 0 to `num_classes - 1`."""
     bad = (labels < 0) | (labels >= num_classes)
     if bad.any():
@@ -157,7 +223,7 @@ def check_like_train(field: str, part: str, split: Split, train: Split) -> None:
         )
 
 
-def validation_count(validation: Any, num_examples: int) -> int:
+def _validation_count(validation: Any, num_examples: int) -> int:
     """Returns the number of examples that a fraction or number carves out."""
     if is_whole(validation):
         count = int(validation)
@@ -176,7 +242,7 @@ def validation_count(validation: Any, num_examples: int) -> int:
     return count
 
 
-def check_no_class_missing(labels: np.ndarray, num_classes: int) -> None:
+def _check_no_class_missing(labels: np.ndarray, num_classes: int) -> None:
     """Refuses training labels that leave a class without an example."""
     present = np.unique(labels)
     num_missing = num_classes - len(present)

@@ -101,8 +101,3 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(labels), np.int64)
     ranks[order] = np.arange(len(labels)) - starts
     return ranks
-
-
-def take(split: Split, indices: np.ndarray) -> Split:
-    """Picks examples by their indices."""
-    return {name: array[indices] for name, array in split.items()}

@@ -46,31 +46,25 @@ def with_label_noise(
     check_rate("label_noise", label_noise)
     check_rate("validation_label_noise", validation_label_noise)
     check_whole("", "seed", seed, 0)
-    changed, note = {}, dataset.note
+    changed, notes = {}, [dataset.note] if dataset.note else []
     rates = {"train": label_noise, "validation": validation_label_noise}
     # Streams start at 1, because NumPy takes the seeds (seed, 0) and seed for the same,
     # and the carving uses seed.
     for stream, (field, rate) in enumerate(rates.items(), start=1):
         if rate:
             split = getattr(dataset, field)
-            label = noisy_labels(
+            noisy = noisy_labels(
                 split["label"], rate, dataset.num_classes, (seed, stream)
             )
-            changed[field] = {**split, "label": label}
-            note = ", ".join(
-                filter(None, [note, f"{rate:.0%} of {field} labels wrong"])
-            )
-    return dataclasses.replace(dataset, note=note, **changed)
+            changed[field] = {**split, "label": noisy}
+            notes.append(f"{rate:.0%} of {field} labels wrong")
+    return dataclasses.replace(dataset, note=", ".join(notes), **changed)
 
 
 def noisy_labels(
     labels: np.ndarray, rate: float, num_classes: int, seed: int | tuple[int, ...]
 ) -> np.ndarray:
-    """Replaces a share of the labels by wrong ones, whatever the class.
-
-    Of `N` labels `round(rate * N)` are drawn, and each becomes one of the other classes
-    with equal probability: `rate` is the share that is wrong. With the same seed a
-    higher rate only adds wrong labels.
+    """Makes `round(rate * N)` of `N` labels wrong: see `with_label_noise`.
 
     Args:
         labels: `int[N]`, from 0 to `num_classes - 1`.

@@ -1,4 +1,4 @@
-"""Loads data sets by name, and makes them of the user's arrays.
+"""Loads data sets by name: embedded, of TFDS, or from an .npz file.
 
 Fitness comes from the validation split, which is carved out of the training data; the
 test split is for one final report.
@@ -9,33 +9,27 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
-import numbers
 import os
 import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jepbt.arguments import check_whole
-from jepbt.datasets import npz, tfds
-from jepbt.datasets.arrays import (
-    check_labels,
-    check_like_train,
-    check_no_class_missing,
-    count_classes,
-    to_split,
-    validation_count,
-)
-from jepbt.datasets.dataset import (
-    Dataset,
-    rank_in_class,
-    stratified_split,
-    take,
-)
+from jepbt.datasets import tfds
+from jepbt.datasets.arrays import from_arrays
+from jepbt.datasets.dataset import Dataset, rank_in_class
 from jepbt.datasets.label_noise import check_rate, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
+KEYS = (("x_{}", "y_{}"), ("{}_image", "{}_label"))
+ACCEPTED = (
+    "x_train, y_train (and if there are any x_validation, y_validation, x_test, "
+    "y_test), or train_image, train_label (and validation_image, validation_label, "
+    "test_image, test_label)"
+)
 VALIDATION_SHARES = {"mnist": 1 / 12, "fashion_mnist": 1 / 12}  # 5,000 of 60,000
 
 
@@ -135,26 +129,27 @@ def _embedded(name: str, validation: float | None, seed: int) -> Dataset:
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
         image, label = arrays["train_image"], arrays["train_label"]
         test = arrays["test_image"], arrays["test_label"]
-    train = image, label
     if validation is None:
         is_train = rank_in_class(label) < 900
         validation = image[~is_train], label[~is_train]
-        train = image[is_train], label[is_train]
-    dataset = from_arrays(train, validation, test, num_classes=10, name=name, seed=seed)
+        image, label = image[is_train], label[is_train]
+    dataset = from_arrays(
+        (image, label), validation, test, num_classes=10, name=name, seed=seed
+    )
     return dataclasses.replace(dataset, note="embedded, MIT")
 
 
 def _from_tfds(
     name: str, validation: float | None, seed: int, data_dir: Any
 ) -> Dataset:
-    stock_name, bounds = tfds.parse_name(name.removeprefix("tfds:"))
+    stock_name, start, stop = tfds.parse_name(name.removeprefix("tfds:"))
     arrays = tfds.load_arrays(stock_name, data_dir)
     splits = {
         split: (arrays[f"{split}_image"], arrays[f"{split}_label"])
         for split in tfds.SPLITS
         if f"{split}_image" in arrays
     }
-    rows = tfds.slice_of(bounds, len(arrays["train_label"]))
+    rows = tfds.slice_of(start, stop, len(arrays["train_label"]))
     if validation is None:
         share = VALIDATION_SHARES.get(re.split("[/:]", stock_name)[0], 0.1)
         validation = splits.get("validation", share)
@@ -170,7 +165,7 @@ def _from_tfds(
 
 
 def _from_npz(path: Path, validation: float | None, seed: int) -> Dataset:
-    splits = npz.read(path)
+    splits = _read_npz(path)
     if validation is None:
         validation = splits.get("validation", 0.1)
     try:
@@ -182,75 +177,58 @@ def _from_npz(path: Path, validation: float | None, seed: int) -> Dataset:
     return dataclasses.replace(dataset, note=str(path))
 
 
-def from_arrays(
-    train: Any,
-    validation: Any = 0.1,
-    test: Any = None,
-    *,
-    num_classes: int | None = None,
-    name: str = "arrays",
-    seed: int = 0,
-) -> Dataset:
-    """Makes a data set of the user's arrays, after checking them.
+def _read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads the images and labels of each split that a file holds.
 
-    Images `[N, H, W]` gain a channel axis. `uint8` stays as it is, floats become
-    `float32`. Anything that `np.asarray` accepts will do; arrays are copied only if
-    they must be converted.
-
-    Args:
-        train: `(images, labels)` or `{"image": images, "label": labels}`: images of
-            `uint8` or float, `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels
-            integer `[N]`.
-        validation: images and labels like `train`; or the fraction or number of
-            examples to carve out of `train`, with the classes in equal proportion.
-        test: images and labels like `train`, or None.
-        num_classes: the number of classes, of which some may have no training example.
-            None takes the largest training label plus one, and then each class needs
-            one.
-        name: the data set's name, for reports.
-        seed: the seed of the carving, which depends on nothing else.
-
-    Returns:
-        The `Dataset`.
-
-    Raises:
-        ValueError: if the arrays or settings are not as above, or an image is not
-            finite; the message names the split and the part.
-
-    Example:
-        >>> images = np.zeros((20, 8, 8), np.uint8)
-        >>> dataset = from_arrays((images, np.arange(20) % 2), validation=4)
-        >>> dataset
-        <Dataset arrays: 16 train / 4 validation, 8x8x1 uint8, 2 classes>
-        >>> np.bincount(dataset.validation["label"]).tolist()
-        [2, 2]
+    Labels `[N, 1]`, as Keras has them for CIFAR, become `[N]`. Arrays of objects are
+    refused, since reading them may run code.
     """
-    check_whole("", "seed", seed, 0)
-    splits = {"train": to_split("train", train)}
-    is_carved = isinstance(validation, numbers.Real)
-    if not is_carved:
-        splits["validation"] = to_split("validation", validation)
-    if test is not None:
-        splits["test"] = to_split("test", test)
-    classes = count_classes(splits["train"]["label"], num_classes)
-    for field, split in splits.items():
-        check_labels(field, split["label"], classes)
-        check_like_train(field, "image", split, splits["train"])
-    if is_carved:
-        labels = splits["train"]["label"]
-        count = validation_count(validation, len(labels))
-        kept, carved = stratified_split(labels, count, seed)
-        everything = splits["train"]
-        splits["train"] = take(everything, kept)
-        splits["validation"] = take(everything, carved)
-    if num_classes is None:
-        check_no_class_missing(splits["train"]["label"], classes)
-    for split in splits.values():
-        split["label"] = split["label"].astype(np.int32)
-    return Dataset(
-        name=name,
-        train=splits["train"],
-        validation=splits["validation"],
-        test=splits.get("test"),
-        num_classes=classes,
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is no .npz file, or was cut short. Write one by np.savez(path, "
+            "x_train=..., y_train=...)."
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {
+                split: (_array(path, stored, image), _array(path, stored, label, True))
+                for split, (image, label) in _keys_of(path, stored.files).items()
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Copy or write it again."
+        ) from error
+
+
+def _keys_of(path: Path, found: list[str]) -> dict[str, tuple[str, str]]:
+    for image, label in KEYS:
+        pairs = {name: (image.format(name), label.format(name)) for name in tfds.SPLITS}
+        pairs = {name: pair for name, pair in pairs.items() if set(pair) & set(found)}
+        if "train" not in pairs:
+            continue
+        missing = [key for pair in pairs.values() for key in pair if key not in found]
+        if missing:
+            raise ValueError(
+                f"{path} has no {' and no '.join(missing)}, only {', '.join(found)}. "
+                f"Accepted are {ACCEPTED}."
+            )
+        return pairs
+    raise ValueError(
+        f"{path} holds {', '.join(found) or 'nothing'}. Accepted are {ACCEPTED}."
     )
+
+
+def _array(path: Path, stored, key: str, is_label: bool = False) -> np.ndarray:
+    try:
+        array = stored[key]
+    except ValueError as error:  # NumPy's answer to objects, and to a damaged header
+        what = "holds pickled objects, which could run code" * ("Object" in str(error))
+        raise ValueError(
+            f"{path}: {key} {what or f'is damaged ({error})'}. Write it again as an "
+            "array of numbers."
+        ) from error
+    if not isinstance(array, np.ndarray):  # NumPy's answer to a file of another kind
+        raise ValueError(f"{path}: {key} is no array. Write it by np.savez.")
+    return array[:, 0] if is_label and array.shape[1:] == (1,) else array

@@ -75,10 +75,9 @@ class Cifar10(cifar.Cifar10, skip_registration=True):
             }
         names = files["batches.meta.txt"].decode().split()
         self.info.features["label"].names = names
+        train = b"".join(files[name] for name in source.train_files)
         return {
-            "train": self._generate_examples(
-                "train_", b"".join(files[name] for name in source.train_files)
-            ),
+            "train": self._generate_examples("train_", train),
             "test": self._generate_examples("test_", files["test_batch.bin"]),
         }
 
@@ -86,14 +85,9 @@ class Cifar10(cifar.Cifar10, skip_registration=True):
         rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         images = np.moveaxis(rows[:, 1:].reshape(-1, 3, 32, 32), 1, -1)
         for index, (image, label) in enumerate(zip(images, rows[:, 0], strict=True)):
-            yield (
-                index,
-                {
-                    "id": f"{prefix}{index:05d}",
-                    "image": Image.fromarray(np.ascontiguousarray(image)),
-                    "label": int(label),
-                },
-            )
+            image = Image.fromarray(np.ascontiguousarray(image))
+            name = f"{prefix}{index:05d}"
+            yield index, {"id": name, "image": image, "label": int(label)}
 
 
 BUILDERS = {builder.name: builder for builder in (Mnist, FashionMnist, Cifar10)}

@@ -39,7 +39,7 @@ def start(
     for candidate, draw in zip(candidates, draws, strict=True):
         candidate.fitness = candidate.standard_error = math.nan
         leaves = jax.tree.leaves(encode(candidate.hparams))
-        values = tuple(np.asarray(leaf).tobytes() for leaf in leaves)
+        values = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
         if values in seen:
             candidate.hparams = draw
         seen.add(values)
@@ -52,34 +52,45 @@ def start(
     )
 
 
-def breed_together(strategy: Strategy, seed: int, progress: Progress) -> None:
-    """Fills all slots with the children of one step of the strategy."""
-    state, plan = _step(strategy, seed, progress, progress.generation)
-    progress.strategy_state = state
-    _adopt(progress, plan, range(len(progress.candidates)))
+def breed(
+    strategy: Strategy, seed: int, progress: Progress, slot: int | None = None
+) -> None:
+    """Fills every slot with its child, or only one slot.
 
-
-def breed_one(strategy: Strategy, seed: int, progress: Progress, slot: int) -> None:
-    """Fills one slot with its child, and leaves the other slots as they are.
-
-    A step of the strategy always plans for all slots. One row of the plan is adopted,
-    and of the strategy's state the rows that belong to the slot (`Strategy.by_slot`):
-    for the other slots, nothing has happened.
+    A step of the strategy always plans for all slots. For one slot, one row of the plan
+    is adopted, and of the strategy's state the rows that belong to the slot
+    (`Strategy.by_slot`): for the other slots, nothing has happened.
     """
-    state, plan = _step(strategy, seed, progress, progress.ages[slot], slot)
-    _adopt(progress, plan, [slot])
+    if slot is None:
+        slots = list(range(len(progress.candidates)))
+        state, plan = _step(strategy, seed, progress, progress.generation)
+    else:
 
-    def adopt_row(old, new):
-        rows = np.array(old)
-        rows[slot] = new[slot]
-        return rows
+        def adopt_row(old, new):
+            rows = np.array(old)
+            rows[slot] = new[slot]
+            return rows
 
-    progress.strategy_state = jax.tree.map(
-        lambda by_slot, old, new: jax.tree.map(adopt_row, old, new) if by_slot else new,
-        strategy.by_slot,
-        progress.strategy_state,
-        state,
-    )
+        slots = [slot]
+        state, plan = _step(strategy, seed, progress, progress.ages[slot], slot)
+        state = jax.tree.map(
+            lambda by_slot, old, new: (
+                jax.tree.map(adopt_row, old, new) if by_slot else new
+            ),
+            strategy.by_slot,
+            progress.strategy_state,
+            state,
+        )
+    progress.strategy_state = state
+    rows = jax.tree.map(lambda leaf: leaf[slots], plan.hparams)
+    for child_slot, hparams in zip(slots, decode_population(rows), strict=True):
+        parent = int(plan.parents[child_slot])
+        child = copy.copy(progress.candidates[parent])
+        child.hparams = hparams
+        child.fitness = child.standard_error = math.nan
+        if plan.fresh is not None and plan.fresh[child_slot]:
+            child.model = None
+        progress.pending[child_slot] = Pending(child, parent)
 
 
 def _step(
@@ -112,20 +123,6 @@ def _compile(step: Callable) -> Callable:
         return state, plan._replace(info={})  # which nobody reads here
 
     return evolve
-
-
-def _adopt(progress: Progress, plan: Plan, slots: Sequence[int]) -> None:
-    """Makes the children that a plan has for some slots, which become pending."""
-    slots = list(slots)
-    rows = jax.tree.map(lambda leaf: leaf[slots], plan.hparams)
-    for slot, hparams in zip(slots, decode_population(rows), strict=True):
-        parent = int(plan.parents[slot])
-        child = copy.copy(progress.candidates[parent])
-        child.hparams = hparams
-        child.fitness = child.standard_error = math.nan
-        if plan.fresh is not None and plan.fresh[slot]:
-            child.model = None
-        progress.pending[slot] = Pending(child, parent)
 
 
 def _on_cpu():

@@ -18,16 +18,17 @@ from jepbt.population import take
 class Candidate:
     """A model, the hyperparameters that it trains with, and how good it is.
 
-    Candidates order by fitness, so that `max(candidates)` is the best. A fitness of
-    `nan` or `None` means that the candidate failed or was not evaluated yet, and ranks
-    last. Inherit from this class to let more than the model pass to the children (an
-    epoch count, say): a child starts as a copy of its parent with new hyperparameters.
+    Candidates order by fitness, so that `max(candidates)` is the best; `nan` and `None`
+    rank last. Inherit from this class to let more than the model pass to the children
+    (an epoch count, say): a child starts as a copy of its parent with new
+    hyperparameters.
 
     Attributes:
         model: any object, such as a network with its optimizer, or the name of a file;
             `None` until the first evaluation.
         hparams: the user's `HyperParameters`, with Python values.
-        fitness: a number, higher is better.
+        fitness: a number, higher is better; `nan` or `None` of a candidate that failed
+            or was not evaluated yet.
         standard_error: the standard error of the fitness over validation examples,
             given by name only. `strategies.significant` needs it, and the history
             keeps it.
@@ -100,12 +101,7 @@ def encode_population(candidates: Sequence[Candidate]) -> HyperParameters:
 
 
 def decode_population(hparams: HyperParameters) -> list[HyperParameters]:
-    """Turns arrays `[P, ...]` back into Python values, one instance for each row.
-
-    Whole numbers become `int`, reals `float` with the fewest digits that give the same
-    float32 back (on a bound, the bound), vectors a tuple of those, categoricals the
-    choice itself, losses `np.ndarray` of `f32[8]`.
-    """
+    """Turns arrays `[P, ...]` back into Python values, one instance for each row."""
     hparams = jax.device_get(hparams)
     num_members = len(jax.tree.leaves(hparams)[0])
     return [to_python(take(hparams, slot)) for slot in range(num_members)]

@@ -13,7 +13,6 @@ import jax
 
 from jepbt import strategies
 from jepbt.arguments import check_bool, check_whole
-from jepbt.config import check_folder
 from jepbt.host.candidate import Candidate, field_dict
 from jepbt.host.evaluation import EvaluationFn
 from jepbt.hyperparameters import HyperParameters, spaces
@@ -45,19 +44,7 @@ def check_population(population: Any) -> type[HyperParameters]:
 
 
 def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
-    """Checks one candidate's hyperparameters against their spaces.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64)
-        >>> check_hparams("hparams", Hyper(width=65), Hyper)
-        Traceback (most recent call last):
-            ...
-        ValueError: hparams.width=65 lies outside its bounds [1, 64].
-    """
+    """Checks one candidate's hyperparameters against their spaces."""
     if not isinstance(hparams, HyperParameters):
         raise TypeError(
             f"{where} must be a dataclass that inherits from jepbt.HyperParameters, "
@@ -72,24 +59,15 @@ def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
         space.check(f"{where}.{name}", getattr(hparams, name))
 
 
-def check_arguments(
-    n_generations: Any, retries: Any, seed: Any, asynchronous: Any
+def check_settings(
+    n_generations: Any, retries: Any, seed: Any, asynchronous: Any, resume: Any
 ) -> None:
     """Checks the numbers and flags of a run."""
     check_whole("", "n_generations", n_generations, 1, 10**6)
     check_whole("", "retries", retries, 0, 10**6)
     check_whole("", "seed", seed, 0, 2**32 - 1)
     check_bool("", "asynchronous", asynchronous)
-
-
-def check_files(run_dir: Any, resume: Any, population: Sequence[Candidate]) -> None:
-    """Checks where a run is saved, and whether its candidates can be."""
-    check_folder("run_dir", run_dir)
     check_bool("", "resume", resume)
-    if run_dir is not None:
-        _check_picklable(population, "run_dir")
-    elif resume:
-        raise ValueError("resume=True needs run_dir, the folder of the run.")
 
 
 def check_evaluation(
@@ -121,7 +99,7 @@ def check_evaluation(
         )
     if n_processes is not None or isinstance(executor, ProcessPoolExecutor):
         _check_importable(function)
-        _check_picklable(population, "another process")
+        check_picklable(population, "another process")
 
 
 def check_strategy(
@@ -195,7 +173,7 @@ def _check_importable(function: EvaluationFn) -> None:
         )
 
 
-def _check_picklable(population: Sequence[Candidate], purpose: str) -> None:
+def check_picklable(population: Sequence[Candidate], purpose: str) -> None:
     """Refuses the first field of a candidate that cannot be pickled."""
     for slot, candidate in enumerate(population):
         for name, value in field_dict(candidate).items():

@@ -17,18 +17,11 @@ EvaluationFn: TypeAlias = Callable[[Candidate], Candidate]
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """The outcome of an evaluation that has no result.
-
-    Attributes:
-        reason: one line of text.
-        traceback: the traceback of the error, empty if there was none.
-        is_mistake: `True` if the evaluation function breaks its contract, so that other
-            candidates would not fare better.
-    """
+    """The outcome of an evaluation that has no result, and the reason in one line."""
 
     reason: str
     traceback: str = ""
-    is_mistake: bool = False
+    is_mistake: bool = False  # of the function itself: other candidates fare no better
 
 
 Outcome: TypeAlias = Candidate | Failure
@@ -40,8 +33,8 @@ def evaluate_copy(function: EvaluationFn, candidate: Candidate) -> Outcome:
         own = copy.deepcopy(candidate)
     except Exception as error:  # whatever the model's own copying raises
         return mistaken(
-            "its candidate cannot be copied ({}), but every evaluation gets a copy of "
-            "its own. Keep weights in `model` instead",
+            "its candidate cannot be copied, but every evaluation gets a copy of its "
+            "own. Keep weights in `model` instead",
             error,
         )
     return evaluate(function, own)
@@ -99,15 +92,15 @@ def failed(error: BaseException) -> Failure:
     return Failure(one_line(error) + "".join(where[-1:]), _trace(error))
 
 
-def mistaken(reason: str, error: BaseException) -> Failure:
-    """Describes an error that ends the run; `{}` in the reason stands for it."""
-    return Failure(reason.format(one_line(error)), _trace(error), is_mistake=True)
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+def mistaken(what: str, error: BaseException) -> Failure:
+    """Describes an error that ends the run."""
+    return Failure(f"{what}: {one_line(error)}", _trace(error), is_mistake=True)
 
 
 def one_line(error: BaseException) -> str:
     """Writes an error's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

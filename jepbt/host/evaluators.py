@@ -93,29 +93,26 @@ class _OnExecutor:
 class _InProcesses:
     """Evaluates in spawned processes, each with one candidate at a time.
 
-    A process that dies fails the candidate that it had, and no other; a new process
-    takes its place. Each leads a process group of its own, so that `close` also ends
-    what an evaluation has started.
+    They start when the first outcome is asked for. One that dies fails the candidate
+    that it had, and no other; a new process takes its place. Each leads a process group
+    of its own, so that `close` also ends what an evaluation has started.
     """
 
     def __init__(self, function: EvaluationFn, num_processes: int):
         self._function = pickle.dumps(function)
+        self._num_processes = num_processes
         self._waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
         self._workers: list[_Worker] = []
         # Runs before multiprocessing, which registered earlier, would wait for them.
         atexit.register(self.close)
-        try:
-            for _ in range(num_processes):
-                self._workers.append(_Worker(self._function))
-        except BaseException:
-            self.close()
-            raise
 
     def submit(self, slot: int, candidate: Candidate) -> None:
         self._waiting.append((slot, candidate))
 
     def receive(self) -> tuple[int, Outcome]:
         while True:
+            while len(self._workers) < self._num_processes:
+                self._workers.append(_Worker(self._function))
             for worker in self._workers:
                 is_idle = worker.is_ready and worker.slot is None
                 if is_idle and self._waiting and worker.send(*self._waiting[0]):
@@ -125,14 +122,12 @@ class _InProcesses:
             try:
                 outcome = worker.receive()
             except (EOFError, OSError):
-                outcome = worker.bury(len(self._workers))
-                self._workers[self._workers.index(worker)] = _Worker(self._function)
+                self._workers.remove(worker)
+                outcome = worker.bury(self._num_processes)
             if slot is not None:
                 return slot, outcome
 
     def close(self) -> None:
-        if not self._workers:
-            return  # `atexit` closed it, and a loop left open ends without any modules
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         for worker in self._workers:
@@ -165,14 +160,7 @@ def open_evaluator(
 
 
 class _Worker:
-    """A process, seen from the one that has started it.
-
-    Attributes:
-        process: the process.
-        connection: our end of the pipe to it.
-        slot: the slot of the candidate that it evaluates, `None` if it is idle.
-        is_ready: `True` once it has loaded the evaluation function.
-    """
+    """A process, seen from the one that has started it."""
 
     def __init__(self, function: bytes):
         context = multiprocessing.get_context("spawn")
@@ -180,8 +168,8 @@ class _Worker:
         self.process = context.Process(target=_work, args=(theirs, function))
         self.process.start()
         theirs.close()
-        self.slot: int | None = None
-        self.is_ready = False
+        self.slot: int | None = None  # of the candidate that it evaluates
+        self.is_ready = False  # once it has loaded the evaluation function
 
     def send(self, slot: int, candidate: Candidate) -> bool:
         """Gives it a candidate; returns whether it was still alive to take it."""
@@ -209,7 +197,7 @@ class _Worker:
         try:
             answer = pickle.loads(message)
         except Exception as error:  # whatever the user's classes raise
-            return mistaken("its result cannot be unpickled: {}", error)
+            return mistaken("its result cannot be unpickled", error)
         if not self.is_ready and answer is not None:
             raise RuntimeError(
                 "evaluation_function cannot be loaded in another process: "
@@ -229,9 +217,8 @@ class _Worker:
                 "before it could work; its own error is above. A script needs "
                 "`if __name__ == '__main__':` around what starts a run."
             )
-        is_killed = code < 0
         how = (
-            f"signal {signal.Signals(-code).name}" if is_killed else f"exit code {code}"
+            f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         )
         return Failure(f"its process died ({how})")
 
@@ -268,12 +255,10 @@ def _work(connection: Any, pickled_function: bytes) -> None:
 
 def _answer(function: EvaluationFn, message: bytes) -> bytes:
     """Evaluates a pickled candidate; returns the pickled outcome."""
+    step = "its candidate cannot be unpickled"
     try:
-        candidate = pickle.loads(message)
-    except Exception as error:  # whatever the user's classes raise
-        return pickle.dumps(mistaken("its candidate cannot be unpickled: {}", error))
-    outcome = evaluate(function, candidate)
-    try:
+        outcome = evaluate(function, pickle.loads(message))
+        step = "its result cannot be pickled"
         return pickle.dumps(outcome)
-    except Exception as error:  # whatever the model's own pickling raises
-        return pickle.dumps(mistaken("its result cannot be pickled: {}", error))
+    except Exception as error:  # whatever pickling raises of the user's own classes
+        return pickle.dumps(mistaken(step, error))

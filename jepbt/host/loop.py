@@ -9,32 +9,33 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import math
 import os
+import pathlib
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 
 from jepbt.checkpoints.folder import describe_spaces
+from jepbt.config import check_folder
 from jepbt.engine.state import Record
 from jepbt.host import breeding
 from jepbt.host.candidate import Candidate, encode_population
 from jepbt.host.checks import (
-    check_arguments,
     check_evaluation,
-    check_files,
+    check_picklable,
     check_population,
     check_result,
+    check_settings,
     check_strategy,
 )
 from jepbt.host.evaluation import EvaluationFn, Failure, Outcome
 from jepbt.host.evaluators import Evaluator, open_evaluator
-from jepbt.host.progress import Progress, RunFiles, open_run
+from jepbt.host.progress import Progress, open_run, save
 from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy, resolve_strategy
 
@@ -58,8 +59,8 @@ def epbt(
     In every generation all candidates, elites included, are given to the evaluation
     function; then the strategy picks, for each slot, whose model continues there and
     with which hyperparameters. This loop is for code that JAX cannot compile;
-    `jepbt.train_population` trains a population as one program. The strategy of the
-    same name, `jepbt.strategies.epbt`, serves both.
+    `jepbt.train_population` trains a population as one program, with the same
+    strategies.
 
     The evaluation function gets a copy of a `Candidate`, so it may train the model
     (`None` at first) in place, and nothing that it changes reaches another candidate.
@@ -76,10 +77,9 @@ def epbt(
     Ctrl-C, or closing the generator, ends all workers and what they have started.
 
     The initial population is used as given, but a candidate whose hyperparameters
-    repeat an earlier one's would be the same trial again: it takes the strategy's first
-    draw for its slot instead. So `[Candidate(None, Hyper()) for _ in range(8)]` starts
-    with the defaults in slot 0 and draws from the prior in the others, as
-    `train_population` does.
+    repeat an earlier one's takes the strategy's first draw for its slot instead. So
+    `[Candidate(None, Hyper()) for _ in range(8)]` starts with the defaults in slot 0
+    and draws from the prior in the others, as `train_population` does.
 
     JAX does the strategy's arithmetic on the CPU. On a machine whose GPU another
     framework needs, set the environment variable `JAX_PLATFORMS=cpu`: JAX reserves most
@@ -102,7 +102,7 @@ def epbt(
             that evaluates instead. It stays open.
         asynchronous: `True` lets a slot breed as soon as its own result is back, from
             the last known fitness of the others, which suits evaluations of uneven
-            length. `False` waits for the whole generation.
+            length.
         retries: the number of times that a failed evaluation is repeated before it
             counts.
         seed: the seed of the strategy's random draws, from 0 to 2**32 - 1. The
@@ -146,35 +146,49 @@ def epbt(
         https://arxiv.org/abs/2002.04225
     """
     hparams_type = check_population(initial_population)
-    check_arguments(n_generations, retries, seed, asynchronous)
+    check_settings(n_generations, retries, seed, asynchronous, resume)
     check_evaluation(evaluation_function, n_processes, executor, initial_population)
-    check_files(run_dir, resume, initial_population)
+    check_folder("run_dir", run_dir)
     strategy = resolve_strategy(strategy)
     num_members = len(initial_population)
     check_strategy(strategy, hparams_type, num_members, n_generations, asynchronous)
-    files = progress = None
-    if run_dir is not None:
-        settings = {
-            "loop": "jepbt.epbt",
-            "population_size": num_members,
-            "hparams": describe_spaces(hparams_type),
-            "strategy": getattr(strategy.step, "__qualname__", "").partition(".")[0],
-            "asynchronous": asynchronous,
-            "seed": int(seed),
-        }
-        files, progress = open_run(run_dir, resume, settings)
-    if progress is None:
-        progress = breeding.start(strategy, seed, initial_population, n_generations)
+    with contextlib.ExitStack() as resources:
+        folder = progress = None
+        if run_dir is not None:
+            check_picklable(initial_population, "run_dir")
+            settings = {
+                "loop": "jepbt.epbt",
+                "population_size": num_members,
+                "hparams": describe_spaces(hparams_type),
+                "strategy": getattr(strategy.step, "__qualname__", "").split(".")[0],
+                "asynchronous": asynchronous,
+                "seed": int(seed),
+            }
+            folder, progress = open_run(run_dir, resume, settings, resources)
+        elif resume:
+            raise ValueError("resume=True needs run_dir, the folder of the run.")
+        if progress is None:
+            progress = breeding.start(strategy, seed, initial_population, n_generations)
+        evaluator = open_evaluator(
+            evaluation_function, n_processes, executor, num_members
+        )
+        resources.callback(evaluator.close)
+        resources = resources.pop_all()  # from here on `_generations` closes them
     generations = _generations(
-        _Run(n_generations, strategy, seed, retries, progress),
-        _evaluate_one_by_one if asynchronous else _evaluate_together,
-        functools.partial(
-            open_evaluator, evaluation_function, n_processes, executor, num_members
+        _Run(
+            n_generations=n_generations,
+            strategy=strategy,
+            seed=seed,
+            retries=retries,
+            asynchronous=asynchronous,
+            evaluator=evaluator,
+            folder=folder,
+            progress=progress,
         ),
-        files,
+        resources,
     )
-    if files is not None:  # also when nobody ever asks for the first generation
-        weakref.finalize(generations, files.close)
+    # Also if nobody ever asks for the first generation.
+    weakref.finalize(generations, resources.close)
     return generations
 
 
@@ -186,6 +200,9 @@ class _Run:
     strategy: Strategy
     seed: int
     retries: int
+    asynchronous: bool
+    evaluator: Evaluator
+    folder: pathlib.Path | None
     progress: Progress
     failures: list[Failure] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -197,90 +214,68 @@ class _Run:
         self.seconds[phase] += time.perf_counter() - begin
 
 
-def _generations(
-    run: _Run,
-    evaluate: Callable[[_Run, Evaluator], None],
-    open_evaluator: Callable[[], Evaluator],
-    files: RunFiles | None,
-) -> Iterator[Candidate]:
+def _generations(run: _Run, resources: contextlib.ExitStack) -> Iterator[Candidate]:
     """Yields the best candidate after each generation, and saves the run."""
     progress = run.progress
-    with contextlib.ExitStack() as stack:
-        if files is not None:
-            stack.callback(files.close)
+    with resources:
         if progress.generation >= run.n_generations:
             yield progress.best
             return
-        evaluator = open_evaluator()
-        stack.callback(evaluator.close)
         for slot, pending in progress.pending.items():
-            evaluator.submit(slot, pending.candidate)
-        while progress.generation < run.n_generations:
+            run.evaluator.submit(slot, pending.candidate)
+        for generation in range(progress.generation, run.n_generations):
             run.failures, run.seconds = [], {"evolve": 0.0, "evaluate": 0.0}
-            evaluate(run, evaluator)
+            _evaluate_generation(run)
             if len(run.failures) == len(progress.candidates):
                 raise RuntimeError(
-                    f"all {len(run.failures)} evaluations of generation "
-                    f"{progress.generation} failed. The first: "
-                    f"{run.failures[0].reason}\n{run.failures[0].traceback}"
+                    f"all {len(run.failures)} evaluations of generation {generation} "
+                    f"failed. The first: {run.failures[0].reason}\n"
+                    f"{run.failures[0].traceback}"
                 )
-            report = _report(run)
-            progress.generation += 1
-            if files is not None:
-                files.save(progress, report)
+            if run.folder is not None:
+                save(run.folder, progress, _report(run, generation))
             yield progress.best
 
 
-def _evaluate_together(run: _Run, evaluator: Evaluator) -> None:
-    """Evaluates a generation that is bred at once.
+def _evaluate_generation(run: _Run) -> None:
+    """Evaluates as many candidates as a generation has.
 
-        unless all are pending:  breed a child for every slot, and submit them
-        P times:                 receive a result
-
-    The candidates of the first generation are pending from the beginning.
-    """
-    if not run.progress.pending:
-        with run.timed("evolve"):
-            breeding.breed_together(run.strategy, run.seed, run.progress)
-            for slot, pending in run.progress.pending.items():
-                evaluator.submit(slot, pending.candidate)
-    for _ in run.progress.candidates:
-        _receive(run, evaluator)
-
-
-def _evaluate_one_by_one(run: _Run, evaluator: Evaluator) -> None:
-    """Evaluates as many candidates as a generation has, each bred by itself.
-
-        for each idle slot:      breed its child, and submit it
+        breed a child for every idle slot, and submit them
         P times:
             receive a result
-            unless the run's last evaluations are all pending:
+            if asynchronous, unless the run's last evaluations are all pending:
                 breed a child for the slot of the result, and submit it
 
-    Slots are idle at first in a run that had ended, and continues for more generations.
+    The candidates of the first generation are pending from the beginning. Afterwards
+    all slots are idle here, or none if asynchronous: then a slot is idle only in a run
+    that had ended, and continues for more generations.
     """
     progress = run.progress
     num_members = len(progress.candidates)
-
-    def breed(slot):
-        with run.timed("evolve"):
-            breeding.breed_one(run.strategy, run.seed, progress, slot)
-            evaluator.submit(slot, progress.pending[slot].candidate)
-
-    for slot in range(num_members):
-        if slot not in progress.pending:
-            breed(slot)
+    idle = [slot for slot in range(num_members) if slot not in progress.pending]
+    _breed(run, idle)
     for _ in range(num_members):
-        slot = _receive(run, evaluator)
+        slot = _receive(run)
         num_left = run.n_generations * num_members - sum(progress.ages)
-        if len(progress.pending) < num_left:
-            breed(slot)
+        if run.asynchronous and len(progress.pending) < num_left:
+            _breed(run, [slot])
 
 
-def _receive(run: _Run, evaluator: Evaluator) -> int:
+def _breed(run: _Run, slots: Sequence[int]) -> None:
+    """Submits a child for each slot, bred by itself if asynchronous."""
+    with run.timed("evolve"):
+        if slots and not run.asynchronous:
+            breeding.breed(run.strategy, run.seed, run.progress)
+        for slot in slots:
+            if run.asynchronous:
+                breeding.breed(run.strategy, run.seed, run.progress, slot)
+            run.evaluator.submit(slot, run.progress.pending[slot].candidate)
+
+
+def _receive(run: _Run) -> int:
     """Takes in the next result, and returns its slot."""
     with run.timed("evaluate"):
-        slot, outcome = _next_outcome(run, evaluator)
+        slot, outcome = _next_outcome(run)
     where = f"slot {slot} in generation {run.progress.generation}"
     given = run.progress.pending[slot].candidate
     if not isinstance(outcome, Failure):
@@ -305,19 +300,19 @@ def _receive(run: _Run, evaluator: Evaluator) -> int:
     return slot
 
 
-def _next_outcome(run: _Run, evaluator: Evaluator) -> tuple[int, Outcome]:
+def _next_outcome(run: _Run) -> tuple[int, Outcome]:
     """Waits for an evaluation that has ended, and will not be tried again."""
     while True:
-        slot, outcome = evaluator.receive()
+        slot, outcome = run.evaluator.receive()
         pending = run.progress.pending[slot]
         is_failure = isinstance(outcome, Failure) and not outcome.is_mistake
         if not is_failure or pending.failures == run.retries:
             return slot, outcome
         pending.failures += 1
-        evaluator.submit(slot, pending.candidate)
+        run.evaluator.submit(slot, pending.candidate)
 
 
-def _report(run: _Run) -> Generation:
+def _report(run: _Run, generation: int) -> Generation:
     """Describes the generation that has just ended, as the history holds it."""
     candidates = run.progress.candidates
     record = Record(
@@ -328,4 +323,4 @@ def _report(run: _Run) -> Generation:
         metrics={},
         info={},
     )
-    return make_generation(run.progress.generation, record, run.seconds)
+    return make_generation(generation, record, run.seconds)

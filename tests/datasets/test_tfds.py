@@ -407,7 +407,7 @@ def test_slices_are_tfds_s(text, num_examples):
     instruction = ReadInstruction.from_spec(f"train{text}")
     info = SimpleNamespace(name="train", num_examples=num_examples)
     (expected,) = instruction.to_absolute({"train": info})
-    found = tfds.slice_of(tfds.parse_name(f"mnist{text}")[1], num_examples)
+    found = tfds.slice_of(*tfds.parse_name(f"mnist{text}")[1:], num_examples)
     start, stop, _ = slice(expected.from_, expected.to).indices(num_examples)
     assert (found.start, found.stop) == (start, stop)
 
