@@ -47,16 +47,7 @@ def list_all(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def seal(root: pathlib.Path, generation: int, facts: Mapping[str, Any]) -> None:
-    """Writes the manifest of a checkpoint, after forcing its files to the disk.
-
-    Args:
-        root: the folder of all checkpoints of a run.
-        generation: the last generation that the checkpoint has seen.
-        facts: JSON values to keep beside the arrays, such as the run's identity.
-
-    Raises:
-        OSError: if the disk is full or read-only.
-    """
+    """Writes the manifest of a checkpoint, after forcing its files to the disk."""
     name = f"{generation:06d}"
     (folder,) = [
         path
@@ -65,29 +56,19 @@ def seal(root: pathlib.Path, generation: int, facts: Mapping[str, Any]) -> None:
     ]
     body = {
         "facts": {**facts, "generation": generation},
-        "files": _describe_files(folder, sync=True),
+        "files": _describe_files(folder),
     }
     text = json.dumps({"sha256": _hash(body), **body}, indent=1)
     temporary = folder / f".{_MANIFEST}"
     temporary.write_text(text)
-    sync(temporary)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
     temporary.rename(folder / _MANIFEST)
-    for parent, _, _ in os.walk(folder):
-        sync(pathlib.Path(parent))
+    sync(folder)
 
 
 def verify(path: pathlib.Path) -> dict[str, Any]:
-    """Reads every byte of a checkpoint and compares it with the manifest.
-
-    Args:
-        path: the folder of the checkpoint.
-
-    Returns:
-        Its facts, with its `"generation"`.
-
-    Raises:
-        Damaged: if a file is missing, has changed, or was added.
-    """
+    """Compares every byte of a checkpoint with the manifest, and returns its facts."""
     try:
         if path.is_symlink() or not path.is_dir():
             raise Damaged("it is not a folder")
@@ -135,21 +116,11 @@ def sync(path: pathlib.Path) -> None:
 
 
 def pack(state: RunState, first: Best) -> dict[str, jax.Array]:
-    """Names the arrays that a run continues from, ready for orbax to read.
-
-    Args:
-        state: the state after a generation.
-        first: the best member of the first generation.
-
-    Returns:
-        Device arrays by name. Keys become their data, and arrays without elements are
-        left out, because orbax stores neither.
-    """
-    arrays = {}
-    for name, leaf in _named((state, first)):
-        if leaf.size:
-            arrays[name] = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    # orbax reads in the background. It copies from accelerators before it returns, but
+    """Names the arrays that a run continues from, ready for orbax to read."""
+    # orbax stores neither keys nor arrays without elements.
+    named = _named((state, first))
+    arrays = {name: without_keys(leaf) for name, leaf in named if leaf.size}
+    # It reads in the background. It copies from accelerators before it returns, but
     # on a CPU it would look at memory that the next program overwrites.
     return copy(arrays) if _is_on_cpu(arrays) else arrays
 
@@ -157,31 +128,26 @@ def pack(state: RunState, first: Best) -> dict[str, jax.Array]:
 def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState, Best]:
     """Puts a checkpoint on the devices of the programs that continue from it.
 
-    Args:
-        manager: orbax's `CheckpointManager` of the run.
-        generation: the last one that the checkpoint has seen.
-        programs: the compiled programs, on any number of devices.
-
-    Returns:
-        The state after that generation, and the best member of the first one.
+    Returns the state after that generation, and the best member of the first one.
     """
     import orbax.checkpoint as orbax
 
     info, places = programs.init.out_info, programs.init.output_shardings
-    like = (info, info.best)
-    named = _named(like)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (info, info.best)
+    )
+    wanted = {}
     shardings = jax.tree.leaves((places, places.best))
-    wanted = {
-        name: jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
-        for (name, leaf), sharding in zip(named, shardings, strict=True)
-        if (data := _data_shape(leaf)).size
-    }
-    found = manager.restore(generation, args=orbax.args.StandardRestore(wanted))
+    for (name, leaf), sharding in zip(_named(like), shardings, strict=True):
+        data = jax.eval_shape(without_keys, leaf)
+        wanted[name] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+    stored = {name: data for name, data in wanted.items() if data.size}
+    found = manager.restore(generation, args=orbax.args.StandardRestore(stored))
     if _is_on_cpu(found):  # the programs must own what they overwrite
         found = copy(found)
     leaves = [
-        _unpack(found.get(name), leaf, sharding)
-        for (name, leaf), sharding in zip(named, shardings, strict=True)
+        _unpack(found[name] if name in stored else _empty(wanted[name]), leaf)
+        for name, leaf in _named(like)
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -193,21 +159,23 @@ def copy(tree: Any) -> Any:
     )
 
 
-def _data_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return jax.eval_shape(jax.random.key_data, shape) if _is_key(leaf) else shape
+def without_keys(leaf: Any) -> Any:
+    """Replaces an array of random keys by their data; others stay as they are."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _unpack(array: jax.Array | None, leaf: Any, sharding: jax.sharding.Sharding) -> Any:
-    if array is None:  # it has no elements
-        return jax.make_array_from_callback(
-            leaf.shape, sharding, lambda index: np.zeros(leaf.shape, leaf.dtype)[index]
-        )
+def _empty(data: jax.ShapeDtypeStruct) -> jax.Array:
+    zeros = np.zeros(data.shape, data.dtype)
+    return jax.make_array_from_callback(
+        data.shape, data.sharding, lambda index: zeros[index]
+    )
+
+
+def _unpack(array: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if not _is_key(leaf):
         return array
     kinds = []
-    shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), shape)
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)
     return jax.random.wrap_key_data(array, impl=kinds[0])
 
 
@@ -221,14 +189,15 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    kind = getattr(leaf, "dtype", None)  # a number of Python's has none
+    return kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)
 
 
 def _is_on_cpu(arrays: Mapping[str, jax.Array]) -> bool:
     return any(d.platform == "cpu" for x in arrays.values() for d in x.devices())
 
 
-def _describe_files(folder: pathlib.Path, sync: bool = False) -> dict[str, Any]:
+def _describe_files(folder: pathlib.Path) -> dict[str, Any]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -237,8 +206,6 @@ def _describe_files(folder: pathlib.Path, sync: bool = False) -> dict[str, Any]:
         if path.is_file() and name != _MANIFEST and path.name not in _NOT_LISTED:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if sync:
-                    os.fsync(file.fileno())
             found[name] = {"sha256": digest, "size": path.stat().st_size}
     return found
 

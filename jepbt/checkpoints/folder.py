@@ -6,19 +6,21 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jepbt.checkpoints.checkpoint import FOLDER, without_keys
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.results import Generation, to_json
+from jepbt.results.json_lines import NO_CHOICES, from_lines
 
 if TYPE_CHECKING:
     import filelock
@@ -26,29 +28,12 @@ if TYPE_CHECKING:
 HISTORY = "history.jsonl"
 _CONFIG = "config.json"
 _LOCK = ".lock"
-_OWN = {_CONFIG, HISTORY, "checkpoints", "best", "figures", "lock", "schedule.json"}
+_OWN = {_CONFIG, HISTORY, FOLDER, "best", "figures", "lock", "schedule.json"}
 _OWN |= {"loss.py", "test.json", "report.html", "candidates.pkl", "writable"}
 
 
 def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
-    """Makes or takes over a folder for a run.
-
-    Args:
-        path: a path where nothing is, or a folder without a run in it.
-        resume: True if a run in the folder may continue.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: if the path is a file, holds a run, or cannot be written to.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> claim(folder) == pathlib.Path(folder)
-        True
-    """
+    """Makes a folder for a run, or takes one over: with a run in it if `resume`."""
     folder = pathlib.Path(path)
     try:
         if os.path.exists(folder) and not folder.is_dir():
@@ -81,8 +66,7 @@ def not_writable(path: str | os.PathLike, error: OSError) -> ValueError:
 
 def holds_run(folder: pathlib.Path) -> bool:
     """Tells if a run has written anything here."""
-    names = (_CONFIG, HISTORY, "checkpoints")
-    return any(os.path.exists(folder / name) for name in names)
+    return any(os.path.exists(folder / name) for name in (_CONFIG, HISTORY, FOLDER))
 
 
 def _refuse_links(folder: pathlib.Path) -> None:
@@ -100,15 +84,6 @@ def _refuse_links(folder: pathlib.Path) -> None:
 def next_numbered(root: str | os.PathLike) -> pathlib.Path:
     """Makes the next of `root/0001`, `root/0002`, ...; no two callers get the same.
 
-    Args:
-        root: the folder of all runs; made if it is missing.
-
-    Returns:
-        A new, empty folder.
-
-    Raises:
-        ValueError: if it cannot be made.
-
     Example:
         >>> import tempfile
         >>> root = tempfile.mkdtemp()
@@ -119,13 +94,10 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         taken = [int(p.name) for p in root.iterdir() if p.name.isdecimal()]
-        number = max(taken, default=0) + 1
-        while True:
-            try:
+        for number in itertools.count(max(taken, default=0) + 1):
+            with contextlib.suppress(FileExistsError):
                 (root / f"{number:04d}").mkdir()
                 return root / f"{number:04d}"
-            except FileExistsError:
-                number += 1
     except OSError as error:
         raise ValueError(
             f"a run folder cannot be made in {str(root)!r}: {error.strerror}. Name one "
@@ -139,17 +111,7 @@ def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads `config.json`.
-
-    Args:
-        folder: the run's folder.
-
-    Returns:
-        The settings in the file.
-
-    Raises:
-        ValueError: if the file is missing, or is not a JSON object.
-    """
+    """Reads `config.json` again."""
     path = folder / _CONFIG
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -172,22 +134,48 @@ def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
 def append_history(
     folder: pathlib.Path,
     generation: Generation,
-    exact: Mapping[str, Any] | None = None,
+    choices: Mapping[str, Sequence] = NO_CHOICES,
 ) -> None:
-    """Adds a line to `history.jsonl`, whole or not at all.
-
-    Args:
-        folder: the run's folder.
-        generation: the generation to add.
-        exact: more values for the line: see `to_json`.
-    """
-    line = (to_json(generation, exact) + "\n").encode()
+    """Adds a line to `history.jsonl`, whole or not at all."""
+    line = (to_json(generation, choices) + "\n").encode()
     with open(folder / HISTORY, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         written = file.write(line)
         if written < len(line):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), HISTORY)
+
+
+def read_history(
+    folder: pathlib.Path,
+    num_generations: int,
+    choices: Mapping[str, Sequence],
+    *,
+    cut: bool = False,
+) -> list[Generation]:
+    """Reads the first generations of `history.jsonl`; with `cut` the others go.
+
+    If a line that is needed is damaged or missing, the file stays as it is.
+    """
+    path = folder / HISTORY
+    try:
+        content = path.read_bytes()
+        lines = content.split(b"\n")[:-1][:num_generations]
+        needed = b"".join(line + b"\n" for line in lines)
+        generations = from_lines(needed.decode(), choices)
+        if len(generations) != num_generations:
+            raise ValueError(f"it holds {len(generations)} whole lines")
+        if cut and needed != content:
+            replace(path, needed)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"run_dir={str(folder)!r}: {HISTORY} does not hold the {num_generations} "
+            f"generations that the run would continue from ({error}). The weights in "
+            "checkpoints/ and best/ are whole. Put a copy of the file back to continue "
+            "this run, or start another one in a new folder, from these weights with "
+            "initial=."
+        ) from error
+    return generations
 
 
 def save_figure(folder: pathlib.Path, axes: Any) -> None:
@@ -204,62 +192,31 @@ def save_member(
     hparams: HyperParameters,
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes one member: `weights.npz` and `member.json`.
-
-    The arrays of the state are named by their path, `params/dense/kernel` for example,
-    and read by NumPy alone. Types that NumPy files do not have (bfloat16) are widened
-    to float32, which keeps every bit of the value.
-
-    Args:
-        folder: the folder for both files, made if it is missing. The weights are
-            written first: if they cannot be, what describes the earlier ones stays.
-        state: the member's state, host arrays.
-        hparams: its hyperparameters, Python values.
-        facts: the fitness, the generation and other facts for `member.json`.
-    """
+    """Writes one member: arrays by path to `weights.npz`, the rest to `member.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(without_keys(leaf))
+        if array.dtype.kind == "V":  # bfloat16, which NumPy files do not have
+            array = array.astype(np.float32)
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
-        arrays[name] = _as_numpy(leaf)
+        arrays[name] = array
     weights = io.BytesIO()
     np.savez(weights, **arrays)
+    # If the weights cannot be written, what describes the earlier ones stays.
     replace(folder / "weights.npz", weights.getbuffer())
-    values = {
-        field.name: getattr(hparams, field.name)
-        for field in dataclasses.fields(hparams)
-    }
-    values = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-    }
+    values = {}
+    for field in dataclasses.fields(hparams):
+        value = getattr(hparams, field.name)
+        values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
     text = json.dumps({**facts, "hparams": values}, indent=2, default=str)
     replace(folder / "member.json", text.encode())
-
-
-def _as_numpy(leaf: Any) -> np.ndarray:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
-    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def write_safely(
     write: Callable[[pathlib.Path, Any], None], folder: pathlib.Path, content: Any
 ) -> bool:
-    """Writes a file of the run; a full disk costs the file, never the run.
-
-    Args:
-        write: the function that writes; called with the other two arguments.
-        folder: the run's folder.
-        content: the content to write.
-
-    Returns:
-        True if the file was written.
-
-    Warns:
-        RuntimeWarning: if it could not be written.
-    """
+    """Writes a file of the run, and tells if it could; a full disk costs no run."""
     try:
         write(folder, content)
     except OSError as error:
@@ -295,25 +252,7 @@ def replace(
 
 
 def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
-    """Takes a run's folder for this process alone, until it releases it or ends.
-
-    Args:
-        folder: the run's folder, which exists.
-
-    Returns:
-        The lock, held; `None` where the package `filelock` is missing.
-
-    Raises:
-        ValueError: if another run is being written there.
-
-    Warns:
-        RuntimeWarning: if the folder cannot be locked; a run does not need it.
-
-    Example:
-        >>> import tempfile
-        >>> held = lock(pathlib.Path(tempfile.mkdtemp()))
-        >>> held.release()
-    """
+    """Takes a run's folder for this process alone, until it releases it or ends."""
     try:
         import filelock
     except ImportError:

@@ -10,6 +10,7 @@ import jax
 import jaxlib
 import numpy as np
 
+from jepbt.checkpoints.checkpoint import without_keys
 from jepbt.config import Config
 from jepbt.engine.member import TracedMember
 from jepbt.hyperparameters import spaces
@@ -30,21 +31,12 @@ def identify(
     platform: str,
     initial: Any = None,
 ) -> dict[str, Any]:
-    """Describes all that the numbers of a run follow from, so that JSON can hold it.
+    """Describes all that the numbers of a run follow from, in JSON values.
 
     Devices and chunks are left out: they change last bits, not what is computed.
-
-    Args:
-        task: the task that is trained.
-        config: checked, with its batch size decided.
-        member: one member, traced with the strategy.
-        platform: the devices' platform.
-        initial: arrays that the run starts from, or `None`.
-
-    Returns:
-        Settings, hyperparameters, hashes of the data and of the programs, versions.
     """
     names = ("population_size", "steps_per_generation", "seed", "batches", "batch_size")
+    splits = task.data._asdict() if task.data else {}
     return {
         "settings": {name: getattr(config, name) for name in names},
         "num_generations": config.num_generations,
@@ -53,10 +45,7 @@ def identify(
             for name, space in spaces(task.hparams).items()
         },
         "data": {
-            **{
-                name: _hash_tree(rows)
-                for name, rows in (task.data._asdict() if task.data else {}).items()
-            },
+            **{name: _hash_tree(rows) for name, rows in splits.items()},
             "shared": _hash_tree(task.shared),
             "initial": None if initial is None else _hash_tree(initial),
         },
@@ -72,55 +61,57 @@ def identify(
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lists in words what keeps a run from continuing another.
 
-    Args:
-        before: the identity of the run in the folder.
-        now: the identity of the run that is about to start.
-
-    Returns:
-        One phrase each; empty if nothing does.
-
     Example:
         >>> before = {"settings": {"seed": 0}, "data": {"train": "ab"}}
         >>> differences(before, {"settings": {"seed": 1}, "data": {"train": "ab"}})
         ['seed was 0 and is 1']
     """
-    found = []
-    for part in ("settings", "hparams", "data", "programs"):
-        old, new = _mapping(before, part), _mapping(now, part)
-        for name in [*old, *(name for name in new if name not in old)]:
-            left, right = old.get(name), new.get(name)
-            if left == right:
-                continue
-            if part == "settings":
-                found.append(f"{name} was {left!r} and is {right!r}")
-            elif part == "hparams":
-                found.append(
-                    f"hyperparameter {name!r} was {left or 'absent'} and is "
-                    f"{right or 'absent'}"
-                )
-            elif name == "initial":
-                states = [("given", "left out")[x is None] for x in (left, right)]
-                found.append(
-                    f"initial was {states[0]} and is {states[1]}"
-                    if left is None or right is None
-                    else "initial holds other values"
-                )
-            elif part == "data":
-                found.append(f"the {name} data are others")
-            elif not found:  # a program follows from all of the above
-                found.append(f"the program differs: {_PROGRAMS.get(name, name)}")
-    counts = [identity.get("num_generations") for identity in (before, now)]
-    if counts[0] != counts[1] and found and "program" in found[0]:
-        found.append(
-            f"num_generations was {counts[0]} and is {counts[1]}, which this strategy "
-            "may plan by"
-        )
-    old, new = _mapping(before, "versions"), _mapping(now, "versions")
-    if found and old != new:
+    found = [
+        _describe(part, *change)
+        for part in ("settings", "hparams", "data")
+        for change in _changes(before, now, part)
+    ]
+    programs = _changes(before, now, "programs")
+    if programs and not found:  # a program follows from all of the above
+        name = programs[0][0]
+        found.append(f"the program differs: {_PROGRAMS.get(name, name)}")
+        counts = [identity.get("num_generations") for identity in (before, now)]
+        if counts[0] != counts[1]:
+            found.append(
+                f"num_generations was {counts[0]} and is {counts[1]}, which this "
+                "strategy may plan by"
+            )
+    if found:
         found += [
-            f"{k} was {old.get(k)} and is {new[k]}" for k in new if old.get(k) != new[k]
+            f"{name} was {old} and is {new}"
+            for name, old, new in _changes(before, now, "versions")
         ]
     return found
+
+
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], part: str
+) -> list[tuple[str, Any, Any]]:
+    """Lists name, old and new value of each entry of a part that differs."""
+    old, new = _mapping(before, part), _mapping(now, part)
+    return [
+        (name, old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _describe(part: str, name: str, old: Any, new: Any) -> str:
+    if part == "settings":
+        return f"{name} was {old!r} and is {new!r}"
+    if part == "hparams":
+        return f"hyperparameter {name!r} was {old or 'absent'} and is {new or 'absent'}"
+    if name != "initial":
+        return f"the {name} data are others"
+    if old is None or new is None:
+        was, is_now = (("given", "left out")[x is None] for x in (old, new))
+        return f"initial was {was} and is {is_now}"
+    return "initial holds other values"
 
 
 def _mapping(identity: Mapping[str, Any], part: str) -> Mapping[str, Any]:
@@ -132,14 +123,10 @@ def _hash_tree(tree: Any) -> str:
     """Hashes the names, shapes, types and bytes of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        ):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        name = f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)} "
+        array = np.asarray(without_keys(leaf))
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} "
         digest.update(name.encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 

@@ -7,12 +7,12 @@ import pathlib
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from jepbt.checkpoints import checkpoint, history
+from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import RunFolder
 from jepbt.config import Config
@@ -20,17 +20,14 @@ from jepbt.engine import Best, RunState
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs
 from jepbt.results import Generation
+from jepbt.results.json_lines import NO_CHOICES, odd_choices
 
+# With `checkpoint_every="auto"` saving may take this part of a run's time, and comes
+# again after so many seconds at least: a save costs some kilobytes of memory for good,
+# because tensorstore, which writes for orbax, never frees the text of its settings. A
+# tiny run that saved all the time would lose a gigabyte a day.
 SHARE = 0.03
-"""The part of a run's time that saving may take with `checkpoint_every="auto"`."""
-
 PAUSE = 30.0
-"""Seconds between two checkpoints with "auto", at least.
-
-A save costs some kilobytes of memory for good, because tensorstore, which writes for
-orbax, never frees the text of its settings: a tiny run that saved all the time would
-lose a gigabyte a day.
-"""
 
 
 class Keeper:
@@ -52,12 +49,11 @@ class Keeper:
         if config.run_dir is not None:
             self._root = pathlib.Path(config.run_dir).absolute() / checkpoint.FOLDER
         self._manager: Any = None
-        self._hparams_type: type | None = None
+        self._choices: Mapping[str, Sequence] = NO_CHOICES
         self._first: Best | None = None
         self._unwritten: list[Generation] = []
         self._number = self._saved = -1
         self._is_live = False
-        self._facts: dict[str, Any] = {}
         self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
 
     @property
@@ -66,20 +62,13 @@ class Keeper:
         return jax.device_get(self._first)
 
     def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
-        """Loads the newest whole checkpoint and the history up to it.
-
-        Args:
-            programs: the compiled programs that continue the run.
-
-        Returns:
-            The state and the generations so far; `None` and an empty list for a run
-            that starts.
+        """Loads the newest whole checkpoint and the history up to it, if there is one.
 
         Raises:
-            ValueError: if there is a checkpoint that the programs cannot continue, or
-                a history that is not whole.
+            ValueError: if the programs cannot continue from what is there.
         """
-        self._hparams_type = type(programs.init.out_info.population.hparams)
+        hparams = programs.init.out_info.population.hparams
+        self._choices = odd_choices(type(hparams))
         if self._root is None:
             return None, []
         number = agree(-1 if self._folder is None else self._folder.generation)
@@ -87,8 +76,8 @@ class Keeper:
         if number < 0:
             return None, []
         if generations is None:  # in another process, after the first has tidied up
-            generations = history.read(
-                self._root.parent, number + 1, self._hparams_type
+            generations = run_directory.read_history(
+                self._root.parent, number + 1, self._choices
             )
         try:
             state, self._first = checkpoint.restore(self._open(), number, programs)
@@ -102,12 +91,7 @@ class Keeper:
         return state, generations
 
     def keep(self, state: RunState, report: Generation) -> None:
-        """Appends a generation to the history, and saves the state if it is time.
-
-        Args:
-            state: the state after the generation.
-            report: the generation.
-        """
+        """Appends a generation to the history, and saves the state if it is time."""
         if report.number == 0:
             self._first = checkpoint.copy(state.best)
         self._number = report.number
@@ -116,7 +100,7 @@ class Keeper:
             return
         if self._folder is not None:
             self._unwritten.append(report)
-            self._write_history()
+            self._append_history()
         if self._is_live and self._is_due(report.number):
             self._save(state)
 
@@ -126,7 +110,7 @@ class Keeper:
             return
         # Only the first process knows whether its files reached the disk.
         self._wait()
-        self._write_history()
+        self._append_history()
         if agree(int(self._is_live and self._saved < self._number)):
             self._save(state)
         self._wait()
@@ -159,7 +143,9 @@ class Keeper:
             if folder is not None:
                 run_directory.write_safely(_start_history, folder.path, None)
             return None
-        generations = history.cut(folder.path, number + 1, self._hparams_type)
+        generations = run_directory.read_history(
+            folder.path, number + 1, self._choices, cut=True
+        )
         folder.set_damaged_aside()
         folder.remove_oldest(self._config.keep_checkpoints)
         return generations
@@ -186,7 +172,7 @@ class Keeper:
             )
         return self._manager
 
-    def _write_history(self) -> None:
+    def _append_history(self) -> None:
         """Appends to the history, starting with what a full disk refused earlier."""
         while self._unwritten:
             first = self._unwritten[0]
@@ -195,8 +181,7 @@ class Keeper:
             self._unwritten.pop(0)
 
     def _append(self, folder: pathlib.Path, report: Generation) -> None:
-        exact = history.exact_columns(report, self._hparams_type)
-        run_directory.append_history(folder, report, exact)
+        run_directory.append_history(folder, report, self._choices)
 
     def _is_due(self, number: int) -> bool:
         every = self._config.checkpoint_every
@@ -217,8 +202,6 @@ class Keeper:
             return
         self._started = time.monotonic()
         arrays = checkpoint.pack(state, self._first)
-        if self._folder is not None:
-            self._facts = self._folder.new_facts
         self._saved = number = self._number
 
         def save() -> None:
@@ -234,7 +217,7 @@ class Keeper:
     def _seal(self) -> None:
         """Adds the manifest; orbax calls this in the first process, in its thread."""
         checkpoint.sync(self._folder.path / run_directory.HISTORY)
-        checkpoint.seal(self._root, self._saved, self._facts)
+        checkpoint.seal(self._root, self._saved, self._folder.new_facts)
         self._written_at = time.monotonic()
         self._cost = self._written_at - self._started
 

@@ -66,22 +66,13 @@ class RunFolder:
             self.lock.release()
 
     def known_chunk(self, num_members: int) -> int:
-        """Returns the chunk size that the run began with; 0 if there is none."""
-        size = self.facts.get("chunk_size") if self.facts else None
+        """Returns the chunk size that the run began with; 0 if it does not fit."""
+        size = (self.facts or {}).get("chunk_size")
         fits = type(size) is int and 0 < size <= num_members and num_members % size == 0
         return size if fits else 0
 
     def check(self, identity: Mapping[str, Any], config: Config) -> None:
-        """Refuses to continue a run that is not the one about to start.
-
-        Args:
-            identity: the identity of the run about to start, from `identify`.
-            config: its settings.
-
-        Raises:
-            ValueError: if the run in the folder is another one; the message lists
-                everything that differs.
-        """
+        """Refuses to continue a run that is not the one about to start."""
         self.identity = identity
         if self.facts is None and not run_directory.holds_run(self.path):
             return
@@ -110,15 +101,7 @@ class RunFolder:
             )
 
     def check_space(self, num_bytes: int, config: Config) -> None:
-        """Refuses a run whose checkpoints do not fit on the disk.
-
-        Args:
-            num_bytes: the size of one checkpoint.
-            config: the run's settings.
-
-        Raises:
-            ValueError: if there is too little room; the message has both sizes.
-        """
+        """Refuses a run whose checkpoints, of so many bytes each, do not fit."""
         there = len(checkpoint.list_all(self.checkpoints))
         # A new checkpoint is whole before the oldest one goes.
         count = min(config.keep_checkpoints + 1, config.num_generations)
@@ -134,15 +117,10 @@ class RunFolder:
             )
 
     def describe(self, settings: Mapping[str, Any]) -> None:
-        """Writes `config.json`: the settings, and the identity of the run.
-
-        Raises:
-            ValueError: if it cannot be written.
-        """
+        """Writes `config.json`: the settings, and the identity of the run."""
+        settings = {**settings, "identity": self.identity}
         try:
-            run_directory.write_config(
-                self.path, {**settings, "identity": self.identity}
-            )
+            run_directory.write_config(self.path, settings)
         except OSError as error:
             raise run_directory.not_writable(self.path, error) from error
 
@@ -182,35 +160,24 @@ class RunFolder:
                 f"{where} holds a run of jepbt.epbt, which goes on with that function "
                 "alone. Name another folder."
             )
-        before = facts.get("identity")
-        # Without its settings nothing tells the run from others.
-        if not isinstance(before, Mapping) or not isinstance(
-            before.get("settings"), Mapping
-        ):
-            raise ValueError(
-                f"{where} holds a run that cannot go on: it has no checkpoint, and its "
-                "config.json does not say what it was. Name another folder."
-            )
+        match facts:
+            case {"identity": {"settings": {}}}:
+                pass
+            case _:  # without its settings nothing tells the run from others
+                raise ValueError(
+                    f"{where} holds a run that cannot go on: it has no checkpoint, and "
+                    "its config.json does not say what it was. Name another folder."
+                )
         if self.facts is None:
             _warn(
                 f"{where} holds a run without a checkpoint: it starts again from its "
                 "first generation."
             )
-        return before
+        return facts["identity"]
 
 
 def open_folder(config: Config) -> RunFolder | None:
-    """Takes a run's folder, and finds the checkpoint in it to continue from.
-
-    Args:
-        config: the run's settings, checked; `run_dir` and `resume` are read.
-
-    Returns:
-        The folder, or `None` if the run writes no files.
-
-    Raises:
-        ValueError: if the folder cannot be used; the message says why.
-    """
+    """Takes a run's folder, and finds the checkpoint in it to continue from."""
     if config.run_dir is None:
         return None
     path = run_directory.claim(config.run_dir, resume=config.resume)

@@ -18,8 +18,8 @@ from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
 from jepbt.results.history import History
 from jepbt.tasks import Task
 
+# After them a running mean of momentum 0.99 keeps 0.7 % of its first value.
 _ADAPTATION_STEPS = 500
-"""After 500 steps a running mean of momentum 0.99 keeps 0.7 % of its first value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,7 @@ class Ensemble:
 def make_ensemble(
     task: Task, population: Population, history: History, seed: int, k: int
 ) -> Ensemble:
-    """Makes an ensemble of the `k` best live members of the last generation.
-
-    Its score is measured on the validation split; for the errors see `Result.ensemble`.
-    """
+    """Makes an ensemble of the `k` best live members of the last generation."""
     slots = _best_slots(task, history, k)
     members = _take(population, slots)
 
@@ -81,8 +78,8 @@ def average_weights(
     taken. Batch statistics are estimated anew from training data.
 
     Returns:
-        State, validation score and its standard error; `None` if that does not beat the
-        best member of the last generation.
+        State, validation score and its standard error, or `None` if the best member of
+        the last generation is as good.
     """
     slots = _best_slots(task, history, k)
     founders = history.founders[-1]

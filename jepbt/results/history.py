@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jepbt.engine.state import Record
-from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.hyperparameters import spaces
 from jepbt.results import lineage
 from jepbt.results.lineage import Line
 
@@ -59,8 +59,7 @@ class Generation:
 class History:
     """All generations of a run, also as read-only arrays with leading axes `[G, P]`.
 
-    Each array is stacked once and grows with the generations: reading one after every
-    generation costs a run of `G` generations time in proportion to `G`.
+    Each array grows with the generations, so that it may be read after every one.
 
     Attributes:
         generations: each `Generation`, in order; append to it, change nothing in it.
@@ -142,7 +141,7 @@ class History:
     @property
     def takeover_generation(self) -> int | None:
         """The generation from which on all had one founder; `None` if several live."""
-        return lineage.takeover_generation(self.parents, self.fresh)
+        return lineage.takeover_generation(self.founders)
 
     @property
     def effective_size(self) -> np.ndarray:
@@ -214,7 +213,10 @@ def make_generation(
         fitness=np.array(record.fitness),
         standard_error=np.array(record.standard_error),
         parents=np.array(record.parents),
-        hparams=_readable(record.hparams),
+        hparams={
+            name: space.readable(getattr(record.hparams, name))
+            for name, space in spaces(type(record.hparams)).items()
+        },
         metrics={name: np.array(value) for name, value in record.metrics.items()},
         info={name: np.array(value) for name, value in record.info.items()},
         seconds=dict(seconds),
@@ -222,29 +224,13 @@ def make_generation(
 
 
 def describe(generation: Generation) -> str:
-    """Describes a generation in one line: live fitness, failures, seconds.
-
-    Example:
-        >>> import numpy as np
-        >>> scores = np.array([0.5, np.nan, 0.7], np.float32)
-        >>> describe(
-        ...     Generation(1, scores, scores, np.arange(3), {}, {}, {}, {"train": 2.0})
-        ... )
-        'best 0.700  median 0.600  1 failed  2.0 s'
-    """
+    """Describes a generation in one line: live fitness, failures, seconds."""
     live = generation.fitness[~np.isnan(generation.fitness)]
     best, median = (live.max(), np.median(live)) if live.size else (np.nan, np.nan)
     return (
         f"best {best:.3f}  median {median:.3f}  "
         f"{generation.num_failed} failed  {sum(generation.seconds.values()):.1f} s"
     )
-
-
-def _readable(hparams: HyperParameters) -> dict[str, np.ndarray]:
-    return {
-        name: space.readable(getattr(hparams, name))
-        for name, space in spaces(type(hparams)).items()
-    }
 
 
 class Score(NamedTuple):

@@ -1,43 +1,40 @@
-"""Writes generations as lines of JSON, and reads them again.
+"""Writes generations as lines of JSON, and reads them again bit for bit.
 
-Every number comes back with the bits that it had: a float32 is written with the
-shortest digits that give it back. JSON has no `nan`, which is written as `null`.
+A float32 is written with the shortest digits that give it back. JSON has one nan
+(`null`), no inf, no bfloat16 and no objects that a user chose as a hyperparameter.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
+import types
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jepbt.hyperparameters import Categorical, HyperParameters, spaces
 from jepbt.results.history import Generation, History
 
+NO_CHOICES: Mapping[str, Sequence] = types.MappingProxyType({})
+_NAN = 0x7FC00000  # the bits of the nan that a `null` in the file becomes
+_SINGLE = ("fitness", "standard_error")
+_GROUPS = ("hparams", "metrics", "info")
 
-def to_json(generation: Generation, exact: Mapping[str, Any] | None = None) -> str:
-    """Writes a generation as one line of JSON; `nan` becomes `null`.
 
-    The last entry is the CRC-32 of the line without it, so that a digit that changes
-    later is noticed.
+def to_json(
+    generation: Generation, choices: Mapping[str, Sequence] = NO_CHOICES
+) -> str:
+    """Writes a generation as one line of JSON, which holds every bit of it.
 
-    Args:
-        generation: the generation to write.
-        exact: JSON values by column, for what plain JSON cannot hold; they become the
-            entry `"exact"`, which readers may leave out.
-
-    Returns:
-        The line, without a line break.
-
-    Example:
-        >>> import numpy as np
-        >>> scores = np.array([0.5, np.nan], np.float32)
-        >>> line = to_json(Generation(0, scores, scores, np.arange(2), {}, {}, {}, {}))
-        >>> line[:42]
-        '{"generation": 0, "fitness": [0.5, null], '
+    What plain JSON cannot say stands once more in an entry `"exact"`. The last entry is
+    the CRC-32 of the line without it, so that a digit that changes later is noticed.
+    The choices come from `odd_choices`: without them, a choice that is neither a number
+    nor text cannot be read again.
     """
     fields = {
         "generation": generation.number,
@@ -45,12 +42,12 @@ def to_json(generation: Generation, exact: Mapping[str, Any] | None = None) -> s
         "standard_error": to_lists(generation.standard_error),
         "parents": to_lists(generation.parents),
     }
-    for name in ("hparams", "metrics", "info"):
-        values = getattr(generation, name)
-        fields[name] = {key: to_lists(value) for key, value in values.items()}
+    for group in _GROUPS:
+        values = getattr(generation, group)
+        fields[group] = {name: to_lists(value) for name, value in values.items()}
     fields["seconds"] = {k: round(v, 6) for k, v in generation.seconds.items()}
-    if exact:
-        fields["exact"] = dict(exact)
+    if exact := _exact_columns(generation, choices):
+        fields["exact"] = exact
     text = json.dumps(fields, allow_nan=False)
     return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
 
@@ -58,8 +55,8 @@ def to_json(generation: Generation, exact: Mapping[str, Any] | None = None) -> s
 def load_history(run: str | os.PathLike) -> History:
     r"""Reads a run's `history.jsonl` again, also while the run is going.
 
-    Numbers come back as the run had them, `null` as `nan`. A choice that is neither a
-    number nor text comes back as its `repr`.
+    Numbers come back as the run had them. A choice that is neither a number nor text
+    comes back as its `repr`.
 
     Args:
         run: the run's folder, or the file.
@@ -95,23 +92,45 @@ def load_history(run: str | os.PathLike) -> History:
             "has finished a generation."
         ) from error
     history = History()
-    for number, line in enumerate(text.split("\n")[:-1]):
-        try:
-            generation = _from_json(line)
-            _check_alike(generation, (history.generations or [generation])[0])
-        except UNREADABLE as error:
-            raise ValueError(
-                f"{str(path)!r}: line {number + 1} is no generation of a run ({error})."
-            ) from error
-        if generation.number != number:
-            raise ValueError(
-                f"{str(path)!r}: line {number + 1} is generation {generation.number}, "
-                f"not {number}."
-            )
-        history.generations.append(generation)
+    try:
+        history.generations = from_lines(text)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}.") from error
     if not history.generations:
         raise ValueError(f"{str(path)!r} holds no generation yet: wait for the first.")
     return history
+
+
+def from_lines(
+    text: str, choices: Mapping[str, Sequence] = NO_CHOICES
+) -> list[Generation]:
+    """Reads generations from the lines that `to_json` wrote, an unfinished one not."""
+    generations: list[Generation] = []
+    for number, line in enumerate(text.split("\n")[:-1]):
+        try:
+            generation = _from_json(line, choices)
+            _check_alike(generation, (generations or [generation])[0])
+        except UNREADABLE as error:
+            raise ValueError(
+                f"line {number + 1} is no generation of a run ({error})"
+            ) from error
+        if generation.number != number:
+            raise ValueError(
+                f"line {number + 1} is generation {generation.number}, not {number}"
+            )
+        generations.append(generation)
+    return generations
+
+
+def odd_choices(hparams_type: type[HyperParameters]) -> dict[str, Sequence]:
+    """Lists the choices that are neither numbers nor text, by `_columns`' names."""
+    return {
+        f"hparams/{name}": space.choices
+        for name, space in spaces(hparams_type).items()
+        if isinstance(space, Categorical)
+        and not space.is_numeric
+        and not all(isinstance(choice, str) for choice in space.choices)
+    }
 
 
 UNREADABLE = (
@@ -126,15 +145,7 @@ UNREADABLE = (
 
 
 def to_lists(value: Any) -> Any:
-    """Turns an array into nested lists of Python values that JSON can hold.
-
-    A number that JSON does not have becomes `None`, and a choice that is neither a
-    number nor text its `repr`.
-
-    Example:
-        >>> to_lists(np.array([0.1, np.nan], np.float32))
-        [0.1, None]
-    """
+    """Turns an array into lists for JSON; what JSON does not have becomes `None`."""
     if isinstance(value, np.ndarray):
         if value.dtype == np.float32:  # the shortest digits that give these bits back
             value = value.astype(str).astype(np.float64)
@@ -149,12 +160,7 @@ def to_lists(value: Any) -> Any:
 
 
 def from_lists(value: list) -> np.ndarray:
-    """Rebuilds the array that `to_lists` made nested lists of.
-
-    Example:
-        >>> from_lists([0.1, None])
-        array([0.1, nan], dtype=float32)
-    """
+    """Rebuilds the array that `to_lists` made nested lists of."""
     array = np.array(value)
     if array.dtype.kind == "O" and any(isinstance(item, str) for item in value):
         return array  # choices, `None` among them
@@ -166,43 +172,107 @@ def from_lists(value: list) -> np.ndarray:
     return array if array.dtype.kind == "b" else np.array(value, object)
 
 
-def _from_json(line: str) -> Generation:
+def _from_json(line: str, choices: Mapping[str, Sequence]) -> Generation:
     fields = json.loads(line, parse_constant=_refuse_constant)
     if "crc32" in fields:  # a line that another program wrote may have none
         body, _, end = line.rpartition(', "crc32": ')
         if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
             raise ValueError("it has changed since it was written")
-    by_name = {
-        group: {name: from_lists(value) for name, value in fields[group].items()}
-        for group in ("hparams", "metrics", "info")
-    }
+    columns = {name: _as_floats(fields[name]) for name in _SINGLE}
+    for group in _GROUPS:
+        for name, value in fields[group].items():
+            columns[f"{group}/{name}"] = from_lists(value)
+    columns |= _read_exact(fields.get("exact", {}), choices)
     generation = Generation(
         number=fields["generation"],
-        fitness=_as_floats(fields["fitness"]),
-        standard_error=_as_floats(fields["standard_error"]),
         parents=np.array(fields["parents"], np.int32),
         seconds={name: float(value) for name, value in fields["seconds"].items()},
-        **by_name,
+        **{name: columns[name] for name in _SINGLE},
+        **{group: _of_group(columns, group) for group in _GROUPS},
     )
     fitness, parents = generation.fitness, generation.parents
     if fitness.ndim != 1 or not fitness.size:
         raise ValueError("its fitness is not a list of numbers")
-    columns = {"standard_error": generation.standard_error, "parents": parents}
-    for name, column in (columns | by_name["hparams"] | by_name["metrics"]).items():
-        if column.shape[:1] != fitness.shape:
+    columns["parents"] = parents
+    for name, column in columns.items():
+        if column.shape[:1] != fitness.shape and not name.startswith("info/"):
             raise ValueError(f"{name} is not one for each of {fitness.size} members")
     if parents.ndim != 1 or parents.min() < 0 or parents.max() >= fitness.size:
         raise ValueError("its parents are not members")
     return generation
 
 
+def _columns(generation: Generation) -> dict[str, np.ndarray]:
+    """Lists what a device computed, with names such as `hparams/rate`."""
+    columns = {name: getattr(generation, name) for name in _SINGLE}
+    for group in _GROUPS:
+        for name, column in getattr(generation, group).items():
+            columns[f"{group}/{name}"] = np.asarray(column)
+    return columns
+
+
+def _of_group(columns: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(f"{group}/"): column
+        for name, column in columns.items()
+        if name.startswith(f"{group}/")
+    }
+
+
+def _exact_columns(
+    generation: Generation, choices: Mapping[str, Sequence]
+) -> dict[str, list]:
+    """Lists numbers of odd choices; type, shape and bytes of what JSON would change."""
+    exact = {}
+    for name, column in _columns(generation).items():
+        if name in choices:
+            exact[name] = [_find(value, choices[name]) for value in column.tolist()]
+        elif column.dtype != object and not _comes_back(column):
+            content = base64.b64encode(column.tobytes()).decode()
+            exact[name] = [str(column.dtype), list(column.shape), content]
+    return exact
+
+
+def _read_exact(
+    exact: Mapping[str, list], choices: Mapping[str, Sequence]
+) -> dict[str, np.ndarray]:
+    if choices.keys() - exact.keys():
+        raise ValueError("its choices are missing")
+    columns = {}
+    for name, value in exact.items():
+        if name in choices:
+            columns[name] = np.empty(len(value), object)
+            for slot, number in enumerate(value):  # at once, tuples would become rows
+                columns[name][slot] = choices[name][number]
+        elif isinstance(value[0], str):
+            kind, shape, content = value
+            flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))
+            columns[name] = flat.reshape(shape).copy()
+    return columns
+
+
+def _find(value: Any, choices: Sequence) -> int:
+    """Finds a choice: the object itself, before one that is equal, as 1 and True."""
+    same = [number for number, choice in enumerate(choices) if choice is value]
+    return same[0] if same else list(choices).index(value)
+
+
+def _comes_back(column: np.ndarray) -> bool:
+    """Tells whether `from_lists` gives these bits back."""
+    if not column.size:
+        return False
+    if column.dtype == np.float32:
+        return bool((np.isfinite(column) | (column.view(np.uint32) == _NAN)).all())
+    return column.dtype in (np.int32, np.bool_)
+
+
 def _check_alike(generation: Generation, first: Generation) -> None:
     for group in ("hparams", "metrics"):
-        shapes, others = (
+        shapes = [
             {name: column.shape for name, column in getattr(each, group).items()}
             for each in (first, generation)
-        )
-        if shapes != others:
+        ]
+        if shapes[0] != shapes[1]:
             raise ValueError(f"its {group} differ from those of generation 0")
 
 

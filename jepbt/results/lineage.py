@@ -28,26 +28,11 @@ class Line(NamedTuple):
 
 
 def ancestry(
-    parents: np.ndarray,
-    generation: int,
-    slot: int,
-    fresh: np.ndarray | bool = False,
+    parents: np.ndarray, generation: int, slot: int, fresh: np.ndarray | bool = False
 ) -> Line:
-    """Follows one member back to the generation in which its weights were new.
-
-    Raises:
-        ValueError: if there is no such member.
-
-    Example:
-        >>> import numpy as np
-        >>> ancestry(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]), 2, 1).slots
-        array([2, 0, 1])
-    """
-    num_generations, num_members = parents.shape
-    for name, value, count in (
-        ("generation", generation, num_generations),
-        ("slot", slot, num_members),
-    ):
+    """Follows one member back to the generation in which its weights were new."""
+    sizes = zip(("generation", "slot"), (generation, slot), parents.shape, strict=True)
+    for name, value, count in sizes:
         if not 0 <= value < count:
             raise ValueError(f"{name}={value} must be from 0 to {count - 1}.")
     fresh = np.broadcast_to(fresh, parents.shape)
@@ -59,44 +44,20 @@ def ancestry(
     return Line(np.arange(born, generation + 1), np.array(slots[::-1]))
 
 
-def founders(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
-    """Finds the first ancestor of every slot, in every generation.
-
-    Returns:
-        `i64[G, P]`; a founder's name is `generation * P + slot` of where it began,
-        which is its slot in the first generation.
-
-    Example:
-        >>> import numpy as np
-        >>> founders(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))[-1]
-        array([2, 2, 2])
-    """
-    fresh = np.broadcast_to(fresh, parents.shape)
-    rows = [np.arange(parents.shape[1])]
-    for number in range(1, len(parents)):
-        rows.append(next_founders(rows[-1], parents[number], fresh[number], number))
-    return np.stack(rows)
-
-
 def next_founders(
     before: np.ndarray, parents: np.ndarray, fresh: np.ndarray, number: int
 ) -> np.ndarray:
-    """Hands the founders `i64[P]` of one generation down to generation `number`."""
+    """Hands the first ancestors `i64[P]` of one generation down to generation `number`.
+
+    A founder's name is `generation * P + slot` of where it began, which is its slot in
+    the first generation.
+    """
     slots = np.arange(parents.size)
     return np.where(fresh, number * parents.size + slots, before[parents])
 
 
 def survivors(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
-    """Marks the members that have descendants in the last generation.
-
-    Returns:
-        `bool[G, P]`; the last row is true.
-
-    Example:
-        >>> import numpy as np
-        >>> survivors(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))[0].tolist()
-        [False, False, True]
-    """
+    """Marks the members, `bool[G, P]`, that have descendants in the last generation."""
     fresh = np.broadcast_to(fresh, parents.shape)
     lives = np.zeros(parents.shape, bool)
     lives[-1] = True
@@ -106,22 +67,9 @@ def survivors(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarr
     return lives
 
 
-def takeover_generation(
-    parents: np.ndarray, fresh: np.ndarray | bool = False
-) -> int | None:
-    """Finds when one founder's descendants had filled the population for good.
-
-    Returns:
-        The first generation from which on all members had one founder; `None` if
-        several founders are left.
-
-    Example:
-        >>> import numpy as np
-        >>> takeover_generation(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))
-        2
-    """
-    first = founders(parents, fresh)
-    alone = (first == first[-1, 0]).all(axis=1)
+def takeover_generation(founders: np.ndarray) -> int | None:
+    """Finds from when on all members had one founder, `None` if several are left."""
+    alone = (founders == founders[-1, 0]).all(axis=1)
     if not alone[-1]:
         return None
     mixed = np.flatnonzero(~alone)
@@ -129,23 +77,16 @@ def takeover_generation(
 
 
 def effective_size(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
-    """Measures how many members each generation effectively descends from.
+    """Measures how many members, `f64[G]`, each generation effectively descends from.
 
     It is the size of an ideal population, one that draws every parent at random, in
     which two members share their parent as often as they do here:
 
         P (P - 1) / Σ k (k - 1)
 
-    over the numbers `k` of children; fresh slots share no parent. Small values mean
-    strong selection; the harmonic mean over generations is the run's.
-
-    Returns:
-        `f64[G]`; `inf` where no two members share a parent, in row 0 too.
-
-    Example:
-        >>> import numpy as np
-        >>> effective_size(np.array([[0, 1, 2, 3], [0, 0, 2, 2], [1, 1, 1, 1]]))
-        array([inf,  3.,  1.])
+    over the numbers `k` of children; fresh slots share no parent. It is `inf` where no
+    two members share a parent, in row 0 too. Small values mean strong selection; the
+    harmonic mean over generations is the run's.
 
     Reference:
         Kimura & Crow, "The Measurement of Effective Population Number", Evolution 1963.
@@ -166,22 +107,11 @@ def operations(
     hparams: dict[str, np.ndarray],
     fresh: np.ndarray | bool = False,
 ) -> np.ndarray:
-    """Names what happened to each slot before its generation trained.
+    """Names what happened to each slot, `str[G, P]`, before its generation trained.
 
-    It compares the hyperparameters `[G, P, ...]`, given by name, of each generation
-    with those of the one before.
-
-    Returns:
-        `str[G, P]`: "fresh" has new weights, as all of generation 0 do; "kept" has its
-        own weights and hyperparameters (an elite, or a member that no one replaced);
-        "varied" has its own weights and new hyperparameters; "copied" has another
-        slot's weights.
-
-    Example:
-        >>> import numpy as np
-        >>> rate = np.array([[1.0, 2.0, 3.0], [1.0, 1.5, 3.5]])
-        >>> operations(np.array([[0, 1, 2], [0, 0, 2]]), {"rate": rate})[1].tolist()
-        ['kept', 'copied', 'varied']
+    "fresh" has new weights, as all of generation 0 do; "kept" has its own weights and
+    hyperparameters (an elite, or a member that no one replaced); "varied" has its own
+    weights and new hyperparameters; "copied" has another slot's weights.
     """
     slots = np.arange(parents.shape[1])
     changed = np.zeros(parents.shape, bool)
@@ -196,20 +126,10 @@ def operations(
 
 
 def tree_order(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
-    """Places members so that no two lines from parents to children cross.
+    """Places members, `i64[G, P]`, so that no two lines from parents to children cross.
 
     Siblings stand together, in the order of their parents in the generation before, so
     that a founder's descendants form one band. Fresh slots stand last.
-
-    Returns:
-        `i64[G, P]` the place of each slot in its generation, from 0.
-
-    Example:
-        >>> import numpy as np
-        >>> tree_order(np.array([[0, 1, 2], [2, 1, 2], [0, 0, 2]]))
-        array([[0, 1, 2],
-               [1, 0, 2],
-               [0, 1, 2]])
     """
     num_members = parents.shape[1]
     fresh = np.broadcast_to(fresh, parents.shape)

@@ -38,11 +38,7 @@ class Recorded:
 
     @property
     def evolved_loss(self) -> EvolvedLoss:
-        """The winner's loss, the first of several.
-
-        Raises:
-            ValueError: if no loss evolved in the run.
-        """
+        """The winner's loss, the first of several."""
         for name in losses_in(self.spaces):
             thetas = self.history.hparams[name][self.history.ancestry()]
             return EvolvedLoss(name, thetas[-1], thetas)
@@ -64,10 +60,7 @@ class Recorded:
 
     @property
     def columns(self) -> list[tuple[str, np.ndarray, Space | None]]:
-        """Name, values `[G, P]` and space of each hyperparameter that is not a loss.
-
-        Every entry of a vector is a column of its own, named `rates[0]` for example.
-        """
+        """Name, values `[G, P]` and space of all but losses; vectors entry by entry."""
         columns = []
         for name, values in self.history.hparams.items():
             space = self.spaces.get(name)
@@ -92,26 +85,13 @@ class Recorded:
 
 
 def read(run: Any) -> Recorded:
-    """Collects what is known of a run.
-
-    Args:
-        run: a `Result`, a `History` (which knows no spaces), the folder of a run, or
-            what this function returns.
-
-    Returns:
-        The view of the run.
-
-    Raises:
-        TypeError: if `run` is none of these.
-        ValueError: if the folder's files cannot be read.
-    """
-    match run:
-        case Recorded():
-            return run
-        case History():
-            return Recorded(run)
-        case str() | os.PathLike():
-            return _read_folder(pathlib.Path(run))
+    """Collects what is known of a `Result`, a `History` or the folder of a run."""
+    if isinstance(run, Recorded):
+        return run
+    if isinstance(run, History):  # it knows no spaces
+        return Recorded(run)
+    if isinstance(run, str | os.PathLike):
+        return _read_folder(pathlib.Path(run))
     try:
         facts = run.history, run.task, run.config, run.run_dir
     except AttributeError:
@@ -145,13 +125,8 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         raise ValueError(
             f"{str(folder / 'config.json')!r} is no configuration of a run ({error})."
         ) from error
-    if "loop" in settings:
-        settings = _host_settings(settings)
+    if "loop" in settings:  # the host loop's, where a generation is one step
+        hparams = settings.pop("hparams")
+        config = {**settings, "num_generations": None, "steps_per_generation": 1}
+        settings = {"config": config, "batch_size": None, "hparams": hparams}
     return Recorded(history, read_spaces, settings, folder)
-
-
-def _host_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Gives the host loop's settings the engine's form: a generation is one step."""
-    config = {key: value for key, value in settings.items() if key != "hparams"}
-    config |= {"num_generations": None, "steps_per_generation": 1}
-    return {"config": config, "batch_size": None, "hparams": settings["hparams"]}

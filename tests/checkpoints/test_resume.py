@@ -16,8 +16,9 @@ import pytest
 from resumable import IMAGES, SMALL, Hyper, assert_equal_bits, make_task, train
 
 import jepbt
-from jepbt.checkpoints import Keeper, RunFolder, checkpoint, history, keeper
+from jepbt.checkpoints import Keeper, RunFolder, checkpoint, keeper
 from jepbt.checkpoints import folder as run_directory
+from jepbt.results import json_lines
 
 
 class Stop(Exception):
@@ -212,10 +213,10 @@ def test_a_history_keeps_what_json_cannot_hold(tmp_path):
         {"count": np.array([1, 2, 3, 2**32 - 1], np.uint32), "none": np.zeros((0, 2))},
         {"train": 1.0},
     )
-    exact = history.exact_columns(report, Odd)
-    run_directory.append_history(tmp_path, report, exact)
-    (again,) = history.read(tmp_path, 1, Odd)
-    columns, others = history._columns(report), history._columns(again)
+    odd_choices = json_lines.odd_choices(Odd)
+    run_directory.append_history(tmp_path, report, odd_choices)
+    (again,) = run_directory.read_history(tmp_path, 1, odd_choices)
+    columns, others = json_lines._columns(report), json_lines._columns(again)
     assert columns.keys() == others.keys()
     for name, column in columns.items():
         other = others[name]
@@ -513,11 +514,11 @@ def test_history_lines_that_a_full_disk_refused_are_written_later(
 ):
     append = run_directory.append_history
 
-    def full(folder, generation, exact):
+    def full(folder, generation, choices):
         if len(refused) < 3 and generation.number:
             refused.append(generation.number)
             raise OSError(28, "No space left on device")
-        append(folder, generation, exact)
+        append(folder, generation, choices)
 
     refused = []
     monkeypatch.setattr(run_directory, "append_history", full)

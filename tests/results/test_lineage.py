@@ -19,6 +19,16 @@ FRESH = np.zeros(PARENTS.shape, bool)
 FRESH[3, 2] = True
 
 
+def founders(parents, fresh=None):
+    """The first ancestor of every slot, by following each back alone."""
+    fresh = np.zeros(parents.shape, bool) if fresh is None else fresh
+    names = np.empty(parents.shape, int)
+    for generation, slot in np.ndindex(parents.shape):
+        line = lineage.ancestry(parents, generation, slot, fresh)
+        names[generation, slot] = line.generations[0] * len(parents[0]) + line.slots[0]
+    return names
+
+
 def make_history(fitness=None):
     rng = np.random.default_rng(0)
     history = History()
@@ -58,7 +68,7 @@ def test_a_line_is_followed_through_every_copy():
 def test_a_line_begins_where_its_weights_were_new():
     line = lineage.ancestry(PARENTS, 4, 3, FRESH)
     np.testing.assert_array_equal(line, [[3, 4], [2, 3]])
-    names = lineage.founders(PARENTS, FRESH)[-1]
+    names = founders(PARENTS, FRESH)[-1]
     np.testing.assert_array_equal(names, [1, 1, 3 * 4 + 2, 3 * 4 + 2])
 
 
@@ -71,10 +81,10 @@ def test_naming_a_member_that_never_was_is_an_error():
 
 def test_takeover_is_when_one_founder_is_left():
     expected = [[0, 1, 2, 3], [0, 1, 1, 3], [3, 1, 1, 3], [1, 1, 1, 3], [1, 1, 1, 1]]
-    np.testing.assert_array_equal(lineage.founders(PARENTS), expected)
-    assert lineage.takeover_generation(PARENTS) == 4
-    assert lineage.takeover_generation(PARENTS[:4]) is None
-    assert lineage.takeover_generation(PARENTS, FRESH) is None
+    np.testing.assert_array_equal(founders(PARENTS), expected)
+    assert lineage.takeover_generation(founders(PARENTS)) == 4
+    assert lineage.takeover_generation(founders(PARENTS[:4])) is None
+    assert lineage.takeover_generation(founders(PARENTS, FRESH)) is None
     assert lineage.takeover_generation(np.zeros((3, 1), int)) == 0
 
 
@@ -87,6 +97,11 @@ def test_effective_size_is_that_of_a_population_that_draws_parents_at_random():
     sizes = lineage.effective_size(PARENTS)
     np.testing.assert_allclose(sizes, [np.inf, 12 / 2, 12 / 2, 12 / 6, 12 / 2])
     assert lineage.effective_size(PARENTS, FRESH)[3] == 12 / 2
+
+
+def test_survivors_have_descendants_at_the_end():
+    expected = [[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(lineage.survivors(PARENTS), expected)
 
 
 def test_operations_tell_what_happened_to_each_slot():
@@ -104,7 +119,7 @@ def test_a_line_is_an_index_into_what_is_recorded():
     history = make_history()
     expected = [history.fitness[3, 2], history.fitness[4, 3]]
     np.testing.assert_array_equal(history.fitness[history.ancestry(4, 3)], expected)
-    np.testing.assert_array_equal(history.founders, lineage.founders(PARENTS, FRESH))
+    np.testing.assert_array_equal(history.founders, founders(PARENTS, FRESH))
 
 
 def test_a_history_that_grew_is_the_history_at_once():
@@ -113,7 +128,7 @@ def test_a_history_that_grew_is_the_history_at_once():
     for number, generation in enumerate(whole.generations):
         grown.generations.append(generation)
         assert grown.fitness.shape == (number + 1, 4)
-        expected = np.unique(lineage.founders(PARENTS, FRESH)[number])
+        expected = np.unique(founders(PARENTS, FRESH)[number])
         np.testing.assert_array_equal(grown.surviving_founders, expected)
         for name, values in grown.hparams.items():
             np.testing.assert_array_equal(values[-1], generation.hparams[name])
