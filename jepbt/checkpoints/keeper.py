@@ -7,7 +7,7 @@ import pathlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -204,20 +204,33 @@ class Keeper:
         arrays = checkpoint.pack(state, self._first)
         self._saved = number = self._number
 
+        errors = []
+
         def save() -> None:
-            manager = self._open()
-            import orbax.checkpoint as orbax
+            try:
+                manager = self._open()
+                import orbax.checkpoint as orbax
 
-            manager.save(number, args=orbax.args.StandardSave(arrays), force=True)
+                manager.save(number, args=orbax.args.StandardSave(arrays), force=True)
+            except Exception as error:  # whatever it is, the run continues
+                errors.append(error)
 
-        error = _call_in_daemon(save)
-        if error is not None:
-            self._give_up(error)
+        # Threads that orbax starts here are daemons, as this one is. Python waits for
+        # all others at its end, and so would a second Ctrl-C.
+        thread = threading.Thread(target=save, daemon=True)
+        thread.start()
+        thread.join()
+        if errors:
+            self._give_up(errors[0])
 
     def _seal(self) -> None:
         """Adds the manifest; orbax calls this in the first process, in its thread."""
         checkpoint.sync(self._folder.path / run_directory.HISTORY)
         checkpoint.seal(self._root, self._saved, self._folder.new_facts)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Notes when the writing ended, and how long it took."""
         self._written_at = time.monotonic()
         self._cost = self._written_at - self._started
 
@@ -237,8 +250,7 @@ class Keeper:
                 self._manager.close()
             self._manager = None
         self._saved = -1
-        self._written_at = time.monotonic()
-        self._cost = self._written_at - self._started
+        self._rest()
         if self._folder is not None:
             checkpoint.clean(self._root)
         kept = checkpoint.list_all(self._root)
@@ -254,22 +266,3 @@ class Keeper:
 
 def _start_history(folder: pathlib.Path, _: None) -> None:
     run_directory.replace(folder / run_directory.HISTORY, b"")
-
-
-def _call_in_daemon(function: Callable[[], None]) -> Exception | None:
-    """Calls a function in a thread; threads that it starts are daemons like this one.
-
-    Python waits for all others at its end, and so would a second Ctrl-C.
-    """
-    errors = []
-
-    def call() -> None:
-        try:
-            function()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join()
-    return errors[0] if errors else None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
-from jepbt.checkpoints.folder import lock
 from jepbt.checkpoints.identity import differences
 from jepbt.config import Config
 
@@ -30,8 +29,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         lock: the lock on the folder, held until `release`.
-        newest: the newest checkpoint that is whole, or `None`.
-        facts: the facts in that checkpoint, or `None`.
+        facts: the facts in the newest checkpoint that is whole, or `None`.
         damaged: the checkpoints that are not whole, and why.
         identity: the identity of the run that is about to start.
         chunk_size: the chunk size that the run trains with.
@@ -39,7 +37,6 @@ class RunFolder:
 
     path: pathlib.Path
     lock: filelock.BaseFileLock | None
-    newest: pathlib.Path | None = None
     facts: Mapping[str, Any] | None = None
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -53,7 +50,7 @@ class RunFolder:
     @property
     def generation(self) -> int:
         """The last generation that the newest checkpoint has seen; -1 without one."""
-        return -1 if self.newest is None else int(self.newest.name)
+        return -1 if self.facts is None else int(self.facts["generation"])
 
     @property
     def new_facts(self) -> dict[str, Any]:
@@ -181,7 +178,7 @@ def open_folder(config: Config) -> RunFolder | None:
     if config.run_dir is None:
         return None
     path = run_directory.claim(config.run_dir, resume=config.resume)
-    folder = RunFolder(path, lock(path))
+    folder = RunFolder(path, run_directory.lock(path))
     with released_on_error(folder):
         # Another run may have been here between the question and the lock.
         run_directory.claim(config.run_dir, resume=config.resume)
@@ -206,7 +203,6 @@ def _find_newest(folder: RunFolder) -> None:
     for path in checkpoint.list_all(folder.checkpoints):
         try:
             folder.facts = checkpoint.verify(path)
-            folder.newest = path
             return
         except checkpoint.Damaged as error:
             folder.damaged.append((path, str(error)))

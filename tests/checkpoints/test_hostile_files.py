@@ -205,7 +205,7 @@ def test_a_checkpoint_of_any_content_is_whole_or_damaged(content, part, is_forge
         facts = checkpoint.verify(path)
     except checkpoint.Damaged:
         return
-    folder = RunFolder(run, None, path, facts)
+    folder = RunFolder(run, None, facts)
     assert folder.known_chunk(4) == 0
     with pytest.raises(ValueError, match="run_dir="):
         folder.check({"settings": {}, "versions": {}}, Config())

@@ -216,6 +216,10 @@ def test_a_history_keeps_what_json_cannot_hold(tmp_path):
     odd_choices = json_lines.odd_choices(Odd)
     run_directory.append_history(tmp_path, report, odd_choices)
     (again,) = run_directory.read_history(tmp_path, 1, odd_choices)
+    (read,) = jepbt.load_history(tmp_path).generations
+    assert read.hparams["odd"].tolist()[:2] == [None, "relu"]
+    for name, metric in report.metrics.items():
+        assert read.metrics[name].tobytes() == metric.tobytes()
     columns, others = json_lines._columns(report), json_lines._columns(again)
     assert columns.keys() == others.keys()
     for name, column in columns.items():
