@@ -35,12 +35,7 @@ class Keeper:
 
     orbax copies the state between two generations and writes it in the background;
     every process writes the part that its devices hold, so all of them must see the
-    same disk. The first process alone writes the other files.
-
-    Args:
-        folder: the run's folder in the first process; `None` in other processes, and
-            for a run without files.
-        config: the run's settings.
+    same disk. The first process alone has a folder, and writes the other files.
     """
 
     def __init__(self, folder: RunFolder | None, config: Config):

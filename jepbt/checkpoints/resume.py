@@ -24,22 +24,16 @@ logger = logging.getLogger("jepbt")
 
 @dataclasses.dataclass
 class RunFolder:
-    """A run's folder, which only this process may write to.
-
-    Attributes:
-        path: the folder.
-        lock: the lock on the folder, held until `release`.
-        facts: the facts in the newest checkpoint that is whole, or `None`.
-        damaged: the checkpoints that are not whole, and why.
-        identity: the identity of the run that is about to start.
-        chunk_size: the chunk size that the run trains with.
-    """
+    """A run's folder, which only this process may write to until it releases it."""
 
     path: pathlib.Path
     lock: filelock.BaseFileLock | None
     facts: Mapping[str, Any] | None = None
+    """The facts in the newest checkpoint that is whole."""
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
+    """The checkpoints that are not whole, and why."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The identity of the run that is about to start."""
     chunk_size: int = 1
 
     @property

@@ -75,11 +75,9 @@ def average_weights(
 
     Members of different founders have little in common, and the mean of their weights
     would be a bad network: of the best `k` members only relatives of the best one are
-    taken. Batch statistics are estimated anew from training data.
-
-    Returns:
-        State, validation score and its standard error, or `None` if the best member of
-        the last generation is as good.
+    taken. Batch statistics are estimated anew from training data. Returns the state,
+    its validation score and standard error; `None` if that is not better than the best
+    member of the last generation.
     """
     slots = _best_slots(task, history, k)
     founders = history.founders[-1]

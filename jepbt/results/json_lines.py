@@ -268,11 +268,11 @@ def _comes_back(column: np.ndarray) -> bool:
 
 def _check_alike(generation: Generation, first: Generation) -> None:
     for group in ("hparams", "metrics"):
-        shapes = [
+        here, there = (
             {name: column.shape for name, column in getattr(each, group).items()}
-            for each in (first, generation)
-        ]
-        if shapes[0] != shapes[1]:
+            for each in (generation, first)
+        )
+        if here != there:
             raise ValueError(f"its {group} differ from those of generation 0")
 
 

@@ -22,13 +22,9 @@ from jepbt.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What is known of a run: what figures, reports and a run's files are made from.
+    """What figures, reports and a run's files are made from.
 
-    Attributes:
-        history: the generations so far.
-        spaces: the spaces of the hyperparameters, by name; empty if unknown.
-        settings: the contents of `config.json`; empty if unknown.
-        folder: the run's folder, or `None`.
+    The settings are those of `config.json`; they and the spaces are empty if unknown.
     """
 
     history: History
