@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def identify(
         "settings": {name: getattr(config, name) for name in names},
         "num_generations": config.num_generations,
         "hparams": {
-            name: repr(_plain(vars(space), type(space).__name__))
+            name: json.dumps(space.describe(), default=_plain)
             for name, space in spaces(task.hparams).items()
         },
         "data": {
@@ -130,14 +131,8 @@ def _hash_tree(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Any, name: str = "") -> Any:
+def _plain(value: Any) -> Any:
     """Replaces objects by names, since their addresses differ between processes."""
-    if isinstance(value, Mapping):
-        return {"kind": name, **{str(k): _plain(v) for k, v in value.items()}}
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | int | float | str | None):
-        return value
     return getattr(value, "__qualname__", type(value).__qualname__)
