@@ -123,9 +123,7 @@ class Result:
             if self.run_dir is not None:
                 scores = {k: v._asdict() for k, v in self._report._asdict().items()}
                 text = json.dumps(scores, indent=2).encode()
-                run_directory.write_safely(
-                    run_directory.replace, self.run_dir / "test.json", text
-                )
+                run_directory.write_safely(_write_test, self.run_dir, text)
         return self._report
 
     def ensemble(self, k: int = 5) -> Ensemble:
@@ -223,3 +221,7 @@ class Result:
         if self._report is not None:
             lines.append(f"  test    {self._report.best}")
         return "\n".join(lines)
+
+
+def _write_test(folder: pathlib.Path, text: bytes) -> None:
+    run_directory.replace(folder / "test.json", text)
