@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import shlex
 import sys
@@ -69,15 +70,7 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
-    """Writes the command line that continues a run.
-
-    Args:
-        arguments: the parsed command line that started it.
-        folder: the run's folder.
-
-    Returns:
-        The line to type.
-    """
+    """Writes the command line that continues the run that `arguments` started."""
     added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
     added += [] if arguments.config.resume else ["--resume"]
     return shlex.join(["jepbt", *arguments.argv, *added])
@@ -87,9 +80,8 @@ def _run(prepared: Prepared, go_on: str) -> None:
     result = execute(prepared, [_announcer(prepared)])
     _print_after(result, prepared)
     done, wanted = len(result.history), prepared.config.num_generations
-    if done < wanted and result.history.generations[-1].num_failed < len(
-        result.history.fitness[-1]
-    ):
+    is_anyone_left = np.isfinite(result.history.fitness[-1]).any()
+    if done < wanted and is_anyone_left:
         print(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
 
 
@@ -100,7 +92,7 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
     task = jepbt.classification(dataset, model=model)
     folder = config.run_dir or run_directory.next_numbered("runs")
     try:
-        prepared = prepare(
+        return prepare(
             task,
             strategy=options.strategy,
             config=dataclasses.replace(config, run_dir=folder),
@@ -112,20 +104,14 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
                 run_directory.discard(folder)
                 folder.parent.rmdir()
         raise
-    return prepared
 
 
 def _print_before(
     prepared: Prepared, dataset, options: TrainOptions, go_on: str
 ) -> None:
     config, task = prepared.config, prepared.task
-    devices = prepared.mesh.devices.ravel()
-    kind = (
-        devices[0].device_kind.upper()
-        if devices[0].platform == "cpu"
-        else devices[0].device_kind
-    )
-    batch_size = config.batch_size
+    device = prepared.mesh.devices.flat[0]
+    kind = "CPU" if device.platform == "cpu" else device.device_kind
     sizes = " / ".join(
         f"{len(rows['label']):,} {name}"
         for name, rows in task.data._asdict().items()
@@ -133,14 +119,11 @@ def _print_before(
     )
     print(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
-        f"{_count(devices.size, f'{kind} device')} | {dataset.name} {sizes} "
+        f"{_count(prepared.mesh.size, f'{kind} device')} | {dataset.name} {sizes} "
         f"({dataset.note})"
     )
-    state = jax.eval_shape(lambda: prepared.programs.init.out_info)
-    weights = sum(
-        int(np.prod(leaf.shape[1:]))
-        for leaf in jax.tree.leaves(state.population.state.params)
-    )
+    params = prepared.programs.init.out_info.population.state.params
+    weights = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(params))
     evolving = " ".join(
         f"{name}[8]" if isinstance(space, TaylorLoss) else name
         for name, space in spaces(task.hparams).items()
@@ -148,11 +131,10 @@ def _print_before(
     print(
         f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
-        f"of {batch_size} | evolving {evolving}"
+        f"of {config.batch_size} | evolving {evolving}"
     )
-    steps = config.population_size * config.num_generations
-    steps *= config.steps_per_generation
-    flops = steps * prepared.step_flops
+    steps = config.num_generations * config.steps_per_generation
+    flops = config.population_size * steps * prepared.step_flops
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
         f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
@@ -167,10 +149,7 @@ def _print_before(
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
-    """Makes a callback that tells how long the run will take, and logs generations.
-
-    The estimate comes after the first generation; the log, where no bar is shown.
-    """
+    """Makes a callback that estimates the run's time once, and logs without a bar."""
     num_generations = prepared.config.num_generations
     first = prepared.held.generation + 1
     has_bar = prepared.config.progress and sys.stderr.isatty()
@@ -213,18 +192,16 @@ def _print_after(result: Result, prepared: Prepared) -> None:
     compiling = seconds.pop("compile")
     total = sum(seconds.values())
     shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
-    samples = (
-        result.history.fitness.size
-        * prepared.config.steps_per_generation
-        * prepared.config.batch_size
-    )
+    config = prepared.config
+    steps = result.history.fitness.size * config.steps_per_generation
+    samples = steps * config.batch_size
     print(
         f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
         f"{samples / seconds['train'] / 1000:.1f}k samples/s"
     )
     print(
         f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
-        f"{prepared.config.population_size}; {result.num_failed} failed"
+        f"{config.population_size}; {result.num_failed} failed"
     )
     print(
         "Did evolution help?  One run cannot tell: compare with --strategy "
