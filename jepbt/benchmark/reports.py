@@ -19,12 +19,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Summarises one value a round.
-
-        Example:
-            >>> Spread.of([3.0, 1.0, 2.0])
-            Spread(median=2.0, low=1.0, high=3.0)
-        """
+        """Summarises one value a round."""
         return cls(float(np.median(values)), float(np.min(values)), float(max(values)))
 
 
@@ -148,7 +143,7 @@ class ScalingReport:
                 f"fast as {used}, the one in use"
             )
         costs = ", ".join(
-            f"{size}: {cost.median:.2f} ({cost.low:.2f}..{cost.high:.2f})"
+            f"{size}: {with_range(cost, '{:.2f}'.format)}"
             for size, cost in self.chunk_costs.items()
         )
         return f"At P = {number} {verdict}. Seconds by chunk size, relative: {costs}."
@@ -190,8 +185,7 @@ class ScalingReport:
         facts |= {"law": self.law(), "chunk_advice": self.chunk_advice()}
         return json.dumps(facts, indent=1, allow_nan=False)
 
-    def __repr__(self) -> str:
-        return self.table()
+    __repr__ = table
 
 
 def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:

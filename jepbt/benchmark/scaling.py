@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +22,8 @@ from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training import prepare
 
-SECONDS_PER_CALL = 0.3
-"""The aim for a timed call: long beside the errors of clock and scheduler."""
-
-LIKELY_FLOPS = 1e11
-"""A CPU's usual FLOP/s in networks; decides only how many steps are timed."""
+FLOPS_PER_CALL = 3e10
+"""About 0.3 s of a CPU for a timed call: long beside the errors of its clock."""
 
 FEWEST_STEPS = 8
 """At least this many steps are timed, unless a generation has fewer."""
@@ -92,16 +88,16 @@ def scaling(
     config = decide_batch_size(task, config)
     flops = trace_member(task, strategy, config).step_flops
     sizes, notes = _prepare_sizes(task, strategy, config, flops, devices)
-    chunks, used = _other_chunks(sizes[-1], notes), sizes[-1].prepared.chunk.size
+    chunks = _other_chunks(sizes[-1], notes)
     calls = matmul_peak(offered)
     calls |= {f"chunk {chunk}": call for chunk, call in chunks.items()}
     for i, size in enumerate(sizes):
         calls |= {f"{name} {i}": call for name, call in size.calls.items()}
     seconds = measure_in_turns(calls, num_rounds)
     peak_flops = peak_rate(seconds, len(offered))
-    in_use = seconds[f"train {len(sizes) - 1}"]
-    chunk_seconds = {chunk: seconds[f"chunk {chunk}"] for chunk in chunks}
-    chunk_seconds[used] = in_use
+    used = seconds[f"train {len(sizes) - 1}"]
+    by_chunk = {chunk: seconds[f"chunk {chunk}"] for chunk in chunks}
+    by_chunk[sizes[-1].prepared.chunk.size] = used
     return ScalingReport(
         devices=f"{len(offered)} x {offered[0].device_kind}",
         steps_per_generation=steps_per_generation,
@@ -112,8 +108,7 @@ def scaling(
         rows=_make_rows(sizes, seconds, steps_per_generation, flops, peak_flops),
         notes=tuple(notes),
         chunk_costs={
-            chunk: Spread.of(spent / in_use)
-            for chunk, spent in sorted(chunk_seconds.items())
+            chunk: Spread.of(spent / used) for chunk, spent in sorted(by_chunk.items())
         },
     )
 
@@ -150,14 +145,17 @@ def _prepare_sizes(
                 f"P={number}: chunk_size={config.chunk_size} does not divide the "
                 f"{share} members of a device; {chunk} used."
             )
-        affordable = SECONDS_PER_CALL * LIKELY_FLOPS / (number * flops or 1e9)
+        affordable = FLOPS_PER_CALL / (number * flops or 1e9)
         steps = min(config.steps_per_generation, max(FEWEST_STEPS, int(affordable)))
-        fields = {"population_size": number, "chunk_size": chunk}
-        fields["steps_per_generation"] = steps
-        config_of_size = dataclasses.replace(config, **fields)
         try:
             prepared = prepare(
-                task, strategy=strategy, config=config_of_size, devices=devices
+                task,
+                strategy=strategy,
+                config=config,
+                devices=devices,
+                population_size=number,
+                steps_per_generation=steps,
+                chunk_size=chunk,
             )
         except DoesNotFit as error:
             if not sizes:

@@ -44,15 +44,7 @@ def measure_in_turns(
     """Times functions round by round, so that other work on the machine hits all.
 
     Each is called once beforehand, to warm up, and returns when its work is done.
-    Every round starts with another one.
-
-    Returns:
-        Seconds `[num_rounds]` by name.
-
-    Example:
-        >>> seconds = measure_in_turns({"sum": lambda: sum(range(10))}, 3)
-        >>> seconds["sum"].shape
-        (3,)
+    Every round starts with another one. Returns seconds `[num_rounds]` by name.
     """
     names = list(runs)
     seconds = {name: np.empty(num_rounds) for name in names}

@@ -65,7 +65,7 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     )
     prepared = _prepare(dataset, options, arguments.config)
     go_on = resume_command(arguments, prepared.folder)
-    _print_before(prepared, dataset, options, go_on)
+    _print_before(prepared, go_on)
     return functools.partial(_run, prepared, go_on)
 
 
@@ -106,10 +106,8 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
         raise
 
 
-def _print_before(
-    prepared: Prepared, dataset, options: TrainOptions, go_on: str
-) -> None:
-    config, task = prepared.config, prepared.task
+def _print_before(prepared: Prepared, go_on: str) -> None:
+    config, task, about = prepared.config, prepared.task, prepared.task.about
     device = prepared.mesh.devices.flat[0]
     kind = "CPU" if device.platform == "cpu" else device.device_kind
     sizes = " / ".join(
@@ -119,8 +117,8 @@ def _print_before(
     )
     print(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
-        f"{_count(prepared.mesh.size, f'{kind} device')} | {dataset.name} {sizes} "
-        f"({dataset.note})"
+        f"{_count(prepared.mesh.size, f'{kind} device')} | {about['data']} {sizes} "
+        f"({about['data_note']})"
     )
     params = prepared.programs.init.out_info.population.state.params
     weights = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(params))
@@ -129,7 +127,7 @@ def _print_before(
         for name, space in spaces(task.hparams).items()
     )
     print(
-        f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
+        f"{config.population_size} {about['model']}s x {weights:,} weights | "
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
         f"of {config.batch_size} | evolving {evolving}"
     )
@@ -166,43 +164,36 @@ def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
 
 
 def _print_after(result: Result, prepared: Prepared) -> None:
-    data = prepared.task.data
+    config, data = prepared.config, prepared.task.data
     heading = f"validation ({len(data.validation['label']):,})"
     test, scores = "no test split", ("", "", "")
     if data.test is not None:
         report = result.test()
         test = f"test ({len(data.test['label']):,}, read once)"
         scores = report.best, report.median, report.first
-    print(f"\n{'':14}{heading:22}{test}")
-    winners = {
-        f"winner #{result.best.slot}": result.best,
-        "median": result.median,
-        "first gen.": result.first_best,
-    }
-    for (name, winner), score in zip(winners.items(), scores, strict=True):
-        print(f"{name:14}{winner.fitness!s:22}{score}")
-    hparams = "  ".join(
+    print()
+    _print_row("", f"{heading:22}{test}")
+    names = f"winner #{result.best.slot}", "median", "first gen."
+    winners = result.best, result.median, result.first_best
+    for name, winner, score in zip(names, winners, scores, strict=True):
+        _print_row(name, f"{winner.fitness!s:22}{score}")
+    hparams = [
         f"{name} {getattr(result.best.hparams, name):.3g}"
         for name, space in spaces(prepared.task.hparams).items()
         if not isinstance(space, TaylorLoss)
-    )
-    print(f"{'hparams':14}{hparams}")
-    print(f"{'loss':14}{result.describe_loss()}")
+    ]
+    _print_row("hparams", "  ".join(hparams))
+    _print_row("loss", result.describe_loss())
     seconds = dict(result.seconds)
     compiling = seconds.pop("compile")
     total = sum(seconds.values())
     shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
-    config = prepared.config
     steps = result.history.fitness.size * config.steps_per_generation
-    samples = steps * config.batch_size
-    print(
-        f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
-        f"{samples / seconds['train'] / 1000:.1f}k samples/s"
-    )
-    print(
-        f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
-        f"{config.population_size}; {result.num_failed} failed"
-    )
+    speed = f"{steps * config.batch_size / seconds['train'] / 1000:.1f}k samples/s"
+    times = f"{_duration(total)}: {shares}; compile {compiling:.1f} s; {speed}"
+    _print_row("time", times)
+    left = f"{_count(result.num_founders, 'founder')} left of {config.population_size}"
+    _print_row("lineage", f"{left}; {result.num_failed} failed")
     print(
         "Did evolution help?  One run cannot tell: compare with --strategy "
         "random_search over several seeds."
@@ -221,6 +212,10 @@ def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -
         + ("it had no more to do" if is_over else f"{command}   goes on"),
         file=sys.stderr,
     )
+
+
+def _print_row(name: str, text: str | None) -> None:
+    print(f"{name:14}{text}")
 
 
 def _count(number: int, noun: str) -> str:
