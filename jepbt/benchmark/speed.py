@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -75,34 +74,23 @@ class SpeedReport:
         return "\n".join([title, table, *self.notes])
 
 
-class Workers(NamedTuple):
-    """Processes in which controls run, kept from one model to the next."""
-
-    one_device: ProcessPoolExecutor | None  # JAX with a single CPU device
-    pytorch: list[ProcessPoolExecutor]  # one for each core
-
-
 @contextlib.contextmanager
-def start_workers() -> Iterator[Workers]:
-    """Starts the processes that the controls need, and ends them."""
-    devices = jax.devices()
-    has_many = len(devices) > 1 and devices[0].platform == "cpu"
-    cores = count_cpu_cores() if pytorch.is_installed() else 0
+def start_workers() -> Iterator[list[ProcessPoolExecutor]]:
+    """Makes a process for JAX and one a core for PyTorch, which start at first use."""
     with contextlib.ExitStack() as stack:
-        yield Workers(
-            stack.enter_context(start_worker()) if has_many else None,
-            [stack.enter_context(start_worker()) for _ in range(cores)],
-        )
+        number = 1 + count_cpu_cores()
+        yield [stack.enter_context(start_worker()) for _ in range(number)]
 
 
 def compare_speed(
     workload: Workload,
-    workers: Workers,
+    workers: Sequence[ProcessPoolExecutor],
     *,
     num_rounds: int = 5,
     with_compiled: bool = True,
 ) -> SpeedReport:
     """Trains a workload's population in all ways there are, in turns."""
+    for_jax, *for_pytorch = workers
     prepared = prepare(
         make_task(workload),
         strategy="random_search",
@@ -111,11 +99,11 @@ def compare_speed(
         steps_per_generation=workload.num_steps,
     )
     start = controls.make_start(prepared)
-    ways = list(_jax_ways(workload, prepared, start, workers.one_device))
+    ways = list(_jax_ways(workload, prepared, start, for_jax))
     notes: list[str] = []
     if pytorch.is_installed():
         given = pytorch_start(workload, start)
-        ways += _pytorch_ways(given, workers.pytorch, with_compiled, notes)
+        ways += _pytorch_ways(given, for_pytorch, with_compiled, notes)
     else:
         notes.append(
             "PyTorch is not installed and was left out; to compare with it: "
@@ -147,18 +135,16 @@ def pytorch_start(workload: Workload, start: Start) -> Start:
 
 
 def _jax_ways(
-    workload: Workload,
-    prepared: Prepared,
-    start: Start,
-    worker: ProcessPoolExecutor | None,
+    workload: Workload, prepared: Prepared, start: Start, worker: ProcessPoolExecutor
 ) -> Iterator[Control]:
     number = prepared.mesh.size
+    shares_cpu = number > 1 and jax.default_backend() == "cpu"
     note = f"{number} devices, chunk {prepared.chunk.size}"
     yield controls.population_program(prepared)._replace(name="jepbt", note=note)
-    note = f"1 of {number} CPU devices" if worker else ""
+    note = f"1 of {number} CPU devices" if shares_cpu else ""
     for name, loop in LOOPS.items():
         yield loop(workload, start)._replace(name=name, note=note)
-        if worker is not None:
+        if shares_cpu:
             run = build_all([worker], loop, [(workload, start)])
             where = "a process with one CPU device"
             yield Control(run, workload.num_steps, name=name, note=where)
