@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 2 if a flag or value is wrong."""
     arguments = _parse(argv)
     is_debugged = getattr(getattr(arguments, "config", None), "debug", False)
+    # Whoever debugs sees the whole traceback.
     mistakes = () if is_debugged else (ValueError, TypeError, OSError)
     failures = () if is_debugged else RuntimeError
     with warnings.catch_warnings():
