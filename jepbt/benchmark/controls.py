@@ -15,25 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.benchmark.timing import Control, Start
-from jepbt.benchmark.workloads import Workload, make_flax_task, make_task
+from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.batches import batch_indices
 from jepbt.hyperparameters import decode
 from jepbt.population import BATCHES, derive_key, take
 from jepbt.tasks import Task
 from jepbt.training import Prepared
 
-PyTree = Any
-
 
 def make_start(prepared: Prepared) -> Start:
-    """Takes weights, learning rates and batches from a prepared run of jepbt.
-
-    Args:
-        prepared: a run of a `Workload`'s task.
-
-    Returns:
-        The population before its first generation, and that generation's batches.
-    """
+    """Takes weights, learning rates and batches from a prepared run of jepbt."""
     inputs, task, config = prepared.inputs, prepared.task, prepared.config
     population = jax.device_get(prepared.programs.init(inputs).population)
     key = jax.device_put(inputs.key, jax.devices()[0])
@@ -61,12 +52,13 @@ def population_program(prepared: Prepared) -> Control:
     def params():
         return jax.device_get(state.population.state.params)
 
-    return Control(run, params, prepared.config.steps_per_generation)
+    return Control(run, prepared.config.steps_per_generation, params)
 
 
 def loop_over_steps(workload: Workload, start: Start) -> Control:
     """Trains one member after the other, a call of a jitted step for every batch."""
-    step = jax.jit(_one_step(make_task(workload)), donate_argnums=0)
+    task = make_task(workload)
+    step = jax.jit(_one_step(task), donate_argnums=0)
     batches = [take(start.batches, i) for i in range(len(start.batches["label"]))]
 
     def train(state, hparams, batches):
@@ -74,47 +66,38 @@ def loop_over_steps(workload: Workload, start: Start) -> Control:
             state, _ = step(state, hparams, batch)
         return state
 
-    return _loop(workload, start, train, batches, jax.devices()[:1])
+    return _loop(task, start, train, batches, jax.devices()[:1])
 
 
-def loop_over_scans(workload: Workload, start: Start) -> Control:
-    """Trains one member after the other, all of its steps in one jitted scan."""
-    train = _scan(make_task(workload))
-    return _loop(workload, start, train, start.batches, jax.devices()[:1])
-
-
-def deal_scans(workload: Workload, start: Start) -> Control:
-    """Deals the members' jitted scans to all devices, which work side by side."""
-    train = _scan(make_task(workload))
-    return _loop(workload, start, train, start.batches, jax.devices())
+def loop_over_scans(
+    workload: Workload, start: Start, devices: Sequence[jax.Device] | None = None
+) -> Control:
+    """Trains each member in one jitted scan; several devices work side by side."""
+    task = make_task(workload)
+    train = _scan(_one_step(task))
+    return _loop(task, start, train, start.batches, devices or jax.devices()[:1])
 
 
 def plain_vmap(workload: Workload, start: Start) -> Control:
     """Trains all members together: a scan over steps, in it flax's layers vmapped."""
-    task = make_flax_task(workload)
-    one_step = jax.vmap(_one_step(task), (0, 0, None))
-    hparams = task.hparams(learning_rate=jnp.asarray(start.learning_rate))
+    task = make_task(workload, with_flax=True)
+    train = _scan(jax.vmap(_one_step(task), (0, 0, None)))
+    states, hparams = _first_members(task, start)
     batches = jax.device_put(take(start.batches, slice(workload.num_vmap_steps)))
-
-    def scan(states, hparams, batches):
-        return jax.lax.scan(
-            lambda s, batch: one_step(s, hparams, batch), states, batches
-        )
-
-    params = jax.tree.map(jnp.asarray, start.params)
-    fresh = jax.vmap(task.init, (None, 0))(jax.random.key(0), hparams)
-    states = dataclasses.replace(fresh, params=params)
-    train = jax.jit(scan, donate_argnums=0).lower(states, hparams, batches).compile()
 
     def run():
         nonlocal states
-        states, _ = train(states, hparams, batches)
-        jax.block_until_ready(states)
+        states = jax.block_until_ready(train(states, hparams, batches))
 
-    def collect():
-        return jax.device_get(states.params)
+    return Control(run, workload.num_vmap_steps, lambda: jax.device_get(states.params))
 
-    return Control(run, collect, workload.num_vmap_steps)
+
+def _first_members(task: Task, start: Start) -> tuple[Any, Any]:
+    """Makes the states and hyperparameters of all members, with a leading axis `P`."""
+    hparams = task.hparams(learning_rate=jnp.asarray(start.learning_rate))
+    fresh = jax.vmap(task.init, (None, 0))(jax.random.key(0), hparams)
+    params = jax.tree.map(jnp.asarray, start.params)
+    return dataclasses.replace(fresh, params=params), hparams
 
 
 def _one_step(task: Task) -> Callable:
@@ -127,50 +110,40 @@ def _one_step(task: Task) -> Callable:
     return step
 
 
-def _scan(task: Task) -> Callable:
-    one_step = _one_step(task)
-
+def _scan(one_step: Callable) -> Callable:
     def scan(state, hparams, batches):
         return jax.lax.scan(
-            lambda s, batch: one_step(s, hparams, batch), state, batches
+            lambda state, batch: one_step(state, hparams, batch), state, batches
         )[0]
 
     return jax.jit(scan, donate_argnums=0)
 
 
 def _loop(
-    workload: Workload,
+    task: Task,
     start: Start,
     train: Callable,
-    batches: PyTree,
+    batches: Any,
     devices: Sequence[jax.Device],
 ) -> Control:
     """Calls a member's training for one after the other, dealt to devices."""
-    task = make_task(workload)
     staged = [jax.device_put(batches, device) for device in devices]
+    members = jax.device_get(_first_members(task, start))
     states, hparams = [], []
-    for i, rate in enumerate(start.learning_rate):
-        h = task.hparams(learning_rate=np.float32(rate))
-        fresh = task.init(jax.random.key(0), h)
-        state = dataclasses.replace(fresh, params=take(start.params, i))
+    for i in range(len(start.learning_rate)):
         device = devices[i % len(devices)]
+        state, hparam = jax.device_put(take(members, i), device)
         # A copy by the program owns its memory, so that it can be donated.
-        states.append(_copy(jax.device_put(state, device)))
-        hparams.append(jax.device_put(h, device))
-    for i in range(min(len(devices), len(states))):  # compiles, for each device
-        train(_copy(states[i]), hparams[i], staged[i])
+        states.append(jax.tree.map(jnp.copy, state))
+        hparams.append(hparam)
 
     def run():
         for i, state in enumerate(states):
             states[i] = train(state, hparams[i], staged[i % len(devices)])
         jax.block_until_ready(states)
 
-    def collect():
+    def params():
         params = [jax.device_get(state.params) for state in states]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *params)
 
-    return Control(run, collect, len(start.batches["label"]))
-
-
-def _copy(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.copy, tree)
+    return Control(run, len(start.batches["label"]), params)

@@ -1,4 +1,4 @@
-"""Runs parts of a prepared run by themselves, so that each can be timed.
+"""Runs the parts of a prepared run by themselves, so that each can be timed.
 
 All that the benchmarks know about the engine's programs stands here.
 """
@@ -10,63 +10,77 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jepbt.config import Config
 from jepbt.engine import RunState, make_phases
 from jepbt.engine.devices import compiler_options
-from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import reserved_bytes
 from jepbt.engine.programs import lower
 from jepbt.population import STRATEGY, derive_key
-from jepbt.strategies import Strategy
-from jepbt.tasks import Task
 from jepbt.training import Prepared
 
-FIRST = np.int32(0)
-SECOND = np.int32(1)
-
-
-def step_flops(task: Task, strategy: Strategy, config: Config) -> float:
-    """Counts the floating-point operations of one member's training step."""
-    return trace_member(task, strategy, decide_batch_size(task, config)).step_flops
+BRIEF = 2
+"""The steps of the shortest generation that is timed: one step would be no loop."""
 
 
 def first_generation(prepared: Prepared) -> RunState:
     """Makes a population, trains it for a generation, and evaluates it."""
-    programs, inputs = prepared.programs, prepared.inputs
+    programs, inputs, number = prepared.programs, prepared.inputs, np.int32(0)
     state = programs.init(inputs)
-    state, metrics = programs.train(inputs, FIRST, state)
-    return jax.block_until_ready(programs.evaluate(inputs, FIRST, metrics, state))
+    state, metrics = programs.train(inputs, number, state)
+    return jax.block_until_ready(programs.evaluate(inputs, number, metrics, state))
 
 
-def compile_train(
-    prepared: Prepared, num_steps: int, chunk_size: int
-) -> tuple[Any, int]:
-    """Compiles a prepared run's training once more, with other steps or chunks.
+class Parts:
+    """A population of one size, with calls that each run one part of a generation."""
 
-    Returns:
-        The program, and the bytes that it reserves on a device.
-    """
-    config = dataclasses.replace(prepared.config, steps_per_generation=num_steps)
-    mesh = prepared.mesh
-    phases = make_phases(
-        prepared.task, prepared.strategy, config, mesh=mesh, chunk_size=chunk_size
-    )
-    lowered = lower(phases, prepared.inputs, mesh, ("train",)).train
-    program = lowered.compile(compiler_options(mesh.devices.flat[0].platform))
-    return program, reserved_bytes(program)
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.state = first_generation(prepared)
+        programs = prepared.programs
+        self.calls = {
+            "train": self._call(programs.train, 0),
+            "brief": self.train_otherwise(BRIEF, prepared.chunk.size)[0],
+            "evolve": self._call(programs.evolve, 1),
+            "plan": self._compile_plan(),
+        }
 
+    def train_otherwise(
+        self, num_steps: int, chunk_size: int
+    ) -> tuple[Callable[[], None], int]:
+        """Compiles the training with other steps or chunks: a call, and its bytes."""
+        prepared, mesh = self.prepared, self.prepared.mesh
+        config = dataclasses.replace(prepared.config, steps_per_generation=num_steps)
+        phases = make_phases(
+            prepared.task, prepared.strategy, config, mesh=mesh, chunk_size=chunk_size
+        )
+        lowered = lower(phases, prepared.inputs, mesh, ("train",)).train
+        platform = mesh.devices.flat[0].platform
+        program = lowered.compile(compiler_options(platform))
+        sharing = mesh.size if platform == "cpu" else 1  # all devices share one memory
+        return self._call(program, 0), sharing * reserved_bytes(program)
 
-def compile_plan(prepared: Prepared, state: RunState) -> Callable[[], Any]:
-    """Compiles the strategy's step alone, on the values of an evaluated state."""
-    before = (state.strategy, state.population.hparams, state.evaluation)
-    before = jax.tree.map(jax.numpy.copy, before)
+    def _call(self, program: Any, generation: int) -> Callable[[], None]:
+        """Makes a call that runs a program on the state and keeps the new one."""
 
-    @jax.jit
-    def plan(inputs, strategy_state, hparams, evaluation):
-        key = derive_key(inputs.key, STRATEGY, 1)
-        step = prepared.strategy.step
-        return step(key, strategy_state, 1, hparams, evaluation)[1]
+        def call():
+            number = np.int32(generation)
+            self.state, _ = program(self.prepared.inputs, number, self.state)
+            jax.block_until_ready(self.state)
 
-    return lambda: jax.block_until_ready(plan(prepared.inputs, *before))
+        return call
+
+    def _compile_plan(self) -> Callable[[], Any]:
+        """Compiles the strategy's step alone, on the values of this evaluated state."""
+        state, inputs = self.state, self.prepared.inputs
+        before = (state.strategy, state.population.hparams, state.evaluation)
+        before = jax.tree.map(jnp.copy, before)
+
+        @jax.jit
+        def plan(inputs, strategy_state, hparams, evaluation):
+            key = derive_key(inputs.key, STRATEGY, 1)
+            step = self.prepared.strategy.step
+            return step(key, strategy_state, 1, hparams, evaluation)[1]
+
+        return lambda: jax.block_until_ready(plan(inputs, *before))

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from jepbt.benchmark.timing import Control, Start
-
-MOMENTUM = 0.9
+from jepbt.benchmark.workloads import MOMENTUM
 
 
 def is_installed() -> bool:
@@ -23,16 +22,7 @@ def is_installed() -> bool:
 
 
 def one_at_a_time(start: Start, num_threads: int, is_compiled: bool = False) -> Control:
-    """Trains one network after the other with `torch.optim.SGD`, fused.
-
-    Args:
-        start: the population.
-        num_threads: the threads that PyTorch may use.
-        is_compiled: compiles the forward and backward pass with `torch.compile`.
-
-    Returns:
-        The control, warmed up.
-    """
+    """Trains one network after the other with `torch.optim.SGD`, fused."""
     import torch
 
     torch.set_num_threads(num_threads)
@@ -61,7 +51,7 @@ def one_at_a_time(start: Start, num_threads: int, is_compiled: bool = False) -> 
                 loss_of(network, images, labels).backward()
                 optimizer.step()
 
-    return Control(run, lambda: stack_weights(networks), len(batches))
+    return Control(run, len(batches), lambda: stack_weights(networks))
 
 
 def vmapped(start: Start, num_threads: int) -> Control:
@@ -92,7 +82,7 @@ def vmapped(start: Start, num_threads: int) -> Control:
             torch._foreach_add_(velocities, [gradients[name] for name in params])
             torch._foreach_addcmul_(weights, velocities, rates)
 
-    return Control(run, lambda: params, len(batches))
+    return Control(run, len(batches), lambda: params)
 
 
 def make_networks(start: Start) -> list[Any]:
@@ -112,36 +102,28 @@ def _network(start: Start, index: int) -> Any:
     import torch
     from torch import nn
 
-    layers = start.params
-    shapes = {name: layers[name]["kernel"].shape[1:] for name in sorted(layers)}
-    parts = []
-    for name, shape in shapes.items():
+    parts, layers = [], start.params
+    for name in sorted(layers):
+        kernel = layers[name]["kernel"][index]
         if name.startswith("conv"):
-            conv = nn.Conv2d(*shape[2:], 3, padding=1)
-            parts += [conv, nn.MaxPool2d(2), nn.ReLU()]
+            layer = nn.Conv2d(*kernel.shape[2:], 3, padding=1)
+            parts += [layer, nn.MaxPool2d(2), nn.ReLU()]
+            kernel = kernel.transpose(3, 2, 0, 1)  # from HWIO to OIHW
         else:
-            parts += [nn.Flatten(), nn.Linear(*shape), nn.ReLU()]
+            layer = nn.Linear(*kernel.shape)
+            parts += [nn.Flatten(), layer, nn.ReLU()]
+            if "conv1" in layers and name == "dense1":  # PyTorch flattens CHW
+                side = round((kernel.shape[0] // 32) ** 0.5)
+                pixels = kernel.reshape(side, side, 32, -1)
+                kernel = pixels.transpose(2, 0, 1, 3).reshape(kernel.shape)
+            kernel = kernel.T
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+            layer.bias.copy_(torch.from_numpy(layers[name]["bias"][index].copy()))
     network = nn.Sequential(*parts[:-1])
     if "conv1" in layers:
         network = network.to(memory_format=torch.channels_last)
-    trained = [part for part in network if hasattr(part, "weight")]
-    with torch.no_grad():
-        for part, name in zip(trained, shapes, strict=True):
-            kernel = _to_pytorch(layers[name]["kernel"][index], name, layers)
-            part.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
-            part.bias.copy_(torch.from_numpy(layers[name]["bias"][index].copy()))
     return network
-
-
-def _to_pytorch(kernel: np.ndarray, name: str, layers: Any) -> np.ndarray:
-    """Makes OIHW of HWIO, and puts the channels of flattened pixels first."""
-    if name.startswith("conv"):
-        return kernel.transpose(3, 2, 0, 1)
-    if "conv1" in layers and name == "dense1":
-        side = round((kernel.shape[0] // 32) ** 0.5)
-        pixels = kernel.reshape(side, side, 32, -1)
-        kernel = pixels.transpose(2, 0, 1, 3).reshape(kernel.shape)
-    return kernel.T
 
 
 def _stage(start: Start) -> list[tuple[Any, Any]]:

@@ -1,23 +1,17 @@
-"""Reports of the benchmarks: numbers with their spread, as a table and as JSON."""
+"""Reports a scaling: numbers with their spread, as a table and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A median over rounds, with the smallest and the largest value.
-
-    Attributes:
-        median: the median.
-        low: the smallest value.
-        high: the largest value.
-    """
+    """A median over rounds, with the smallest and the largest value."""
 
     median: float
     low: float
@@ -25,12 +19,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Summarises one value a round.
-
-        Example:
-            >>> Spread.of([3.0, 1.0, 2.0])
-            Spread(median=2.0, low=1.0, high=3.0)
-        """
+        """Summarises one value a round."""
         return cls(float(np.median(values)), float(np.min(values)), float(max(values)))
 
 
@@ -117,31 +106,29 @@ class ScalingReport:
     @property
     def fastest_chunk(self) -> int:
         """The fastest chunk size for the largest population."""
-        costs = {size: cost.median for size, cost in self.chunk_costs.items()}
-        return min(costs, key=costs.get, default=self.rows[-1].chunk_size)
+        return min(
+            self.chunk_costs,
+            key=lambda size: self.chunk_costs[size].median,
+            default=self.rows[-1].chunk_size,
+        )
 
     @property
     def chunk_gain(self) -> float:
         """The fastest chunk size's speed over that of the chunk size in use."""
-        costs = [cost.median for cost in self.chunk_costs.values()]
-        return 1 / min(costs, default=1.0)
+        return 1 / min((cost.median for cost in self.chunk_costs.values()), default=1)
 
     def law(self) -> str:
         """Says in a line what bounds the gain, and how much of it was reached."""
-        number = self.rows[0].population_size
-        alone = "One member alone reaches"
-        if number > 1:
-            alone = f"{number} members alone reach"
-        speeds = [row.samples_per_second.median for row in self.rows]
-        best = self.rows[int(np.argmax(speeds))]
         if not self.step_flops:
             return "The compiler counts no FLOPs in this step: no ceiling is known."
+        best = max(self.rows, key=lambda row: row.samples_per_second.median)
+        one = self.rows[0].samples_per_second.median
         return (
-            f"{alone} u = {100 * self.share_of_one:.2g} % of the measured matmul peak "
-            f"({self.peak_flops / 1e9:.0f} GFLOP/s), so a population gains at most "
-            f"1/u = {self.ceiling:.3g} times its throughput; here P = "
-            f"{best.population_size} gains {max(speeds) / speeds[0]:.3g} times. "
-            f"Knee: P = {self.knee}."
+            f"One member alone reaches u = {100 * self.share_of_one:.2g} % of the "
+            f"measured matmul peak ({self.peak_flops / 1e9:.0f} GFLOP/s), so a "
+            f"population gains at most 1/u = {self.ceiling:.3g} times its throughput; "
+            f"here P = {best.population_size} gains "
+            f"{best.samples_per_second.median / one:.3g} times. Knee: P = {self.knee}."
         )
 
     def chunk_advice(self) -> str:
@@ -156,7 +143,7 @@ class ScalingReport:
                 f"fast as {used}, the one in use"
             )
         costs = ", ".join(
-            f"{size}: {cost.median:.2f} ({cost.low:.2f}..{cost.high:.2f})"
+            f"{size}: {with_range(cost, '{:.2f}'.format)}"
             for size, cost in self.chunk_costs.items()
         )
         return f"At P = {number} {verdict}. Seconds by chunk size, relative: {costs}."
@@ -171,7 +158,7 @@ class ScalingReport:
             (
                 str(row.population_size),
                 f"{row.chunk_size} x {row.num_devices} dev",
-                _with_range(row.seconds, "{:.3g}".format),
+                with_range(row.seconds, "{:.3g}".format),
                 format_count(row.samples_per_second.median),
                 f"{row.relative_cost.median:.3g}",
                 f"{1e3 * row.seconds_per_member.median:.3g}",
@@ -192,95 +179,17 @@ class ScalingReport:
 
     def to_json(self) -> str:
         """Writes all of it as JSON, with the derived numbers and lines."""
-        facts = dataclasses.asdict(self) | {
-            "share_of_one": self.share_of_one,
-            "ceiling": self.ceiling if np.isfinite(self.ceiling) else None,
-            "knee": self.knee,
-            "law": self.law(),
-            "fastest_chunk": self.fastest_chunk,
-            "chunk_gain": self.chunk_gain,
-            "chunk_advice": self.chunk_advice(),
-        }
+        names = ("share_of_one", "knee", "fastest_chunk", "chunk_gain")
+        facts = dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
+        facts["ceiling"] = self.ceiling if np.isfinite(self.ceiling) else None
+        facts |= {"law": self.law(), "chunk_advice": self.chunk_advice()}
         return json.dumps(facts, indent=1, allow_nan=False)
 
-    def __repr__(self) -> str:
-        return self.table()
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeedRow:
-    """One way to train the same population.
-
-    Attributes:
-        name: the name of the way.
-        samples_per_second: training examples, summed over members.
-        ratio: jepbt's speed over this one's, round by round.
-        note: the place or the manner in which it ran.
-        is_used: true for the fastest of those that share its name.
-    """
-
-    name: str
-    samples_per_second: Spread
-    ratio: Spread
-    note: str = ""
-    is_used: bool = True
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class SpeedReport:
-    """jepbt beside its controls: equal work, measured in turns.
-
-    Attributes:
-        title: the model's name.
-        population_size: the number of members, `P`.
-        batch_size: the number of examples in a training step.
-        num_steps: the training steps of a member in each measurement.
-        num_rounds: the number of measurements behind each median.
-        rows: one row for each way, jepbt first.
-        notes: a line for everything that could not be compared.
-    """
-
-    title: str
-    population_size: int
-    batch_size: int
-    num_steps: int
-    num_rounds: int
-    rows: tuple[SpeedRow, ...]
-    notes: tuple[str, ...] = ()
-
-    def table(self) -> str:
-        """Lays the rows out as text; of two variants of one control, the faster."""
-        head = ("", "samples/s", "jepbt is", "")
-        body = [
-            (
-                row.name,
-                _with_range(row.samples_per_second, format_count),
-                f"{row.ratio.median:.2f}x ({row.ratio.low:.2f}..{row.ratio.high:.2f})",
-                row.note,
-            )
-            for row in self.rows
-            if row.is_used
-        ]
-        title = (
-            f"{self.title}, P={self.population_size}, batch {self.batch_size} | "
-            f"{self.num_steps} steps a member | median (min..max) of "
-            f"{self.num_rounds} rounds, in turns"
-        )
-        return "\n".join([title, align([head, *body], left=(0, 3)), *self.notes])
-
-    def __repr__(self) -> str:
-        return self.table()
+    __repr__ = table
 
 
 def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """Pads the cells of a table's columns to one width.
-
-    Args:
-        rows: the cells, equally many in each row.
-        left: the columns to align to the left; the others go to the right.
-
-    Returns:
-        A line for each row.
+    """Pads the columns of a table to one width; those in `left` start at the left.
 
     Example:
         >>> print(align([("P", "s"), ("16", "1.5")]))
@@ -310,5 +219,6 @@ def format_count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _with_range(spread: Spread, show) -> str:
+def with_range(spread: Spread, show: Callable[[float], str]) -> str:
+    """Writes a median with its range in brackets."""
     return f"{show(spread.median)} ({show(spread.low)}..{show(spread.high)})"

@@ -10,23 +10,20 @@ import numpy as np
 
 from jepbt import config as configs
 from jepbt.arguments import check_whole
-from jepbt.benchmark import parts
+from jepbt.benchmark.parts import BRIEF, Parts
 from jepbt.benchmark.reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark.timing import matmul_peak, measure_in_turns, peak_rate
+from jepbt.config import Config
+from jepbt.engine.chunks import largest_divisor
 from jepbt.engine.devices import choose_devices
+from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import DoesNotFit
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
-from jepbt.training import Prepared, prepare
+from jepbt.training import prepare
 
-SECONDS_PER_CALL = 0.3
-"""The aim for a timed call: long beside the errors of clock and scheduler."""
-
-LIKELY_FLOPS = 1e11
-"""A CPU's usual FLOP/s in networks; decides only how many steps are timed."""
-
-BRIEF = 2
-"""The steps of the shortest generation that is timed: one step would be no loop."""
+FLOPS_PER_CALL = 3e10
+"""About 0.3 s of a CPU for a timed call: long beside the errors of its clock."""
 
 FEWEST_STEPS = 8
 """At least this many steps are timed, unless a generation has fewer."""
@@ -76,7 +73,7 @@ def scaling(
         >>> jepbt.scaling(task, max_population=16)  # doctest: +SKIP
     """
     check_whole("", "max_population", max_population, 1)
-    config = configs.Config(
+    config = Config(
         population_size=max_population,
         num_generations=2,
         steps_per_generation=steps_per_generation,
@@ -86,16 +83,11 @@ def scaling(
     )
     configs.check(config)
     check_whole("", "num_rounds", num_rounds, 1)
-    resolved = resolve_strategy(strategy)
+    strategy = resolve_strategy(strategy)
     offered = choose_devices(devices, 0)
-    flops = parts.step_flops(task, resolved, config)
-    runs, notes = _prepare_sizes(task, resolved, config, flops, devices)
-    if not runs:
-        raise ValueError(
-            "task: not even one member fits: " + " ".join(notes) + " Choose a smaller "
-            "model or batch."
-        )
-    sizes = [_Size(prepared) for prepared in runs]
+    config = decide_batch_size(task, config)
+    flops = trace_member(task, strategy, config).step_flops
+    sizes, notes = _prepare_sizes(task, strategy, config, flops, devices)
     chunks = _other_chunks(sizes[-1], notes)
     calls = matmul_peak(offered)
     calls |= {f"chunk {chunk}": call for chunk, call in chunks.items()}
@@ -103,85 +95,57 @@ def scaling(
         calls |= {f"{name} {i}": call for name, call in size.calls.items()}
     seconds = measure_in_turns(calls, num_rounds)
     peak_flops = peak_rate(seconds, len(offered))
-    largest = runs[-1]
-    chunk_seconds = {chunk: seconds[f"chunk {chunk}"] for chunk in chunks}
-    chunk_seconds[largest.chunk.size] = seconds[f"train {len(sizes) - 1}"]
+    used = seconds[f"train {len(sizes) - 1}"]
+    by_chunk = {chunk: seconds[f"chunk {chunk}"] for chunk in chunks}
+    by_chunk[sizes[-1].prepared.chunk.size] = used
     return ScalingReport(
-        devices=describe_devices(offered),
+        devices=f"{len(offered)} x {offered[0].device_kind}",
         steps_per_generation=steps_per_generation,
-        batch_size=largest.config.batch_size,
+        batch_size=config.batch_size,
         num_rounds=num_rounds,
         peak_flops=peak_flops,
         step_flops=flops,
-        rows=_make_rows(runs, seconds, steps_per_generation, flops, peak_flops),
+        rows=_make_rows(sizes, seconds, steps_per_generation, flops, peak_flops),
         notes=tuple(notes),
         chunk_costs={
-            chunk: Spread.of(spent / chunk_seconds[largest.chunk.size])
-            for chunk, spent in sorted(chunk_seconds.items())
+            chunk: Spread.of(spent / used) for chunk, spent in sorted(by_chunk.items())
         },
     )
 
 
 def population_sizes(largest: int) -> list[int]:
-    """Lists 1, 2, 4, ... up to a size, and the size itself.
-
-    Example:
-        >>> population_sizes(12)
-        [1, 2, 4, 8, 12]
-    """
-    sizes = [2**power for power in range(largest.bit_length())]
-    return sizes if sizes[-1] == largest else [*sizes, largest]
+    """Lists 1, 2, 4, ... up to a size, and the size itself."""
+    return sorted({2**power for power in range(largest.bit_length())} | {largest})
 
 
 def chunk_candidates(num_members: int) -> list[int]:
-    """Lists the chunk sizes worth measuring: one, about eight, and all members.
-
-    Example:
-        >>> chunk_candidates(32), chunk_candidates(6)
-        ([1, 8, 32], [1, 6])
-    """
-    return sorted({1, _largest_divisor(num_members, 8), num_members})
-
-
-def describe_devices(devices: Sequence[jax.Device]) -> str:
-    """Says in words what the devices are.
-
-    Example:
-        >>> import jax
-        >>> describe_devices(jax.devices("cpu")[:1])
-        '1 x cpu'
-    """
-    return f"{len(devices)} x {devices[0].device_kind}"
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return max(n for n in range(1, most + 1) if number % n == 0)
+    """Lists the chunk sizes worth measuring: one, about eight, and all members."""
+    return sorted({1, largest_divisor(num_members, 8), num_members})
 
 
 def _prepare_sizes(
-    task: Task, strategy: Strategy, config: configs.Config, flops: float, devices: Any
-) -> tuple[list[Prepared], list[str]]:
+    task: Task, strategy: Strategy, config: Config, flops: float, devices: Any
+) -> tuple[list[Parts], list[str]]:
     """Compiles one run for each size until one does not fit, with notes on each."""
     offered = len(choose_devices(devices, 0))
-    runs: list[Prepared] = []
+    sizes: list[Parts] = []
     notes: list[str] = []
     held = 0
     for number in population_sizes(config.population_size):
         used = len(choose_devices(devices, number))
-        share = number // used
+        share, chunk = number // used, config.chunk_size
         if number > 1 and used < offered:
             notes.append(
                 f"P={number} is not divisible by {offered} devices: {used} of them "
                 "used."
             )
-        chunk = config.chunk_size
         if chunk != "auto" and share % chunk:
-            chunk = _largest_divisor(share, chunk)
+            chunk = largest_divisor(share, chunk)
             notes.append(
                 f"P={number}: chunk_size={config.chunk_size} does not divide the "
                 f"{share} members of a device; {chunk} used."
             )
-        affordable = SECONDS_PER_CALL * LIKELY_FLOPS / (number * flops or 1e9)
+        affordable = FLOPS_PER_CALL / (number * flops or 1e9)
         steps = min(config.steps_per_generation, max(FEWEST_STEPS, int(affordable)))
         try:
             prepared = prepare(
@@ -194,12 +158,12 @@ def _prepare_sizes(
                 chunk_size=chunk,
             )
         except DoesNotFit as error:
-            if not runs:
+            if not sizes:
                 raise
             notes.append(f"P={number} skipped: {error}")
             break
         # All sizes are kept at once, to be measured in turns.
-        if held + prepared.memory_bytes > prepared.memory_limit:
+        if sizes and held + prepared.memory_bytes > prepared.memory_limit:
             notes.append(
                 f"P={number} skipped: its programs reserve "
                 f"{prepared.memory_bytes / 1e9:.2f} GB, and smaller ones hold "
@@ -207,59 +171,28 @@ def _prepare_sizes(
             )
             break
         held += prepared.memory_bytes
-        runs.append(prepared)
-    return runs, notes
+        sizes.append(Parts(prepared))
+    return sizes, notes
 
 
-class _Size:
-    """A population of one size: the state it carries on, and what is timed of it."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        programs, chunk = prepared.programs, prepared.chunk.size
-        self.prepared = prepared
-        self.state = parts.first_generation(prepared)
-        plan = parts.compile_plan(prepared, self.state)
-        brief, _ = parts.compile_train(prepared, BRIEF, chunk)
-        self.calls = {
-            "train": self.step(programs.train, parts.FIRST),
-            "brief": self.step(brief, parts.FIRST),
-            "evolve": self.step(programs.evolve, parts.SECOND),
-            "plan": plan,
-        }
-        for call in self.calls.values():
-            call()
-
-    def step(self, program: Any, number: np.int32) -> Callable[[], None]:
-        """Makes a call that runs a program on the state and keeps the new one."""
-
-        def call():
-            self.state, _ = program(self.prepared.inputs, number, self.state)
-            jax.block_until_ready(self.state)
-
-        return call
-
-
-def _other_chunks(size: _Size, notes: list[str]) -> dict[int, Callable[[], None]]:
+def _other_chunks(size: Parts, notes: list[str]) -> dict[int, Callable[[], None]]:
     """Compiles the largest population's training with each other chunk size."""
-    prepared = size.prepared
-    steps, used = prepared.config.steps_per_generation, prepared.chunk.size
-    share = prepared.config.population_size // prepared.mesh.size
-    on_cpu = prepared.mesh.devices.flat[0].platform == "cpu"
+    prepared, config = size.prepared, size.prepared.config
+    share = config.population_size // prepared.mesh.size
     calls = {}
     for chunk in chunk_candidates(share):
-        if chunk == used:
+        if chunk == prepared.chunk.size:
             continue
-        program, reserved = parts.compile_train(prepared, steps, chunk)
-        if reserved * (prepared.mesh.size if on_cpu else 1) > prepared.memory_limit:
+        call, reserved = size.train_otherwise(config.steps_per_generation, chunk)
+        if reserved > prepared.memory_limit:
             notes.append(f"chunk_size={chunk} does not fit and was left out.")
-            continue
-        calls[chunk] = size.step(program, parts.FIRST)
-        calls[chunk]()
+        else:
+            calls[chunk] = call
     return calls
 
 
 def _make_rows(
-    runs: Sequence[Prepared],
+    sizes: Sequence[Parts],
     seconds: dict[str, np.ndarray],
     steps: int,
     flops: float,
@@ -267,17 +200,17 @@ def _make_rows(
 ) -> tuple[ScalingRow, ...]:
     """Scales what was timed to whole generations, round by round."""
     rows, first = [], None
-    for i, prepared in enumerate(runs):
-        config, number = prepared.config, prepared.config.population_size
-        train, timed = seconds[f"train {i}"], config.steps_per_generation
+    for i, size in enumerate(sizes):
+        prepared, config = size.prepared, size.prepared.config
+        number, timed = config.population_size, config.steps_per_generation
+        train, brief, evolve, plan = (seconds[f"{name} {i}"] for name in size.calls)
         # Shuffling, and copying members in and out, are paid once a generation.
-        stepping = (train - np.median(seconds[f"brief {i}"])) / max(timed - BRIEF, 1)
+        stepping = (train - np.median(brief)) / max(timed - BRIEF, 1)
         stepping = np.maximum(stepping, 0.1 * train / timed)
         once = np.maximum(train - stepping * timed, 0)
         spent = stepping * steps + once
         first = spent if first is None else first
         samples = number * steps * config.batch_size
-        plan = seconds[f"plan {i}"]
         rows.append(
             ScalingRow(
                 population_size=number,
@@ -289,7 +222,7 @@ def _make_rows(
                 seconds_per_member=Spread.of(spent / number),
                 share_of_peak=float(number * flops / np.median(stepping) / peak_flops),
                 select_and_vary_seconds=Spread.of(plan),
-                inherit_seconds=Spread.of(np.maximum(seconds[f"evolve {i}"] - plan, 0)),
+                inherit_seconds=Spread.of(np.maximum(evolve - plan, 0)),
                 compile_seconds=prepared.compile_seconds,
                 memory_bytes=prepared.memory_bytes,
             )

@@ -6,16 +6,23 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ProcessPoolExecutor
 
+import jax
 import numpy as np
 
 from jepbt.benchmark import controls, pytorch
-from jepbt.benchmark.reports import SpeedReport, SpeedRow, Spread
-from jepbt.benchmark.timing import Control, Start, Worker, measure_in_turns, run_all
+from jepbt.benchmark.reports import Spread, align, format_count, with_range
+from jepbt.benchmark.timing import (
+    Control,
+    Start,
+    build_all,
+    measure_in_turns,
+    start_worker,
+)
 from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.devices import count_cpu_cores
-from jepbt.training import prepare
+from jepbt.training import Prepared, prepare
 
 LOOPS = {
     "loop over jitted steps": controls.loop_over_steps,
@@ -23,57 +30,67 @@ LOOPS = {
 }
 
 
-class Workers(NamedTuple):
-    """Processes in which controls run, kept from one model to the next.
+@dataclasses.dataclass(frozen=True)
+class SpeedRow:
+    """One way to train the same population."""
 
-    Attributes:
-        one_device: JAX with a single CPU device; `None` if the main process has one.
-        pytorch: one for each core, of a single thread; none without PyTorch.
-    """
+    name: str
+    samples_per_second: Spread  # summed over members
+    ratio: Spread  # jepbt's speed over this one's, round by round
+    note: str = ""
+    is_used: bool = True  # the fastest of those that share its name
 
-    one_device: Worker | None
-    pytorch: tuple[Worker, ...]
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SpeedReport:
+    """jepbt beside its controls: one row for each way, jepbt first."""
+
+    title: str
+    population_size: int
+    batch_size: int
+    num_steps: int
+    num_rounds: int
+    rows: tuple[SpeedRow, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Lays the rows out as text; of two variants of one control, the faster."""
+        body = [
+            (
+                row.name,
+                with_range(row.samples_per_second, format_count),
+                f"{row.ratio.median:.2f}x ({row.ratio.low:.2f}..{row.ratio.high:.2f})",
+                row.note,
+            )
+            for row in self.rows
+            if row.is_used
+        ]
+        title = (
+            f"{self.title}, P={self.population_size}, batch {self.batch_size} | "
+            f"{self.num_steps} steps a member | median (min..max) of "
+            f"{self.num_rounds} rounds, in turns"
+        )
+        table = align([("", "samples/s", "jepbt is", ""), *body], left=(0, 3))
+        return "\n".join([title, table, *self.notes])
 
 
 @contextlib.contextmanager
-def start_workers(num_devices: int) -> Iterator[Workers]:
-    """Starts the processes that the controls need, and ends them.
-
-    Args:
-        num_devices: the number of CPU devices of the main process.
-
-    Yields:
-        The workers.
-    """
-    cores = count_cpu_cores() if pytorch.is_installed() else 0
-    single = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def start_workers() -> Iterator[list[ProcessPoolExecutor]]:
+    """Makes a process for JAX and one a core for PyTorch, which start at first use."""
     with contextlib.ExitStack() as stack:
-        one_device = None
-        if num_devices > 1:
-            environment = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
-            one_device = stack.enter_context(Worker(environment))
-        workers = [stack.enter_context(Worker(single)) for _ in range(cores)]
-        yield Workers(one_device, tuple(workers))
+        number = 1 + count_cpu_cores()
+        yield [stack.enter_context(start_worker()) for _ in range(number)]
 
 
 def compare_speed(
     workload: Workload,
-    workers: Workers,
+    workers: Sequence[ProcessPoolExecutor],
     *,
     num_rounds: int = 5,
     with_compiled: bool = True,
 ) -> SpeedReport:
-    """Trains a workload's population in all ways there are, in turns.
-
-    Args:
-        workload: the model and its sizes.
-        workers: the processes, from `start_workers`.
-        num_rounds: the number of measurements of each way.
-        with_compiled: includes `torch.compile`, which takes longest.
-
-    Returns:
-        The report, with the fastest control of PyTorch named "better PyTorch".
-    """
+    """Trains a workload's population in all ways there are, in turns."""
+    for_jax, *for_pytorch = workers
     prepared = prepare(
         make_task(workload),
         strategy="random_search",
@@ -82,21 +99,16 @@ def compare_speed(
         steps_per_generation=workload.num_steps,
     )
     start = controls.make_start(prepared)
-    note = f"{prepared.mesh.size} devices, chunk {prepared.chunk.size}"
-    own = controls.population_program(prepared)
-    ways = [own._replace(name="jepbt", note=note)]
-    ways += _jax_ways(workload, start, workers.one_device, prepared.mesh.size)
+    ways = list(_jax_ways(workload, prepared, start, for_jax))
     notes: list[str] = []
     if pytorch.is_installed():
         given = pytorch_start(workload, start)
-        ways += _pytorch_ways(given, workers.pytorch, with_compiled, notes)
+        ways += _pytorch_ways(given, for_pytorch, with_compiled, notes)
     else:
         notes.append(
             "PyTorch is not installed and was left out; to compare with it: "
             "pip install torch"
         )
-    for way in ways:
-        way.run()
     runs = {str(i): way.run for i, way in enumerate(ways)}
     seconds = list(measure_in_turns(runs, num_rounds).values())
     return SpeedReport(
@@ -123,64 +135,61 @@ def pytorch_start(workload: Workload, start: Start) -> Start:
 
 
 def _jax_ways(
-    workload: Workload,
-    start: Start,
-    worker: Worker | None,
-    num_devices: int,
+    workload: Workload, prepared: Prepared, start: Start, worker: ProcessPoolExecutor
 ) -> Iterator[Control]:
-    note = f"1 of {num_devices} CPU devices" if worker else ""
+    number = prepared.mesh.size
+    shares_cpu = number > 1 and jax.default_backend() == "cpu"
+    note = f"{number} devices, chunk {prepared.chunk.size}"
+    yield controls.population_program(prepared)._replace(name="jepbt", note=note)
+    note = f"1 of {number} CPU devices" if shares_cpu else ""
     for name, loop in LOOPS.items():
         yield loop(workload, start)._replace(name=name, note=note)
-    if worker is not None:
-        for name, loop in LOOPS.items():
-            num_steps = worker.build(loop, workload, start).result()
-            run = functools.partial(run_all, [worker], loop)
-            note = "a process with one CPU device"
-            yield Control(run, None, num_steps, name, note)
-        name, note = "jitted scans, dealt to devices", f"{num_devices} at a time"
-        yield controls.deal_scans(workload, start)._replace(name=name, note=note)
+        if shares_cpu:
+            run = build_all([worker], loop, [(workload, start)])
+            where = "a process with one CPU device"
+            yield Control(run, workload.num_steps, name=name, note=where)
+    if number > 1:
+        name, note = "jitted scans, dealt to devices", f"{number} at a time"
+        dealt = controls.loop_over_scans(workload, start, jax.devices())
+        yield dealt._replace(name=name, note=note)
     control = controls.plain_vmap(workload, start)
-    note = ""
-    if workload.kind == "cnn":
-        note = f"flax's convolution, {control.num_steps} steps"
+    is_cnn = workload.hidden is None
+    note = f"flax's convolution, {control.num_steps} steps" if is_cnn else ""
     yield control._replace(name="plain vmap, scan over steps", note=note)
 
 
 def _pytorch_ways(
     start: Start,
-    workers: Sequence[Worker],
+    workers: Sequence[ProcessPoolExecutor],
     with_compiled: bool,
     notes: list[str],
 ) -> Iterator[Control]:
     cores = count_cpu_cores()
     layout = "channels-last" if "conv1" in start.params else ""
+    loop = pytorch.one_at_a_time
     builders = {
-        f"PyTorch, {cores} threads": (pytorch.one_at_a_time, layout, ()),
-        "PyTorch, torch.func.vmap": (pytorch.vmapped, "", ()),
+        f"PyTorch, {cores} threads": (loop, layout),
+        "PyTorch, torch.func.vmap": (pytorch.vmapped, ""),
     }
     if with_compiled:
-        name = f"PyTorch, {cores} threads, compiled"
-        builders[name] = (pytorch.one_at_a_time, layout, (True,))
-    for name, (builder, note, settings) in builders.items():
+        compiled = functools.partial(loop, is_compiled=True)
+        builders[f"PyTorch, {cores} threads, compiled"] = compiled, layout
+    for name, (builder, note) in builders.items():
         try:
-            control = builder(start, cores, *settings)
+            control = builder(start, cores)
         except Exception as error:  # a compiler or an operator may be missing
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             notes.append(f"{name}: does not work here ({reason[0][:90]})")
             continue
         yield control._replace(name=name, note=note)
     used = workers[: len(start.learning_rate)]
-    builder = pytorch.one_at_a_time
-    building = [
-        worker.build(builder, start.share(index, len(used)), 1)
-        for index, worker in enumerate(used)
-    ]
-    for future in building:
-        future.result()
-    note = ", ".join(filter(None, ["1 thread each", layout]))
-    run = functools.partial(run_all, used, builder)
-    name = f"PyTorch, {len(used)} processes"
-    yield Control(run, None, len(start.batches["label"]), name, note)
+    shares = [(start.share(index, len(used)), 1) for index in range(len(used))]
+    yield Control(
+        build_all(used, loop, shares),
+        len(start.batches["label"]),
+        name=f"PyTorch, {len(used)} processes",
+        note=", ".join(filter(None, ["1 thread each", layout])),
+    )
 
 
 def _make_rows(
@@ -191,15 +200,15 @@ def _make_rows(
     per_step = [s / way.num_steps for way, s in zip(ways, seconds, strict=True)]
     medians = [float(np.median(s)) for s in per_step]
     rows = []
-    for i, way in enumerate(ways):
+    for way, spent, median in zip(ways, per_step, medians, strict=True):
         rivals = [m for w, m in zip(ways, medians, strict=True) if w.name == way.name]
         rows.append(
             SpeedRow(
                 name=way.name,
-                samples_per_second=Spread.of(samples / per_step[i]),
-                ratio=Spread.of(per_step[i] / per_step[0]),
+                samples_per_second=Spread.of(samples / spent),
+                ratio=Spread.of(spent / per_step[0]),
                 note=way.note,
-                is_used=medians[i] == min(rivals),
+                is_used=median == min(rivals),
             )
         )
     in_pytorch = [row for row in rows if row.name.startswith("PyTorch")]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 from jepbt import datasets, models
 from jepbt.benchmark.parts import first_generation
@@ -29,61 +28,48 @@ print(json.dumps({"import jepbt": imported, **time_first_generation()}))
 """
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class StartupReport:
-    """Seconds of each step of a start, in a process of its own.
+def measure_startup() -> dict[str, dict[str, float]]:
+    """Starts `jepbt train`'s default run with an empty and with a filled cache.
 
-    Attributes:
-        cold: seconds by step with an empty compilation cache.
-        warm: seconds by step in a second process, which finds the programs there.
-    """
-
-    cold: dict[str, float]
-    warm: dict[str, float]
-
-    def table(self) -> str:
-        """Lays the steps out as text; an indented step is part of the one above."""
-        rows = [
-            (name, f"{seconds:.2f} s", f"{self.warm.get(name, 0):.2f} s")
-            for name, seconds in self.cold.items()
-        ]
-        head = ("until the first generation is over", "first start", "next start")
-        return align([head, *rows], left=(0,))
-
-    def __repr__(self) -> str:
-        return self.table()
-
-
-def measure_startup() -> StartupReport:
-    """Starts `jepbt train`'s default run twice, with an empty and a filled cache.
-
-    Example:
-        >>> measure_startup()  # doctest: +SKIP
-        until the first generation is over  first start  next start
-        Python and its exit                      0.21 s      0.20 s
-        ...
+    Returns:
+        Seconds by step of the `"cold"` start and of the `"warm"` one.
     """
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-        return StartupReport(_start(environment), _start(environment))
+        return {name: _start(environment) for name in ("cold", "warm")}
+
+
+def format_startup(seconds: dict[str, dict[str, float]]) -> str:
+    """Lays the steps out as text; an indented step is part of the one above."""
+    rows = [("until the first generation is over", "first start", "next start")]
+    for name, spent in seconds["cold"].items():
+        rows.append((name, f"{spent:.2f} s", f"{seconds['warm'].get(name, 0):.2f} s"))
+    return align(rows, left=(0,))
 
 
 def time_first_generation() -> dict[str, float]:
     """Times what follows the import, in this process, with a short generation."""
     seconds: dict[str, float] = {}
-    with _timed(seconds, "devices"):
-        use_all_cpu_cores()
-    with _timed(seconds, "data and task"):
-        dataset = datasets.load("fashion_mnist")
-        model = models.CNN(dropout=lambda h: h.dropout)
-        task = classification(dataset, model=model)
-    with _timed(seconds, "prepare"):
-        prepared = prepare(task, steps_per_generation=2, progress=False)
+
+    def timed(name: str, function: Callable[..., Any], *args: Any, **settings: Any):
+        started = time.perf_counter()
+        result = function(*args, **settings)
+        seconds[name] = time.perf_counter() - started
+        return result
+
+    timed("devices", use_all_cpu_cores)
+    task = timed("data and task", _make_task)
+    brief = {"steps_per_generation": 2, "progress": False}
+    prepared = timed("prepare", prepare, task, **brief)
     # Programs compile side by side, so their seconds may exceed the sum.
     seconds |= {f"  {name}": spent for name, spent in prepared.seconds.items()}
-    with _timed(seconds, "first generation of 2 steps"):
-        first_generation(prepared)
+    timed("first generation of 2 steps", first_generation, prepared)
     return seconds
+
+
+def _make_task():
+    model = models.CNN(dropout=lambda h: h.dropout)
+    return classification(datasets.load("fashion_mnist"), model=model)
 
 
 def _start(environment: dict[str, str]) -> dict[str, float]:
@@ -98,10 +84,3 @@ def _start(environment: dict[str, str]) -> dict[str, float]:
     seconds = json.loads(done.stdout.splitlines()[-1])
     known = sum(spent for name, spent in seconds.items() if not name.startswith(" "))
     return {"Python and its exit": total - known, **seconds, "all": total}
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +16,11 @@ MATMUL_SIZE = 2048
 
 
 class Start(NamedTuple):
-    """The start of all controls, as NumPy arrays alone, to cross processes.
+    """The start of all controls, as NumPy arrays alone, to cross processes."""
 
-    Attributes:
-        params: `[P, ...]` the members' weights, by layer.
-        learning_rate: `f32[P]`.
-        batches: `[S, B, ...]` images and labels.
-    """
-
-    params: dict[str, dict[str, np.ndarray]]
-    learning_rate: np.ndarray
-    batches: dict[str, np.ndarray]
+    params: dict[str, dict[str, np.ndarray]]  # [P, ...] the weights, by layer
+    learning_rate: np.ndarray  # f32[P]
+    batches: dict[str, np.ndarray]  # [S, B, ...] images and labels
 
     def share(self, index: int, count: int) -> Start:
         """Takes every `count`-th member, from `index` on."""
@@ -36,21 +29,13 @@ class Start(NamedTuple):
 
 
 class Control(NamedTuple):
-    """One way to train a population, warmed up.
+    """One way to train a population; of those with one name the fastest is shown."""
 
-    Attributes:
-        run: trains every member `num_steps` further, and returns when that is done.
-        params: returns the members' weights, each with the leading axis `P`.
-        num_steps: the training steps of each member in a run.
-        name: the name of its row; of those with one name the fastest is shown.
-        note: the place or the manner in which it runs.
-    """
-
-    run: Callable[[], None]
-    params: Callable[[], Any] | None
+    run: Callable[[], None]  # trains every member `num_steps` further
     num_steps: int
+    params: Callable[[], Any] | None = None  # returns the weights [P, ...]
     name: str = ""
-    note: str = ""
+    note: str = ""  # the place or the manner in which it runs
 
 
 def measure_in_turns(
@@ -58,20 +43,13 @@ def measure_in_turns(
 ) -> dict[str, np.ndarray]:
     """Times functions round by round, so that other work on the machine hits all.
 
-    Args:
-        runs: functions by name, warmed up, that return when their work is done.
-        num_rounds: the number of calls of each; every round starts with another one.
-
-    Returns:
-        Seconds `[num_rounds]` by name.
-
-    Example:
-        >>> seconds = measure_in_turns({"sum": lambda: sum(range(10))}, 3)
-        >>> seconds["sum"].shape
-        (3,)
+    Each is called once beforehand, to warm up, and returns when its work is done.
+    Every round starts with another one. Returns seconds `[num_rounds]` by name.
     """
     names = list(runs)
     seconds = {name: np.empty(num_rounds) for name in names}
+    for run in runs.values():
+        run()
     for number in range(num_rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -84,30 +62,19 @@ def measure_in_turns(
 
 
 def matmul_peak(devices: Sequence[jax.Device]) -> dict[str, Callable[[], object]]:
-    """Prepares the measurement of the most that the hardware can do.
+    """Prepares calls that multiply large f32 matrices, as fast as the hardware can.
 
     A CPU device can use all cores by itself, or each device its own: which is faster
     depends on the machine, so both are measured.
-
-    Args:
-        devices: the devices that are used together.
-
-    Returns:
-        Calls to time, by name, that multiply large f32 matrices.
     """
-    multiply = jax.jit(lambda left, right: left @ right)
+    multiply = jax.jit(lambda matrix: matrix @ matrix)
     shape = (MATMUL_SIZE, MATMUL_SIZE)
     host = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    runs = {}
-    for name, used in {"one": devices[:1], "each": devices}.items():
-        placed = [jax.device_put(host, device) for device in used]
-
-        def run(placed=placed):
-            jax.block_until_ready([multiply(matrix, matrix) for matrix in placed])
-
-        run()
-        runs[name] = run
-    return runs
+    placed = [jax.device_put(host, device) for device in devices]
+    return {
+        "one": lambda: jax.block_until_ready(multiply(placed[0])),
+        "each": lambda: jax.block_until_ready(list(map(multiply, placed))),
+    }
 
 
 def peak_rate(seconds: Mapping[str, np.ndarray], num_devices: int) -> float:
@@ -117,56 +84,45 @@ def peak_rate(seconds: Mapping[str, np.ndarray], num_devices: int) -> float:
     return max(flops / one, num_devices * flops / each)
 
 
-class Worker:
-    """A spawned process in which controls are built and run.
+def start_worker() -> ProcessPoolExecutor:
+    """Starts a process with one CPU device, which keeps the controls built in it."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, _use_one_device)
 
-    Use it as a context: leaving it ends the process.
+
+def _use_one_device() -> None:
+    jax.config.update("jax_num_cpu_devices", 1)
+
+
+_BUILT: dict[Callable[..., Control], Control] = {}
+
+
+def build_all(
+    workers: Sequence[ProcessPoolExecutor],
+    builder: Callable[..., Control],
+    arguments: Sequence[tuple[Any, ...]],
+) -> Callable[[], None]:
+    """Builds a control in each worker, and returns a call that runs them side by side.
+
+    A worker forgets what the same builder built before.
     """
-
-    def __init__(self, environment: dict[str, str] | None = None) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=spawn)
-        # JAX reads its variables while it is imported, so they are set at the start.
-        before = dict(os.environ)
-        os.environ.update(environment or {})
-        try:
-            self._pool.submit(os.getpid)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-
-    def build(self, builder: Callable[..., Control], *args: Any) -> Future[int]:
-        """Starts building a control, known by its builder, whose result is its steps.
-
-        What was built by that builder before is dropped.
-        """
-        return self._pool.submit(_build, builder, args)
-
-    def run(self, builder: Callable[..., Control]) -> Future[None]:
-        """Starts a run of the control that this builder built."""
-        return self._pool.submit(_run, builder)
-
-
-def run_all(workers: Sequence[Worker], builder: Callable[..., Control]) -> None:
-    """Runs the workers' controls of one builder side by side."""
-    for future in [worker.run(builder) for worker in workers]:
+    for future in [
+        worker.submit(_build, builder, given)
+        for worker, given in zip(workers, arguments, strict=True)
+    ]:
         future.result()
 
+    def run():
+        for future in [worker.submit(_run, builder) for worker in workers]:
+            future.result()
 
-_CONTROLS: dict[Callable[..., Control], Control] = {}
+    return run
 
 
-def _build(builder: Callable[..., Control], args: tuple[Any, ...]) -> int:
-    _CONTROLS.pop(builder, None)  # frees its memory first
-    _CONTROLS[builder] = builder(*args)
-    return _CONTROLS[builder].num_steps
+def _build(builder: Callable[..., Control], args: tuple[Any, ...]) -> None:
+    _BUILT.pop(builder, None)  # frees its memory first
+    _BUILT[builder] = builder(*args)
 
 
 def _run(builder: Callable[..., Control]) -> None:
-    _CONTROLS[builder].run()
+    _BUILT[builder].run()

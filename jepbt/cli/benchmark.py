@@ -14,9 +14,9 @@ import jax
 import jepbt
 from jepbt import plots
 from jepbt.arguments import check_whole
-from jepbt.benchmark import ScalingReport, SpeedReport, scaling
+from jepbt.benchmark import ScalingReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
-from jepbt.benchmark.startup import measure_startup
+from jepbt.benchmark.startup import format_startup, measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
 from jepbt.engine.devices import use_compilation_cache
 
@@ -54,28 +54,20 @@ class BenchmarkOptions:
 def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks the user's options, and returns the function that measures and prints."""
     options = arguments.options
-    workloads = choose_workloads(options.models)
+    workloads = _choose_workloads(options.models)
     for name in ("max_population", "num_rounds"):
         if getattr(options, name) is not None:
             check_whole("", name, getattr(options, name), 1)
     for name in ("json", "figure"):
-        _check_file(name, getattr(options, name))
+        if getattr(options, name) is not None:
+            _check_file(name, getattr(options, name))
     if options.quick:
         first = {workload.name: workload for workload in reversed(workloads)}
         workloads = [_shorten(first[name]) for name in NAMES if name in first]
     return functools.partial(_run, options, workloads)
 
 
-def choose_workloads(names: str) -> list[Workload]:
-    """Finds the workloads of models' names, with commas between.
-
-    Raises:
-        ValueError: if a name is unknown.
-
-    Example:
-        >>> [workload.batch_size for workload in choose_workloads("wide_mlp")]
-        [256, 64]
-    """
+def _choose_workloads(names: str) -> list[Workload]:
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in NAMES:
@@ -95,28 +87,25 @@ def _shorten(workload: Workload) -> Workload:
     )
 
 
-def _check_file(name: str, path: str | None) -> None:
-    if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
+def _check_file(name: str, path: str) -> None:
+    if not pathlib.Path(path).absolute().parent.is_dir():
         raise ValueError(
             f"{name}={path!r}: its folder does not exist. Make it first, or name a "
             "file in one that does."
         )
-    if path is not None and (pathlib.Path(path).is_dir() or not path):
+    if pathlib.Path(path).is_dir():
         raise ValueError(f"{name}={path!r} is a folder. Name a file in it.")
 
 
 def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
     if options.startup:
-        report = measure_startup()
-        print(report)
-        if options.json is not None:
-            _write_json(options.json, {"startup": dataclasses.asdict(report)})
+        startup = measure_startup()
+        print(format_startup(startup))
+        _write_json(options.json, {"startup": startup})
         return
     jepbt.use_all_cpu_cores()
     use_compilation_cache()
     num_rounds = options.num_rounds or (2 if options.quick else 5)
-    speeds: list[SpeedReport] = []
-    scalings: list[ScalingReport] = []
     devices = jax.devices()
     print(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | {len(devices)} x "
@@ -124,7 +113,8 @@ def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
         "a learning rate for each member",
         flush=True,
     )
-    with start_workers(len(devices)) as workers:
+    models, scalings = [], []
+    with start_workers() as workers:
         for workload in workloads:
             speed = compare_speed(
                 workload,
@@ -139,32 +129,31 @@ def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
                 num_rounds=num_rounds,
             )
             print(f"\n{costs}", flush=True)
-            speeds.append(speed)
+            facts = {"speed": dataclasses.asdict(speed)}
+            models.append(facts | {"scaling": json.loads(costs.to_json())})
             scalings.append(costs)
-    if options.json is not None:
-        models = [
-            {"speed": dataclasses.asdict(speed), "scaling": json.loads(costs.to_json())}
-            for speed, costs in zip(speeds, scalings, strict=True)
-        ]
-        _write_json(options.json, {"models": models})
+    _write_json(options.json, {"models": models})
     if options.figure is not None:
-        for i, (workload, costs) in enumerate(zip(workloads, scalings, strict=True)):
-            _draw(pathlib.Path(options.figure), workload, costs, is_first=i == 0)
+        _draw(pathlib.Path(options.figure), workloads, scalings)
 
 
 def _draw(
-    path: pathlib.Path, workload: Workload, costs: ScalingReport, *, is_first: bool
+    path: pathlib.Path,
+    workloads: Sequence[Workload],
+    scalings: Sequence[ScalingReport],
 ) -> None:
-    if not is_first:
+    for i, (workload, costs) in enumerate(zip(workloads, scalings, strict=True)):
         name = f"{path.stem}-{workload.name}-{workload.batch_size}{path.suffix}"
-        path = path.with_name(name)
-    axes = plots.scaling(costs)
-    axes.set_title(f"{workload.title}, batch {workload.batch_size}")
-    axes.figure.savefig(path)
-    print(f"Look: {path}")
+        target = path.with_name(name) if i else path
+        axes = plots.scaling(costs)
+        axes.set_title(f"{workload.title}, batch {workload.batch_size}")
+        axes.figure.savefig(target)
+        print(f"Look: {target}")
 
 
-def _write_json(path: str, facts: dict) -> None:
+def _write_json(path: str | None, facts: dict) -> None:
+    if path is None:
+        return
     versions = {"jepbt": jepbt.__version__, "jax": jax.__version__}
     text = json.dumps({"versions": versions} | facts, indent=1, allow_nan=False)
     pathlib.Path(path).write_text(text + "\n")

@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from simple_parsing import ArgumentParser, DashVariant
 from tqdm.auto import tqdm
@@ -30,6 +30,10 @@ from jepbt.report import write_report
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 2 if a flag or value is wrong."""
     arguments = _parse(argv)
+    is_debugged = getattr(getattr(arguments, "config", None), "debug", False)
+    # Whoever debugs sees the whole traceback.
+    mistakes = () if is_debugged else (ValueError, TypeError, OSError)
+    failures = () if is_debugged else RuntimeError
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **kwargs: tqdm.write(
             f"jepbt: warning: {message}", file=sys.stderr
@@ -37,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             try:
                 run = arguments.prepare(arguments)
-            except (ValueError, TypeError, OSError) as error:  # a mistake of the user
-                if _is_debugged(arguments):
-                    raise
+            except mistakes as error:
                 return _fail(str(error))
             run()
         except jepbt.Interrupted as stop:
@@ -48,15 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:  # before training, or the second Ctrl-C
             print("jepbt: stopped at once", file=sys.stderr)
             return 128 + signal.SIGINT
-        except RuntimeError as error:  # nothing was learned
-            if _is_debugged(arguments):
-                raise
+        except failures as error:  # nothing was learned
             print(f"jepbt: {error}", file=sys.stderr)
             return 1
     return 0
 
 
-def _parse(argv: Sequence[str] | None):
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="jepbt",
         description="Trains a population of networks as one program and evolves their "
@@ -65,55 +65,56 @@ def _parse(argv: Sequence[str] | None):
     parser.add_argument(
         "--version", action="version", version=f"jepbt {jepbt.__version__}"
     )
+    # argparse would print all flags before the one line that says what is wrong.
+    parser.error = _exit_with(parser.prog)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train = commands.add_parser(
+
+    def add_command(name: str, prepare: Callable, help: str, description: str):
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=description,
+            # simple-parsing keeps this setting for all parsers at once: the last one's.
+            add_option_string_dash_variants=DashVariant.DASH,
+        )
+        command.set_defaults(prepare=prepare)
+        command.error = _exit_with(command.prog)
+        return command
+
+    train = add_command(
         "train",
-        help="train a population on the embedded images, or on data of your choice",
-        description="Trains a population and evolves it. Without flags: 32 small "
+        prepare_training,
+        "train a population on the embedded images, or on data of your choice",
+        "Trains a population and evolves it. Without flags: 32 small "
         "convolutional networks on 10,000 embedded Fashion-MNIST images.",
-        add_option_string_dash_variants=DashVariant.DASH,
     )
     train.add_arguments(TrainOptions, dest="options")
     train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
-    train.set_defaults(prepare=prepare_training)
-    benchmark = commands.add_parser(
+    benchmark = add_command(
         "benchmark",
-        help="measure populations against other ways to train them, on this machine",
-        description="Trains populations of four models in jepbt, in loops over "
+        prepare_benchmark,
+        "measure populations against other ways to train them, on this machine",
+        "Trains populations of four models in jepbt, in loops over "
         "members, in plain vmap, and in PyTorch if it is installed: equal work, in "
         "turns. Then measures what a population costs by its size. With --startup, "
         "measures where the time goes until training starts instead.",
-        add_option_string_dash_variants=DashVariant.DASH,
     )
     benchmark.add_arguments(BenchmarkOptions, dest="options")
-    benchmark.set_defaults(prepare=prepare_benchmark)
-    report = commands.add_parser(
+    report = add_command(
         "report",
-        help="write a run as one page, report.html, that opens without a network",
-        description="Writes RUN_DIR/report.html, also while the run is going.",
-        # simple-parsing keeps this setting for all parsers at once: the last one's.
-        add_option_string_dash_variants=DashVariant.DASH,
+        _prepare_report,
+        "write a run as one page, report.html, that opens without a network",
+        "Writes RUN_DIR/report.html, also while the run is going.",
     )
     report.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
-    report.set_defaults(prepare=prepare_report)
-    # argparse would print all flags before the one line that says what is wrong.
-    for command in (parser, train, benchmark, report):
-        command.error = _exit_with(command.prog)
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(argv)
     arguments.argv = argv
     return arguments
 
 
-def _is_debugged(arguments: Any) -> bool:
-    return getattr(getattr(arguments, "config", None), "debug", False)
-
-
 def _exit_with(name: str) -> Callable[[str], NoReturn]:
-    def error(message: str) -> NoReturn:
-        sys.exit(_fail(f"{message} (see {name} --help)"))
-
-    return error
+    return lambda message: sys.exit(_fail(f"{message} (see {name} --help)"))
 
 
 def _fail(message: str) -> int:
@@ -121,7 +122,7 @@ def _fail(message: str) -> int:
     return 2
 
 
-def prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
+def _prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
     """Writes the page, and returns a function that prints its path."""
     path = write_report(arguments.run_dir)
     size = path.stat().st_size / 1e6

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import shlex
 import sys
@@ -64,20 +65,12 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     )
     prepared = _prepare(dataset, options, arguments.config)
     go_on = resume_command(arguments, prepared.folder)
-    _print_before(prepared, dataset, options, go_on)
+    _print_before(prepared, go_on)
     return functools.partial(_run, prepared, go_on)
 
 
 def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
-    """Writes the command line that continues a run.
-
-    Args:
-        arguments: the parsed command line that started it.
-        folder: the run's folder.
-
-    Returns:
-        The line to type.
-    """
+    """Writes the command line that continues the run that `arguments` started."""
     added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
     added += [] if arguments.config.resume else ["--resume"]
     return shlex.join(["jepbt", *arguments.argv, *added])
@@ -87,9 +80,8 @@ def _run(prepared: Prepared, go_on: str) -> None:
     result = execute(prepared, [_announcer(prepared)])
     _print_after(result, prepared)
     done, wanted = len(result.history), prepared.config.num_generations
-    if done < wanted and result.history.generations[-1].num_failed < len(
-        result.history.fitness[-1]
-    ):
+    is_anyone_left = np.isfinite(result.history.fitness[-1]).any()
+    if done < wanted and is_anyone_left:
         print(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
 
 
@@ -100,7 +92,7 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
     task = jepbt.classification(dataset, model=model)
     folder = config.run_dir or run_directory.next_numbered("runs")
     try:
-        prepared = prepare(
+        return prepare(
             task,
             strategy=options.strategy,
             config=dataclasses.replace(config, run_dir=folder),
@@ -112,20 +104,12 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
                 run_directory.discard(folder)
                 folder.parent.rmdir()
         raise
-    return prepared
 
 
-def _print_before(
-    prepared: Prepared, dataset, options: TrainOptions, go_on: str
-) -> None:
-    config, task = prepared.config, prepared.task
-    devices = prepared.mesh.devices.ravel()
-    kind = (
-        devices[0].device_kind.upper()
-        if devices[0].platform == "cpu"
-        else devices[0].device_kind
-    )
-    batch_size = config.batch_size
+def _print_before(prepared: Prepared, go_on: str) -> None:
+    config, task, about = prepared.config, prepared.task, prepared.task.about
+    device = prepared.mesh.devices.flat[0]
+    kind = "CPU" if device.platform == "cpu" else device.device_kind
     sizes = " / ".join(
         f"{len(rows['label']):,} {name}"
         for name, rows in task.data._asdict().items()
@@ -133,26 +117,22 @@ def _print_before(
     )
     print(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
-        f"{_count(devices.size, f'{kind} device')} | {dataset.name} {sizes} "
-        f"({dataset.note})"
+        f"{_count(prepared.mesh.size, f'{kind} device')} | {about['data']} {sizes} "
+        f"({about['data_note']})"
     )
-    state = jax.eval_shape(lambda: prepared.programs.init.out_info)
-    weights = sum(
-        int(np.prod(leaf.shape[1:]))
-        for leaf in jax.tree.leaves(state.population.state.params)
-    )
+    params = prepared.programs.init.out_info.population.state.params
+    weights = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(params))
     evolving = " ".join(
         f"{name}[8]" if isinstance(space, TaylorLoss) else name
         for name, space in spaces(task.hparams).items()
     )
     print(
-        f"{config.population_size} {options.model.upper()}s x {weights:,} weights | "
+        f"{config.population_size} {about['model']}s x {weights:,} weights | "
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
-        f"of {batch_size} | evolving {evolving}"
+        f"of {config.batch_size} | evolving {evolving}"
     )
-    steps = config.population_size * config.num_generations
-    steps *= config.steps_per_generation
-    flops = steps * prepared.step_flops
+    steps = config.num_generations * config.steps_per_generation
+    flops = config.population_size * steps * prepared.step_flops
     print(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
         f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
@@ -167,10 +147,7 @@ def _print_before(
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
-    """Makes a callback that tells how long the run will take, and logs generations.
-
-    The estimate comes after the first generation; the log, where no bar is shown.
-    """
+    """Makes a callback that estimates the run's time once, and logs without a bar."""
     num_generations = prepared.config.num_generations
     first = prepared.held.generation + 1
     has_bar = prepared.config.progress and sys.stderr.isatty()
@@ -187,45 +164,36 @@ def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
 
 
 def _print_after(result: Result, prepared: Prepared) -> None:
-    data = prepared.task.data
+    config, data = prepared.config, prepared.task.data
     heading = f"validation ({len(data.validation['label']):,})"
     test, scores = "no test split", ("", "", "")
     if data.test is not None:
         report = result.test()
         test = f"test ({len(data.test['label']):,}, read once)"
         scores = report.best, report.median, report.first
-    print(f"\n{'':14}{heading:22}{test}")
-    winners = {
-        f"winner #{result.best.slot}": result.best,
-        "median": result.median,
-        "first gen.": result.first_best,
-    }
-    for (name, winner), score in zip(winners.items(), scores, strict=True):
-        print(f"{name:14}{winner.fitness!s:22}{score}")
-    hparams = "  ".join(
+    print()
+    _print_row("", f"{heading:22}{test}")
+    names = f"winner #{result.best.slot}", "median", "first gen."
+    winners = result.best, result.median, result.first_best
+    for name, winner, score in zip(names, winners, scores, strict=True):
+        _print_row(name, f"{winner.fitness!s:22}{score}")
+    hparams = [
         f"{name} {getattr(result.best.hparams, name):.3g}"
         for name, space in spaces(prepared.task.hparams).items()
         if not isinstance(space, TaylorLoss)
-    )
-    print(f"{'hparams':14}{hparams}")
-    print(f"{'loss':14}{result.describe_loss()}")
+    ]
+    _print_row("hparams", "  ".join(hparams))
+    _print_row("loss", result.describe_loss())
     seconds = dict(result.seconds)
     compiling = seconds.pop("compile")
     total = sum(seconds.values())
     shares = "  ".join(f"{k} {100 * v / total:.1f} %" for k, v in seconds.items())
-    samples = (
-        result.history.fitness.size
-        * prepared.config.steps_per_generation
-        * prepared.config.batch_size
-    )
-    print(
-        f"{'time':14}{_duration(total)}: {shares}; compile {compiling:.1f} s; "
-        f"{samples / seconds['train'] / 1000:.1f}k samples/s"
-    )
-    print(
-        f"{'lineage':14}{_count(result.num_founders, 'founder')} left of "
-        f"{prepared.config.population_size}; {result.num_failed} failed"
-    )
+    steps = result.history.fitness.size * config.steps_per_generation
+    speed = f"{steps * config.batch_size / seconds['train'] / 1000:.1f}k samples/s"
+    times = f"{_duration(total)}: {shares}; compile {compiling:.1f} s; {speed}"
+    _print_row("time", times)
+    left = f"{_count(result.num_founders, 'founder')} left of {config.population_size}"
+    _print_row("lineage", f"{left}; {result.num_failed} failed")
     print(
         "Did evolution help?  One run cannot tell: compare with --strategy "
         "random_search over several seeds."
@@ -244,6 +212,10 @@ def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -
         + ("it had no more to do" if is_over else f"{command}   goes on"),
         file=sys.stderr,
     )
+
+
+def _print_row(name: str, text: str | None) -> None:
+    print(f"{name:14}{text}")
 
 
 def _count(number: int, noun: str) -> str:

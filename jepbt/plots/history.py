@@ -36,13 +36,9 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
         >>> import numpy as np
         >>> import jepbt
         >>> from jepbt.results import Generation, History
+        >>> first = Generation(0, np.ones(2), None, np.arange(2), {}, {}, {}, {})
         >>> history = History()
-        >>> for number, values in enumerate([[0.5, 0.6], [0.7, 0.8]]):
-        ...     history.generations.append(
-        ...         Generation(
-        ...             number, np.array(values), None, np.array([1, 1]), {}, {}, {}, {}
-        ...         )
-        ...     )
+        >>> history.generations.append(first)
         >>> jepbt.plots.fitness(history).get_ylabel()
         'fitness on validation data'
     """
@@ -54,14 +50,8 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
     _add_lines(axes, edges, MEMBER, 0.6, alpha=0.6, zorder=1)
     style.draw_members(axes, values, line)
     best = float(values[line][-1])
-    axes.annotate(
-        f"{best:.3f}",
-        (line.generations[-1], best),
-        xytext=(0, 8),
-        textcoords="offset points",
-        ha="center",
-        color=WINNER,
-    )
+    place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(f"{best:.3f}", (line.generations[-1], best), color=WINNER, **place)
     # A member that fell to chance would press all others into one line.
     low = np.nanquantile(values, 0.05)
     span = best - low
@@ -109,17 +99,15 @@ def hparam_schedules(run: Any) -> np.ndarray:
         else:
             spread = 0.0
         points = _scatter_by_fitness(axis, values + spread, run.history.fitness)
-        look = {"color": WINNER, "linewidth": 2, "drawstyle": "steps-mid"}
-        axis.plot(line.generations, values[line], zorder=3, **look)
+        look = {"color": WINNER, "linewidth": 2, "drawstyle": "steps-mid", "zorder": 3}
+        axis.plot(line.generations, values[line], **look)
         if getattr(space, "log", False):
             axis.set_yscale("log")
         style.generation_axis(axis, len(run.history))
         axis.set_title(name, fontsize=10, loc="left")
     for axis in axes[:-2]:
         axis.set_xlabel("")
-    bar = axes[0].figure.colorbar(points, ax=list(axes), pad=0.02, aspect=40)
-    bar.set_label("fitness; the line is the winner's schedule")
-    bar.outline.set_visible(False)
+    style.colour_bar(axes, points, "fitness; the line is the winner's schedule")
     return axes
 
 
@@ -146,7 +134,6 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     """
     history = recorded.read(run).history
     line = history.ancestry()
-    generation, slot = history.winner
     parents, fresh, founders = history.parents, history.fresh, history.founders
     num_generations, num_members = parents.shape
     places = lines.tree_order(parents, fresh)
@@ -160,6 +147,7 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
         colours = [colour.get(name, MEMBER) for name in names.tolist()]
         edges = _edges(parents, places, is_child)
         _add_lines(axes, edges, colours, width, alpha=alpha, zorder=1 + lasts)
+    generation, slot = history.winner
     label = f"the winner, member {slot} of generation {generation}"
     style.draw_winner(axes, line, places[line], linewidth=2.6, label=label)
     for name in ranked[:3]:
@@ -191,16 +179,9 @@ def describe_lineage(history: History) -> str:
 
 
 def rank_founders(founders: np.ndarray) -> list[int]:
-    """Lists the founders that have a colour, most descendants in all generations first.
-
-    Args:
-        founders: `i64[G, P]`.
-
-    Returns:
-        At most as many names as there are colours.
-    """
+    """Lists the founders, those with most descendants in all generations first."""
     names, counts = np.unique(founders, return_counts=True)
-    return names[np.argsort(-counts, kind="stable")][: len(style.LINES)].tolist()
+    return names[np.argsort(-counts, kind="stable")].tolist()
 
 
 def _edges(parents: np.ndarray, values: np.ndarray, is_child: np.ndarray) -> np.ndarray:
@@ -214,9 +195,8 @@ def _edges(parents: np.ndarray, values: np.ndarray, is_child: np.ndarray) -> np.
 def _add_lines(axes: Axes, edges: np.ndarray, colours, width: float, **look) -> None:
     from matplotlib.collections import LineCollection
 
-    axes.add_collection(
-        LineCollection(edges, colors=colours, linewidths=width, **look), autolim=False
-    )
+    lines = LineCollection(edges, colors=colours, linewidths=width, **look)
+    axes.add_collection(lines, autolim=False)
 
 
 def _place_choices(axis: Axes, values: np.ndarray, space) -> np.ndarray:

@@ -48,19 +48,18 @@ def evolved_loss(
     p = np.linspace(0.002, 1, 500)
     colours = style.early_to_late()
     last = len(thetas) - 1
-    evolved = [curves(theta, p, num_classes) for theta in thetas]
-    for number, lines in enumerate(evolved[:-1]):
-        for axis, values in zip((above, below), lines, strict=True):
+    losses, pushes = zip(
+        *(curves(theta, p, num_classes) for theta in thetas), strict=True
+    )
+    for axis, evolved, known in ((above, losses, -np.log(p)), (below, pushes, 1 - p)):
+        for number, values in enumerate(evolved[:-1]):
             axis.plot(p, values, color=colours(number / last), linewidth=1)
-    for axis, values in zip((above, below), evolved[-1], strict=True):
         look = {"color": style.WINNER, "linewidth": 2.4, "zorder": 4}
-        axis.plot(p, values, label="the winner's loss", **look)
-    for axis, values in ((above, -np.log(p)), (below, 1 - p)):
-        axis.plot(p, values, color="black", linestyle="--", label="cross-entropy")
+        axis.plot(p, evolved[-1], label="the winner's loss", **look)
+        axis.plot(p, known, color="black", linestyle="--", label="cross-entropy")
     below.axhline(0, color=style.INK, linewidth=0.8)
-    top = max(3.0, evolved[-1][0].max())
-    low = min(loss.min() for loss, _ in evolved)
-    above.set_ylim(min(low, 0) - 0.06 * top, 1.06 * top)
+    top = max(3.0, losses[-1].max())
+    above.set_ylim(min(np.min(losses), 0) - 0.06 * top, 1.06 * top)
     above.set_ylabel("loss, from its value at 1")
     below.set_ylabel("push on the true logit")
     below.set_xlabel(
@@ -70,7 +69,11 @@ def evolved_loss(
     below.set_xlim(0, 1)
     above.legend(frameon=False, loc="upper right")
     if last > 0:
-        _add_colour_bar(axes, colours, last)
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        scale = ScalarMappable(Normalize(0, last), colours)
+        style.colour_bar(axes, scale, "generation of the winner's ancestor")
     return above, below
 
 
@@ -105,18 +108,11 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
     margin = 0.08 * (shown.max() - shown.min() or 1)
     axes.set_ylim(shown.min() - margin, shown.max() + 1.5 * margin)
     axes.set_ylabel("attraction to zero error")
-    for y, va, text in ((0.99, "top", "pulled on to"), (0.01, "bottom", "pushed from")):
-        axes.text(
-            0.995,
-            y,
-            f"{text} zero error",
-            transform=axes.transAxes,
-            ha="right",
-            va=va,
-            color=style.INK,
-            fontsize=8,
-            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-        )
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+    look = {"ha": "right", "color": style.INK, "fontsize": 8, "bbox": box}
+    look["transform"] = axes.transAxes
+    axes.text(0.995, 0.99, "pulled on to zero error", va="top", **look)
+    axes.text(0.995, 0.01, "pushed from zero error", va="bottom", **look)
     # Above: points may be anywhere inside.
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
     axes.legend(frameon=False, fontsize=9, ncols=3, **place)
@@ -126,12 +122,9 @@ def attraction(run: Any, axes: Axes | None = None) -> Axes:
 def curves(
     theta: np.ndarray, p: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluates a genome while the wrong classes share what the true one leaves.
+    """Evaluates a genome `f32[8]` at probabilities `f64[N]` of the true class.
 
-    Args:
-        theta: `f32[8]` one genome.
-        p: `f64[N]` the true class's probability, in [0, 1].
-        num_classes: the number of classes.
+    The wrong classes share what the true one leaves.
 
     Returns:
         `f64[N]` the loss minus its value at 1, and `f64[N]` its descent direction in
@@ -161,14 +154,3 @@ def curves(
     of_rest = ch * rest + chh * rest**2
     # h_j (f'_j - sum_k h_k f'_k), with all wrong classes alike.
     return whole(p) - whole(np.ones(1)), p * (1 - p) * (of_true - of_rest)
-
-
-def _add_colour_bar(axes, colours, last: int) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = axes[0].figure.colorbar(
-        ScalarMappable(Normalize(0, last), colours), ax=list(axes), pad=0.02, aspect=40
-    )
-    bar.set_label("generation of the winner's ancestor")
-    bar.outline.set_visible(False)

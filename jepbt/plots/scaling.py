@@ -37,33 +37,19 @@ def scaling(report: Any, axes: Axes | None = None) -> Axes:
     sizes = np.array([row.population_size for row in report.rows])
     speeds = [row.samples_per_second for row in report.rows]
     medians = np.array([speed.median for speed in speeds])
-    below = medians - [speed.low for speed in speeds]
-    above = [speed.high for speed in speeds] - medians
+    ranges = [medians - [s.low for s in speeds], [s.high for s in speeds] - medians]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     ideal = medians[0] * sizes / sizes[0]
-    axes.plot(
-        sizes, ideal, color=MEMBER, linestyle="--", label="ideal: no member waits"
-    )
+    axes.plot(sizes, ideal, "--", color=MEMBER, label="ideal: no member waits")
     if np.isfinite(report.ceiling):
-        axes.axhline(
-            medians[0] * report.ceiling,
-            color=MEDIAN,
-            linestyle=":",
-            label=f"ceiling: {report.ceiling:.3g} times one, the matmul peak",
-        )
-    axes.errorbar(
-        sizes,
-        medians,
-        [below, above],
-        color=WINNER,
-        marker="o",
-        capsize=3,
-        label="measured, median and range",
-    )
-    axes.axvline(
-        report.knee, color=WINNER, linewidth=0.8, label=f"knee: P = {report.knee}"
-    )
+        label = f"ceiling: {report.ceiling:.3g} times one, the matmul peak"
+        ceiling = medians[0] * report.ceiling
+        axes.axhline(ceiling, color=MEDIAN, linestyle=":", label=label)
+    look = {"color": WINNER, "marker": "o", "capsize": 3}
+    axes.errorbar(sizes, medians, ranges, label="measured, median and range", **look)
+    label = f"knee: P = {report.knee}"
+    axes.axvline(report.knee, color=WINNER, linewidth=0.8, label=label)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.xaxis.minorticks_off()  # on the other axis they label a short range
     axes.set_xlabel("members P")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from jepbt.results.lineage import Line
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap
 
 
@@ -21,16 +23,7 @@ LINES = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1")
 
 
 def new_axes(num_rows: int = 1, num_columns: int = 1, height: float = 4.2) -> Axes:
-    """Makes axes in a figure of their own: one, or an array of them.
-
-    Args:
-        num_rows: the number of rows of axes.
-        num_columns: the number of columns of axes.
-        height: the figure's height, in inches.
-
-    Returns:
-        The axes, `axes[num_rows, num_columns]` if there are several.
-    """
+    """Makes axes in a figure of their own: one, or an array of them."""
     from matplotlib.figure import Figure
 
     # Without pyplot: no global state, no display needed, nothing to close.
@@ -51,13 +44,7 @@ def generation_axis(axes: Axes, num_generations: int) -> None:
 
 
 def draw_members(axes: Axes, values: np.ndarray, line: Line) -> None:
-    """Draws a value of every member over the generations, and the winner's line.
-
-    Args:
-        axes: the axes to draw into.
-        values: `f[G, P]`; `nan` is left out.
-        line: the winner and its ancestors.
-    """
+    """Draws values `f[G, P]` of all members, their median, and the winner's line."""
     num_generations, num_members = values.shape
     numbers = np.arange(num_generations)
     axes.scatter(
@@ -83,6 +70,14 @@ def draw_winner(axes: Axes, line: Line, values: np.ndarray, **look: object) -> N
     )
 
 
+def colour_bar(axes: Iterable[Axes], scale: ScalarMappable, label: str) -> None:
+    """Adds the colours of a figure, beside all of its axes."""
+    axes = list(axes)
+    bar = axes[0].figure.colorbar(scale, ax=axes, pad=0.02, aspect=40)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
 def medians(values: np.ndarray) -> np.ndarray:
     """Computes the median of each row without its `nan`; `nan` if nothing is left."""
     return np.array(
@@ -99,15 +94,7 @@ def early_to_late() -> Colormap:
 
 
 def robust_range(values: np.ndarray, quantile: float) -> tuple[float, float]:
-    """Returns a low quantile and the maximum, so that a few failures do not matter.
-
-    Args:
-        values: an array with at least one finite entry.
-        quantile: the quantile of the lower end.
-
-    Returns:
-        Two different numbers.
-    """
+    """Returns a low quantile and the maximum, so that a few failures do not matter."""
     finite = values[np.isfinite(values)]
     low, high = float(np.quantile(finite, quantile)), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)

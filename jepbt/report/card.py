@@ -13,6 +13,7 @@ import numpy as np
 
 from jepbt.losses import EvolvedLoss
 from jepbt.plots import style
+from jepbt.plots.history import rank_founders
 from jepbt.plots.losses import curves
 from jepbt.results import Recorded
 
@@ -30,16 +31,7 @@ _PLAIN = "border:0;background:none;color:inherit;white-space:nowrap"
 
 
 def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -> str:
-    """Writes the card of a run.
-
-    Args:
-        run: the run to show.
-        scores: the text of each score, by its name.
-        seconds: the time that the run took, if known.
-
-    Returns:
-        HTML that loads nothing; everything that the run wrote is escaped.
-    """
+    """Writes a run's card, with texts of scores by name, as HTML that loads nothing."""
     history = run.history
     generation, slot = history.winner
     facts = [
@@ -86,12 +78,6 @@ def format_value(value: Any) -> str:
 def typeset(loss: EvolvedLoss) -> str:
     """Writes a loss as a line of HTML that wraps; its LaTeX is the title.
 
-    Args:
-        loss: the loss to write.
-
-    Returns:
-        HTML, with raised powers and letters in italics.
-
     Example:
         >>> theta = np.float32([0, 2, 0, 0, 0, 0, 0, 0])
         >>> typeset(EvolvedLoss("loss", theta, theta[None])).partition(">")[2]
@@ -108,16 +94,9 @@ def typeset(loss: EvolvedLoss) -> str:
 
 
 def as_image(figure: Figure, description: str) -> str:
-    """Writes a figure as an `<img>` that holds its own data.
-
-    Args:
-        figure: the figure to write.
-        description: the text for readers who do not see it.
-
-    Returns:
-        HTML; it has twice the pixels that it is shown with, to be sharp everywhere.
-    """
+    """Writes a figure as an `<img>` that holds its own data."""
     buffer = io.BytesIO()
+    # Twice the pixels that it is shown with, to be sharp everywhere.
     figure.savefig(buffer, format="png", dpi=2 * 96)
     png = buffer.getvalue()
     width = int.from_bytes(png[16:20], "big") // 2  # from the header of the PNG
@@ -147,9 +126,8 @@ def _write_table(run: Recorded) -> str:
 
 def _show_loss(run: Recorded) -> str:
     loss = run.evolved_loss
-    curve = as_image(
-        _draw_loss(run), "the winner's loss, solid, and cross-entropy, dashed"
-    )
+    description = "the winner's loss, solid, and cross-entropy, dashed"
+    curve = as_image(_draw_loss(run), description)
     return (
         f'<div style="{_ROW}">{curve}<div style="flex:1 1 20em">{typeset(loss)}'
         f'<div style="{_QUIET}">attraction to zero error {loss.attraction:+.1f}</div>'
@@ -161,9 +139,10 @@ def _draw_schedule(values: np.ndarray, log: bool) -> Figure:
     figure, axes = _new_picture(1.25, 0.25, margin=0.12)
     if log:
         axes.set_yscale("log")
-    last = len(values) - 1
     axes.plot(values, color=style.MEDIAN, linewidth=1.2)
-    axes.plot([last], values[-1:], "o", ms=4, color=style.WINNER, clip_on=False)
+    axes.plot(
+        [len(values) - 1], values[-1:], "o", ms=4, color=style.WINNER, clip_on=False
+    )
     return figure
 
 
@@ -172,14 +151,15 @@ def _draw_founders(run: Recorded) -> Figure:
     from matplotlib.colors import ListedColormap
 
     founders = run.history.founders
-    _, place, counts = np.unique(founders, return_inverse=True, return_counts=True)
-    place = place.reshape(founders.shape)
-    counts[place[run.history.winner]] = founders.size + 1  # the winner's comes first
-    rank = np.argsort(np.argsort(-counts, kind="stable"))[place]
+    mine = founders[run.history.winner]
+    others = [name for name in rank_founders(founders) if name != mine]
     colours = ListedColormap([style.WINNER, *style.LINES, style.FAINT])
+    rank = np.full(founders.shape, colours.N - 1)
+    for place, name in zip(range(colours.N - 1), [mine, *others], strict=False):
+        rank[founders == name] = place
     figure, axes = _new_picture(6.3, 0.55)
     axes.imshow(
-        np.sort(rank, axis=1).T,  # ranks beyond the last colour have that colour
+        np.sort(rank, axis=1).T,
         cmap=colours,
         vmin=-0.5,
         vmax=colours.N - 0.5,

@@ -56,14 +56,7 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
 
 
 def make_page(run: Recorded) -> str:
-    """Writes the page as text; values from the run are escaped.
-
-    Args:
-        run: a run read from its folder.
-
-    Returns:
-        HTML with nothing to load.
-    """
+    """Writes the page of a run with a folder; whatever the run wrote is escaped."""
     history, config = run.history, run.settings["config"]
     generation, slot = history.winner
     at = history.generations[generation]
@@ -161,7 +154,7 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
         "operations": history.operations,
         "places": lineage.tree_order(parents, fresh),
         "founders": history.founders,
-        "ranked": rank_founders(history.founders),
+        "ranked": rank_founders(history.founders)[: len(style.LINES)],
         "survives": lineage.survivors(parents, fresh),
         "winner": list(history.winner),
     }

@@ -35,14 +35,7 @@ again = jepbt.replay(task, {folder})
 
 
 def reproduce(run: Recorded) -> str:
-    """Writes, as HTML, the calls that make a run again and replay its winner.
-
-    Args:
-        run: a run read from its folder.
-
-    Returns:
-        Python code, and the line for a shell if `jepbt train` can make the run.
-    """
+    """Writes, as HTML, the calls that make a run again and replay its winner."""
     if "loop" in run.settings["config"]:
         return _HOST_LOOP
     settings = _changed_settings(run)
@@ -58,9 +51,8 @@ def reproduce(run: Recorded) -> str:
     blocks = [code]
     if is_named and _is_of_the_command(run):
         flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
-        flags |= {"strategy": strategy} | settings
         words = ["jepbt", "train"]
-        for name, value in flags.items():
+        for name, value in (flags | {"strategy": strategy} | settings).items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         blocks.insert(0, shlex.join(words))
     return _NOTE + "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks)

@@ -14,7 +14,6 @@ import pytest
 import jepbt
 from jepbt.benchmark import ScalingReport, ScalingRow, Spread, scaling
 from jepbt.benchmark.controls import (
-    deal_scans,
     loop_over_scans,
     loop_over_steps,
     make_start,
@@ -23,7 +22,7 @@ from jepbt.benchmark.controls import (
 )
 from jepbt.benchmark.scaling import chunk_candidates, population_sizes
 from jepbt.benchmark.speed import pytorch_start
-from jepbt.benchmark.timing import Start, Worker, measure_in_turns
+from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_worker
 from jepbt.benchmark.workloads import WORKLOADS, make_task
 from jepbt.engine.member import trace_member
 from jepbt.training import prepare
@@ -68,6 +67,10 @@ def assert_same_weights(params, expected, start):
     ):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
         assert np.abs(one - first).max() > 1e-4  # they did train
+
+
+def deal_scans(workload, start):
+    return loop_over_scans(workload, start, jax.devices())
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_turns_are_taken_round_by_round():
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
     seconds = measure_in_turns(runs, 3)
-    assert "".join(calls) == "abcbcacab"
+    assert "".join(calls) == "abc" + "abcbcacab"  # each once before, to warm up
     assert all(values.shape == (3,) for values in seconds.values())
 
 
@@ -276,8 +279,8 @@ def test_sizes_double_and_end_with_the_one_asked_for():
 
 
 def test_a_failure_in_a_worker_is_reported_by_the_parent():
-    with Worker() as worker, pytest.raises(ValueError, match="zero-size array"):
-        worker.build(Spread.of, []).result()
+    with start_worker() as worker, pytest.raises(ValueError, match="zero-size array"):
+        build_all([worker], Spread.of, [([],)])
 
 
 def command(*arguments, cwd=None):
