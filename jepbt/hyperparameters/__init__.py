@@ -10,7 +10,6 @@ from jepbt.hyperparameters.declaration import (
     taylor_hparam,
 )
 from jepbt.hyperparameters.draws import columns, draw_for, normal, whole_below
-from jepbt.hyperparameters.kinds import losses_in, read_space
 from jepbt.hyperparameters.numeric import MIN_FACTOR, Integer, Number, Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
 from jepbt.hyperparameters.values import (
@@ -18,7 +17,9 @@ from jepbt.hyperparameters.values import (
     decode,
     default_member,
     encode,
+    losses_in,
     map_fields,
+    read_space,
     sample_population,
     sample_prior,
     to_python,

@@ -13,23 +13,23 @@ class Space:
     """The base of every kind of hyperparameter.
 
     A new kind is one frozen dataclass that fills in what is not implemented here, named
-    in `kinds.KINDS`. Arrays that a method takes may have leading axes, such as `P`.
+    in `values.KINDS`. Arrays that a method takes may have leading axes, such as `P`.
 
     Attributes:
         default: the value of slot 0 of the first population, as a Python value.
         shape: the shape of one member's value.
         dtype: the dtype of its leaf, `float32` or `int32`.
-        is_ordered: `True` if a small step makes sense, so that mutations move values
+        ordered: `True` if a small step makes sense, so that mutations move values
             instead of only drawing them anew.
     """
 
     default: Any
     shape: ClassVar[tuple[int, ...]] = ()
     dtype: ClassVar[type] = np.float32
-    is_ordered: ClassVar[bool] = True
+    ordered: ClassVar[bool] = True
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Space:
+    def declare(cls, where: str, **declared: Any) -> Space:
         """Makes the space of a declared field, or raises a `ValueError`."""
         raise NotImplementedError
 
@@ -41,36 +41,17 @@ class Space:
         """Brings values back into the space: rounded where whole, inside bounds."""
         raise NotImplementedError
 
-    def move(
-        self,
-        value: jax.Array,
-        noise: jax.Array,
-        side: jax.Array,
-        *,
-        sigma: float,
-        redraw: float,
-    ) -> jax.Array:
+    def move(self, value, noise, side, *, sigma: float, redraw: float) -> jax.Array:
         """Takes a small random step, EPBT's; the result may need `clip`.
 
-        Args:
-            value: the values to move.
-            noise: normal numbers of the values' shape.
-            side: uniform numbers of the values' shape.
-            sigma: the standard deviation of a step, relative to the value.
-            redraw: the probability that an ordered choice moves.
+        `noise` is normal, `side` uniform, both of the shape of `value`. `sigma` is the
+        step's deviation relative to the value, `redraw` the probability that an ordered
+        choice moves.
         """
         raise NotImplementedError
 
-    def multiply(
-        self, value: jax.Array, factor: jax.Array, noise: jax.Array
-    ) -> jax.Array:
-        """Multiplies by a factor, PBT's step, or does what comes closest to that.
-
-        Args:
-            value: the values to move.
-            factor: positive numbers of the values' shape.
-            noise: normal numbers of the values' shape.
-        """
+    def multiply(self, value, factor, noise) -> jax.Array:
+        """Multiplies by positive factors, PBT's step, or does what comes closest."""
         raise NotImplementedError
 
     def coordinates(self, leaf: jax.Array) -> jax.Array:
@@ -91,7 +72,7 @@ class Space:
 
     def to_python(self, leaf: np.ndarray) -> Any:
         """Turns one member's leaf into a Python value: the inverse of `encode`."""
-        raise NotImplementedError
+        return np.array(leaf)
 
     def check(self, where: str, value: Any) -> None:
         """Raises a `TypeError` or `ValueError` for a Python value outside the space."""
@@ -100,3 +81,10 @@ class Space:
     def describe(self) -> dict[str, Any]:
         """Returns the kind's name and its fields, as `config.json` holds them."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+
+
+def to_plain(value: Any) -> Any:
+    """Turns NumPy's numbers, alone or in a tuple, into Python's."""
+    if isinstance(value, tuple):
+        return tuple(map(to_plain, value))
+    return value.item() if isinstance(value, np.generic) else value

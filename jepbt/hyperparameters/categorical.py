@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.hyperparameters.base import Space
+from jepbt.arguments import check_bool
+from jepbt.hyperparameters.base import Space, to_plain
 from jepbt.hyperparameters.draws import whole_below
 
 
@@ -29,30 +30,33 @@ class Categorical(Space):
     dtype: ClassVar = np.int32
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Categorical:
+    def declare(cls, where, *, default, min, max, log, choices, ordered):
         """Makes the space of a declared field, or raises a `ValueError`."""
-        default, given = declared["default"], declared["choices"]
-        ordered = declared["ordered"]
-        if (
-            declared["min"] is not None
-            or declared["max"] is not None
-            or declared["log"]
-        ):
+        if min is not None or max is not None or log:
             raise ValueError(
                 f"{where}: min, max and log do not apply to choices. Remove them, or "
                 "remove choices; ordered=True says that choices stand in an order."
             )
-        if not isinstance(ordered, bool):
-            raise ValueError(f"{where}: ordered={ordered!r} must be True or False.")
-        if given is not None and not _is_sequence_of_hashable(given):
+        check_bool(where, "ordered", ordered)
+        if choices is None:
+            if ordered:
+                raise ValueError(
+                    f"{where}: ordered=True needs choices; the two values of a bool "
+                    "have no order."
+                )
+            return cls(default, (False, True))
+        is_sequence = isinstance(choices, Sequence | np.ndarray)
+        if (
+            not is_sequence
+            or isinstance(choices, str)
+            or not all(isinstance(choice, Hashable) for choice in choices)
+        ):
             raise ValueError(
-                f"{where}: choices={given!r} must be a list or tuple, whose order is "
+                f"{where}: choices={choices!r} must be a list or tuple, whose order is "
                 "the same in every run, of numbers, texts or other values that do not "
                 "change, such as ('relu', 'tanh')."
             )
-        choices = (False, True)
-        if given is not None:
-            choices = tuple(c.item() if isinstance(c, np.generic) else c for c in given)
+        choices = to_plain(tuple(choices))
         if len(choices) < 2 or len(set(choices)) < len(choices):
             raise ValueError(
                 f"{where}: choices={choices} must be at least two different values."
@@ -61,17 +65,7 @@ class Categorical(Space):
             raise ValueError(
                 f"{where}: default={default!r} must be one of choices={choices}."
             )
-        if ordered and given is None:
-            raise ValueError(
-                f"{where}: ordered=True needs choices; the two values of a bool have "
-                "no order."
-            )
         return cls(default, choices, ordered)
-
-    @property
-    def is_ordered(self) -> bool:
-        """`True` if neighbouring choices are alike."""
-        return self.ordered
 
     @property
     def is_numeric(self) -> bool:
@@ -88,21 +82,19 @@ class Categorical(Space):
 
     def move(self, value, noise, side, *, sigma, redraw):
         """Moves an ordered choice to a neighbour with probability `redraw`."""
-        if not self.ordered:
-            return value
         moves = jnp.abs(side - 0.5) > (1 - redraw) / 2
-        return jnp.where(moves, self._neighbour(value, side >= 0.5), value)
+        return self._step(value, moves, side >= 0.5)
 
     def multiply(self, value, factor, noise):
         """Moves an ordered choice to the neighbour on the factor's side."""
-        if not self.ordered:
-            return value
-        return jnp.where(factor == 1, value, self._neighbour(value, factor > 1))
+        return self._step(value, factor != 1, factor > 1)
 
-    def _neighbour(self, index: jax.Array, up: jax.Array) -> jax.Array:
-        """Returns the choice on one side; at an end, the only neighbour."""
+    def _step(self, index: jax.Array, moves: jax.Array, up: jax.Array) -> jax.Array:
+        """Moves an ordered choice to one side; at an end, to the only neighbour."""
+        if not self.ordered:
+            return index
         up = (up | (index == 0)) & (index < len(self.choices) - 1)
-        return index + jnp.where(up, 1, -1)
+        return index + jnp.where(moves, jnp.where(up, 1, -1), 0)
 
     def coordinates(self, leaf: jax.Array) -> jax.Array:
         """Places ordered choices between 0 and 1, others each on an axis of its own."""
@@ -201,12 +193,3 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
         )
     branches = [options[value] for value in choice.choices]
     return lambda *args: jax.lax.switch(choice.index, branches, *args)
-
-
-def _is_sequence_of_hashable(choices: Any) -> bool:
-    is_sequence = isinstance(choices, Sequence | np.ndarray)
-    return (
-        is_sequence
-        and not isinstance(choices, str)
-        and all(isinstance(choice, Hashable) for choice in choices)
-    )

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.base import Space, to_plain
 from jepbt.hyperparameters.categorical import Categorical
 from jepbt.hyperparameters.numeric import Integer, Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
@@ -65,16 +65,15 @@ class HyperParameters:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+
         # `dataclass(slots=True)` makes a second class: it passes here again, and each
         # reads its fields only when flattened, after the decorator has done its work.
+        def flatten(h):
+            key = jax.tree_util.GetAttrKey
+            return [(key(name), getattr(h, name)) for name in _names(cls)], None
+
         jax.tree_util.register_pytree_with_keys(
-            cls,
-            lambda h: (
-                [(jax.tree_util.GetAttrKey(n), getattr(h, n)) for n in _names(cls)],
-                None,
-            ),
-            lambda _, leaves: build(cls, leaves),
-            lambda h: ([getattr(h, name) for name in _names(cls)], None),
+            cls, flatten, lambda _, leaves: build(cls, leaves)
         )
 
 
@@ -127,8 +126,8 @@ def hparam(
             f"hparam: a default of {default!r} cannot evolve; use a float, an int, or "
             "hparam(..., choices=(...)). For a vector of reals write a tuple of floats."
         )
-    declared = {"min": min, "max": max, "log": log, "choices": choices}
-    declared["ordered"] = ordered
+    declared = {"min": min, "max": max, "log": log}
+    declared |= {"choices": choices, "ordered": ordered}
     return dataclasses.field(default=default, metadata={_METADATA: declared})
 
 
@@ -173,8 +172,7 @@ def taylor_hparam(
     """
     is_sequence = isinstance(default, Iterable) and not isinstance(default, str)
     default = tuple(default) if is_sequence else default
-    declared = {"kind": TaylorLoss, "default": default}
-    declared |= {"noise": noise, "sigma": sigma, "genome": genome}
+    declared = {"default": default, "noise": noise, "sigma": sigma, "genome": genome}
     return dataclasses.field(
         default_factory=lambda: np.array(default, np.float32),
         metadata={_METADATA: declared},
@@ -182,35 +180,12 @@ def taylor_hparam(
 
 
 def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
-    """Reads and checks the space of every field of a user's class.
-
-    Args:
-        hparams_type: the user's dataclass.
-
-    Returns:
-        The spaces by field name, in the order of the fields.
-
-    Raises:
-        TypeError: if it is not a dataclass that inherits from `HyperParameters`.
-        ValueError: if a field is declared wrongly; the message names it.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     momentum: float = jepbt.hparam(0.9, min=0.0, max=0.99)
-        >>> spaces(Hyper)["momentum"].max
-        0.99
-    """
+    """Reads and checks the space of every field, by name, of a user's dataclass."""
     if not (
         isinstance(hparams_type, type) and issubclass(hparams_type, HyperParameters)
     ):
-        hint = (
-            " Pass the class, not an instance."
-            if isinstance(hparams_type, HyperParameters)
-            else ""
-        )
+        is_instance = isinstance(hparams_type, HyperParameters)
+        hint = " Pass the class, not an instance." if is_instance else ""
         raise TypeError(
             "hparams must be a dataclass that inherits from jepbt.HyperParameters, "
             f"got {hparams_type!r}.{hint}"
@@ -225,7 +200,10 @@ def _read_spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
             f"{hparams_type.__name__} has no fields: nothing would evolve. "
             "Add one with jepbt.hparam(...)."
         )
-    annotations = _annotations(hparams_type)
+    try:
+        annotations = typing.get_type_hints(hparams_type)
+    except NameError:  # of a type that only the module which uses it knows
+        annotations = {}
     return {
         field.name: _space(hparams_type.__name__, field, annotations.get(field.name))
         for field in dataclasses.fields(hparams_type)
@@ -258,41 +236,29 @@ def build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
     return hparams
 
 
-def _annotations(hparams_type: type) -> dict[str, Any]:
-    """Returns the fields' types, or none if a name is known to their module alone."""
-    try:
-        return typing.get_type_hints(hparams_type)
-    except NameError:
-        return {}
-
-
 def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     """Reads one field: its kind checks the rest."""
     where = f"{owner}.{field.name}"
-    declared = {
-        name: _to_python_number(value)
-        for name, value in field.metadata.get(_METADATA, _BARE).items()
-    }
-    kind = declared.pop("kind", None)
-    if kind is None:
-        if field.default is dataclasses.MISSING:
-            raise ValueError(
-                f"{where} has no default. Give it one: "
-                "jepbt.hparam(0.1, min=0.0, max=1.0)."
-            )
-        declared["default"] = _to_python_number(field.default)
-        kind = _infer_kind(where, declared)
-        if kind is not Categorical and annotation in (int, float):
-            _check_annotation(where, kind, declared["default"], annotation)
-    return kind.declare(where, declared)
+    given = field.metadata.get(_METADATA, _BARE)
+    declared = {name: to_plain(value) for name, value in given.items()}
+    if "genome" in declared:
+        return TaylorLoss.declare(where, **declared)
+    if field.default is dataclasses.MISSING:
+        raise ValueError(
+            f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
+        )
+    default = to_plain(field.default)
+    kind = _infer_kind(where, default, **declared)
+    if kind is not Categorical and annotation in (int, float):
+        _check_annotation(where, kind, default, annotation)
+    return kind.declare(where, default=default, **declared)
 
 
-def _infer_kind(where: str, declared: dict[str, Any]) -> type[Space]:
+def _infer_kind(where, default, *, choices, ordered, **_) -> type[Space]:
     """Tells from a default of which kind a field is."""
-    default = declared["default"]
-    if declared["choices"] is not None or isinstance(default, bool):
+    if choices is not None or isinstance(default, bool):
         return Categorical
-    if declared["ordered"]:
+    if ordered:
         raise ValueError(
             f"{where}: ordered=True needs choices, in their order. Numbers with min "
             "and max have one anyway."
@@ -319,7 +285,3 @@ def _check_annotation(
         raise ValueError(
             f"{stated} is {noun}, which decides. Write {annotation(default)!r}."
         )
-
-
-def _to_python_number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

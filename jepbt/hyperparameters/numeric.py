@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.arguments import is_real, is_whole
+from jepbt.arguments import check_bool, is_real, is_whole
 from jepbt.hyperparameters.base import Space
 from jepbt.hyperparameters.draws import normal
 
@@ -31,22 +30,36 @@ class Number(Space):
     log: bool
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Number:
+    def declare(cls, where, *, default, min, max, log, choices, ordered):
         """Makes the space of a declared field, or raises a `ValueError`."""
-        return cls(**_check_numbers(where, declared))
+        for name, value in {"default": default, "min": min, "max": max}.items():
+            if value is not None:
+                _check_number(where, name, value, default)
+        check_bool(where, "log", log)
+        space = cls(default, min, max, log)
+        _check_bounds(where, space)
+        return space
+
+    @property
+    def is_bounded(self) -> bool:
+        """`True` if there are both bounds."""
+        return self.min is not None and self.max is not None
+
+    @property
+    def limits(self) -> tuple[Any, Any]:
+        """The smallest and the largest value that the device may hold."""
+        return _round_inside(self.min, +1), _round_inside(self.max, -1)
 
     def prior(self, uniform: jax.Array) -> jax.Array:
         """Draws uniformly between the bounds, or log-normally about the default."""
-        if self.min is None or self.max is None:
-            draws = _about(self.default, uniform)
-        else:
-            draws = _between(uniform, self.min, self.max, self.log)
-        return self.clip(draws)
+        if self.is_bounded:
+            return self.clip(_between(uniform, self.min, self.max, self.log))
+        default = np.broadcast_to(np.float32(self.default), uniform.shape)
+        return self.clip(default * jnp.exp(0.5 * normal(uniform)))
 
     def clip(self, value: jax.Array) -> jax.Array:
         """Brings values inside the bounds."""
-        low, high = _round_inside(self.min, +1), _round_inside(self.max, -1)
-        return jnp.clip(value, low, high)
+        return jnp.clip(value, *self.limits)
 
     def move(self, value, noise, side, *, sigma, redraw):
         """Multiplies by `N(1, sigma)`; adds, where zero is inside the bounds.
@@ -54,8 +67,7 @@ class Number(Space):
         A factor could never leave zero, so the step is added there instead, `sigma` of
         the range wide.
         """
-        is_bounded = self.min is not None and self.max is not None
-        if is_bounded and self.min <= 0 <= self.max:
+        if self.is_bounded and self.min <= 0 <= self.max:
             return value + (self.max - self.min) * (sigma * noise)
         return value * jnp.maximum(1 + sigma * noise, MIN_FACTOR)
 
@@ -66,7 +78,7 @@ class Number(Space):
     def coordinates(self, leaf: jax.Array) -> jax.Array:
         """Places values in [0, 1], by their logarithm where that is their scale."""
         value = leaf.astype(jnp.float32).reshape(len(leaf), -1)
-        if self.min is None or self.max is None:
+        if not self.is_bounded:
             # The prior is a normal distribution of this logarithm.
             default = np.broadcast_to(np.float32(self.default), value.shape)
             ratio = jnp.maximum(value / default, jnp.finfo(jnp.float32).tiny)
@@ -77,13 +89,20 @@ class Number(Space):
         return (value - low) / (high - low)
 
     def encode(self, value: Any) -> np.ndarray:
-        """Turns a Python value into what the device holds."""
-        value = np.array(value, np.float32)
-        if self.min is not None:
-            value = np.maximum(value, _round_inside(self.min, +1))
-        if self.max is not None:
-            value = np.minimum(value, _round_inside(self.max, -1))
-        return value
+        """Turns a Python value into what the device holds, inside the bounds."""
+        low, high = self.limits
+        return np.minimum(np.maximum(np.array(value, self.dtype), low), high)
+
+    def check(self, where: str, value: Any) -> None:
+        """Raises unless a value is a number inside the bounds."""
+        if not is_real(value):
+            raise TypeError(f"{where}={value!r} must be a number.")
+        low = -math.inf if self.min is None else self.min
+        high = math.inf if self.max is None else self.max
+        if not low <= value <= high or math.isinf(value):
+            raise ValueError(
+                f"{where}={value!r} lies outside its bounds [{self.min}, {self.max}]."
+            )
 
 
 class Real(Number):
@@ -95,16 +114,10 @@ class Real(Number):
         On a bound it is the bound itself.
         """
         value = np.float32(leaf)
-        for bound, direction in ((self.min, +1), (self.max, -1)):
-            if bound is not None and value == _round_inside(bound, direction):
+        for bound, limit in zip((self.min, self.max), self.limits, strict=True):
+            if bound is not None and value == limit:
                 return float(bound)
         return float(str(value))
-
-    def check(self, where: str, value: Any) -> None:
-        """Raises unless a value is a number inside the bounds."""
-        if not is_real(value):
-            raise TypeError(f"{where}={value!r} must be a number.")
-        _check_inside(self, where, value)
 
 
 class Integer(Number):
@@ -112,18 +125,22 @@ class Integer(Number):
 
     dtype: ClassVar = np.int32
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest value that the device may hold."""
+        low = -(2**31) if self.min is None else self.min
+        return low, 2**31 - 1 if self.max is None else self.max
+
     def prior(self, uniform: jax.Array) -> jax.Array:
         """Draws uniformly, each number as likely as its cell `[n, n + 1)`."""
-        if self.min is None or self.max is None:
-            draws = _about(self.default, uniform)
-        else:
-            draws = _between(uniform, self.min, self.max + 1, self.log)
-            draws = jnp.floor(draws)
-        return self.clip(draws)
+        if not self.is_bounded:
+            return super().prior(uniform)
+        cells = _between(uniform, self.min, self.max + 1, self.log)
+        return self.clip(jnp.floor(cells))
 
     def clip(self, value: jax.Array) -> jax.Array:
         """Rounds values and brings them inside the bounds."""
-        return jnp.clip(jnp.round(value).astype(jnp.int32), self.min, self.max)
+        return super().clip(jnp.round(value).astype(jnp.int32))
 
     def move(self, value, noise, side, *, sigma, redraw):
         """Moves like a real number; rounded at random in proportion.
@@ -140,10 +157,6 @@ class Integer(Number):
         size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
         return jnp.sign(value) * size
 
-    def encode(self, value: Any) -> np.ndarray:
-        """Turns a Python value into what the device holds."""
-        return np.array(value, np.int32)
-
     def to_python(self, leaf: np.ndarray) -> int:
         """Returns an `int`."""
         return int(leaf)
@@ -152,29 +165,28 @@ class Integer(Number):
         """Raises unless a value is a whole number inside the bounds."""
         if not is_whole(value):
             raise TypeError(f"{where}={value!r} must be a whole number.")
-        _check_inside(self, where, value)
+        super().check(where, value)
 
 
 class Vector(Number):
     """Several real numbers that share bounds and evolve each on its own."""
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> Vector:
+    def declare(cls, where, *, default, **declared):
         """Makes the space of a declared field, or raises a `ValueError`."""
-        given = declared["default"]
-        entries = [v.item() if isinstance(v, np.generic) else v for v in given]
-        is_number = all(isinstance(v, int | float) and is_real(v) for v in entries)
-        if not entries or not is_number or all(isinstance(v, int) for v in entries):
+        is_number = all(isinstance(v, int | float) and is_real(v) for v in default)
+        if not default or not is_number or all(isinstance(v, int) for v in default):
             raise ValueError(
-                f"{where}: default={given!r} must be a tuple of floats to be a vector, "
-                "such as (0.1, 0.1). For one of several tuples give choices=(...)."
+                f"{where}: default={default!r} must be a tuple of floats to be a "
+                "vector, such as (0.1, 0.1). For one of several tuples give "
+                "choices=(...)."
             )
-        numbers = [
-            _check_numbers(f"{where}[{place}]", {**declared, "default": float(value)})
-            for place, value in enumerate(entries)
+        entries = [
+            Real.declare(f"{where}[{place}]", default=float(value), **declared)
+            for place, value in enumerate(default)
         ]
-        default = tuple(number["default"] for number in numbers)
-        return cls(**{**numbers[0], "default": default})
+        default = tuple(entry.default for entry in entries)
+        return cls(default, entries[0].min, entries[0].max, entries[0].log)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -201,37 +213,29 @@ class Vector(Number):
             self.entry.check(f"{where}[{place}]", number)
 
 
-def _check_numbers(where: str, declared: dict[str, Any]) -> dict[str, Any]:
-    """Checks a number's declaration and returns its default, bounds and scale."""
-    default, log = declared["default"], declared["log"]
-    low, high = declared["min"], declared["max"]
-    for name, value in {"default": default, "min": low, "max": high}.items():
-        if value is not None:
-            _check_number(where, name, value, default)
-    if low is not None and high is not None and low >= high:
+def _check_bounds(where: str, space: Number) -> None:
+    default, low, high = space.default, space.min, space.max
+    if space.is_bounded and low >= high:
         hint = "A value that never changes is no hyperparameter."
         raise ValueError(
             f"{where}: min={low!r} must be below max={high!r}. "
             f"{hint if low == high else 'Are they swapped?'}"
         )
-    if not isinstance(log, bool):
-        raise ValueError(f"{where}: log={log!r} must be True or False.")
     if (low is not None and default < low) or (high is not None and default > high):
         raise ValueError(
             f"{where}: default={default!r} lies outside its bounds "
             f"[{low!r}, {high!r}]. Move the default or widen the bounds."
         )
-    if log and (low is None or high is None or low <= 0):
+    if space.log and (not space.is_bounded or low <= 0):
         raise ValueError(
             f"{where}: log=True needs min and max with min > 0, got min={low!r}, "
             f"max={high!r}."
         )
-    if default == 0 and (low is None or high is None):
+    if default == 0 and not space.is_bounded:
         raise ValueError(
             f"{where}: a default of 0 without bounds has no scale to vary on. "
             "Give min and max."
         )
-    return {"default": default, "min": low, "max": high, "log": log}
 
 
 def _check_number(where: str, name: str, value: Any, default: float) -> None:
@@ -257,36 +261,20 @@ def _check_number(where: str, name: str, value: Any, default: float) -> None:
         )
 
 
-def _check_inside(space: Number, where: str, value: Any) -> None:
-    low = -math.inf if space.min is None else space.min
-    high = math.inf if space.max is None else space.max
-    if not low <= value <= high or math.isinf(value):
-        raise ValueError(
-            f"{where}={value!r} lies outside its bounds [{space.min}, {space.max}]."
-        )
-
-
-def _about(default: Any, uniform: jax.Array) -> jax.Array:
-    """Draws `default * exp(N(0, 0.5))`, the prior where a bound is missing."""
-    default = np.broadcast_to(np.float32(default), uniform.shape)
-    return default * jnp.exp(0.5 * normal(uniform))
-
-
 def _between(uniform: jax.Array, low: float, high: float, log: bool) -> jax.Array:
     if log:
         return jnp.exp(_between(uniform, math.log(low), math.log(high), False))
     return low + (high - low) * uniform
 
 
-@functools.cache
-def _round_inside(bound: float | None, direction: int) -> np.float32 | None:
+def _round_inside(bound: float | None, direction: int) -> np.float32:
     """Returns the nearest float32 that does not lie outside of a bound.
 
     `float(np.float32(0.6))` is above 0.6: without this a user's own check
     `dropout <= 0.6` would fail on a value that sits on its bound.
     """
     if bound is None:
-        return None
+        return np.float32(-direction * np.inf)
     rounded = np.float32(bound)
     if (float(rounded) - bound) * direction < 0:
         rounded = np.nextafter(rounded, np.float32(direction * np.inf))

@@ -15,6 +15,8 @@ from jepbt.hyperparameters.base import Space
 from jepbt.hyperparameters.draws import normal
 from jepbt.losses import taylorglo
 
+_GENOME = "8 finite numbers, in the order y, y2, y3, xy, xy2, x2y, x0, y0."
+
 
 @dataclasses.dataclass(frozen=True)
 class TaylorLoss(Space):
@@ -35,24 +37,19 @@ class TaylorLoss(Space):
     shape: ClassVar = (taylorglo.NUM_COEFFICIENTS,)
 
     @classmethod
-    def declare(cls, where: str, declared: dict[str, Any]) -> TaylorLoss:
+    def declare(cls, where, *, default, noise, sigma, genome):
         """Makes the space of a declared field, or raises a `ValueError`."""
-        theta, genome = declared["default"], declared["genome"]
-        is_genome = isinstance(theta, tuple) and len(theta) == cls.shape[0]
-        if not is_genome or not all(is_real(v) and math.isfinite(v) for v in theta):
-            raise ValueError(
-                f"{where}: default={theta} must be {cls.shape[0]} finite numbers, in "
-                "the order y, y2, y3, xy, xy2, x2y, x0, y0."
-            )
-        for name in ("noise", "sigma"):
-            check_real(where, name, declared[name], 0)
+        is_genome = isinstance(default, tuple) and len(default) == cls.shape[0]
+        if not is_genome or not all(is_real(v) and math.isfinite(v) for v in default):
+            raise ValueError(f"{where}: default={default} must be {_GENOME}")
+        check_real(where, "noise", noise, 0)
+        check_real(where, "sigma", sigma, 0)
         check_choice(where, "genome", genome, ("coefficients", "effective"))
-        default = tuple(map(float, theta))
-        space = cls(default, declared["noise"], declared["sigma"], genome)
+        space = cls(tuple(map(float, default)), noise, sigma, genome)
         if genome == "effective" and space.scale == 0:
             raise ValueError(
-                f"{where}: default={theta} has no gradient, so genome='effective' has "
-                "no direction to start from. Choose another default, such as "
+                f"{where}: default={default} has no gradient, so genome='effective' "
+                "has no direction to start from. Choose another default, such as "
                 "cross-entropy's expansion."
             )
         return space
@@ -76,21 +73,9 @@ class TaylorLoss(Space):
         return taylorglo.at_scale(value, self.scale, seed)
 
     def add(self, theta: jax.Array, step: jax.Array) -> jax.Array:
-        """Adds a step to losses, in the coordinates in which they evolve.
+        """Adds a step `f32[..., 8]` to losses, in the coordinates in which they evolve.
 
-        Args:
-            theta: `f32[..., 8]`.
-            step: `f32[..., 8]`; a direction reads the first four of each, in units of
-                its scale.
-
-        Returns:
-            `f32[..., 8]`.
-
-        Example:
-            >>> seed = taylorglo.CROSS_ENTROPY_EXPANSION
-            >>> space = TaylorLoss(tuple(seed.tolist()), 0.0, 0.1)
-            >>> bool((space.add(jnp.asarray(seed), jnp.ones(8)) == seed + 1).all())
-            True
+        A direction reads the first four numbers, in units of its scale.
         """
         if self.genome == "coefficients":
             return theta + step
@@ -111,14 +96,7 @@ class TaylorLoss(Space):
             leaf = taylorglo.direction(leaf) / self.scale
         return leaf / (10 * self.sigma or 1.0)
 
-    def to_python(self, leaf: np.ndarray) -> np.ndarray:
-        """Returns a copy of one genome, `f32[8]`."""
-        return np.array(leaf)
-
     def check(self, where: str, value: Any) -> None:
         """Raises unless a value is eight finite numbers."""
         if np.shape(value) != self.shape or not np.isfinite(value).all():
-            raise ValueError(
-                f"{where}={value!r} must be 8 finite numbers, in the order y, y2, y3, "
-                "xy, xy2, x2y, x0, y0."
-            )
+            raise ValueError(f"{where}={value!r} must be {_GENOME}")

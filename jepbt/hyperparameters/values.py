@@ -1,55 +1,61 @@
 """Reads hyperparameters as arrays, as values and as Python values.
 
-A user's class is an ordinary dataclass that inherits from `HyperParameters`. On the
-device its leaves are arrays (`f32[]` real, `f32[n]` a vector of them, `i32[]` integer,
-`i32[]` the index of a choice, `f32[8]` a TaylorGLO loss), each with a leading axis `P`
-in a population. Code that trains a member reads *values* (`decode`), people read Python
-values (`to_python`).
+On the device the leaves of a user's class are arrays (`f32[]` real, `f32[n]` a vector
+of them, `i32[]` integer, `i32[]` the index of a choice, `f32[8]` a TaylorGLO loss),
+each with a leading axis `P` in a population. Code that trains a member reads *values*
+(`decode`), people read Python values (`to_python`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jepbt.hyperparameters.base import Space
+from jepbt.hyperparameters.categorical import Categorical
 from jepbt.hyperparameters.declaration import HyperParameters, build, spaces
 from jepbt.hyperparameters.draws import columns, draw_for
+from jepbt.hyperparameters.numeric import Integer, Real, Vector
+from jepbt.hyperparameters.taylor import TaylorLoss
+
+KINDS = {
+    kind.__name__: kind for kind in (Real, Integer, Vector, Categorical, TaylorLoss)
+}
+
+
+def read_space(fields: Mapping[str, Any]) -> Space:
+    """Reads a space again from what its `describe` wrote as JSON.
+
+    Example:
+        >>> read_space({"kind": "Categorical", "default": "a", "choices": ["a", "b"]})
+        Categorical(default='a', choices=('a', 'b'), ordered=False)
+    """
+    values = {  # JSON has no tuples
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in fields.items()
+    }
+    return KINDS[values.pop("kind")](**values)
+
+
+def losses_in(spaces: Mapping[str, Space]) -> list[str]:
+    """Names the hyperparameters that are evolving losses."""
+    return [name for name, space in spaces.items() if isinstance(space, TaylorLoss)]
 
 
 def map_fields(
     function: Callable[[Space, Any], Any], hparams: HyperParameters
 ) -> HyperParameters:
     """Applies `(space, leaf) -> leaf` to every field and returns the same class."""
-    leaves = [
-        function(space, getattr(hparams, name))
-        for name, space in spaces(type(hparams)).items()
-    ]
+    fields = spaces(type(hparams)).items()
+    leaves = [function(space, getattr(hparams, name)) for name, space in fields]
     return build(type(hparams), leaves)
 
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
-    """Brings every field back into its space.
-
-    Args:
-        hparams: leaves `[P, ...]`, from operators that may not know the spaces.
-
-    Returns:
-        The same class.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64)
-        >>> clip_all(Hyper(jnp.array([0, 5, 99]))).width.tolist()
-        [1, 5, 64]
-    """
+    """Brings every field back into its space, after operators that may not know it."""
     return map_fields(lambda space, leaf: space.clip(leaf), hparams)
 
 
@@ -58,22 +64,6 @@ def decode(hparams: HyperParameters) -> HyperParameters:
 
     Numeric choices become their values, others a `Choice` for `choose`; every other
     leaf stays as it is. Works with any leading axes.
-
-    Args:
-        hparams: leaves as they are on the device.
-
-    Returns:
-        The same class.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     decay: float = jepbt.hparam(0.0, choices=(0.0, 0.25))
-        >>> float(decode(Hyper(decay=jnp.array(1))).decay)
-        0.25
     """
     fields = spaces(type(hparams)).items()
     leaves = [space.decode(getattr(hparams, name), name) for name, space in fields]
@@ -81,35 +71,15 @@ def decode(hparams: HyperParameters) -> HyperParameters:
 
 
 def encode(hparams: HyperParameters) -> HyperParameters:
-    """Turns one member's Python values into what the device holds.
-
-    Args:
-        hparams: one member's Python values.
-
-    Returns:
-        The same class with NumPy leaves `f32[]`, `f32[n]`, `i32[]` or `f32[8]`.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
-        >>> int(encode(Hyper("tanh")).activation)
-        1
-    """
+    """Turns one member's Python values into NumPy leaves, as the device holds them."""
     return map_fields(lambda space, value: space.encode(value), hparams)
 
 
 def to_python(hparams: HyperParameters) -> HyperParameters:
     """Turns one member's hyperparameters into Python values, as a person reads them.
 
-    Args:
-        hparams: one member's, as on the device or fetched from it.
-
-    Returns:
-        The same class with ints, floats of the fewest digits that give the same float32
-        back, the chosen values, tuples of floats, and `np.ndarray` losses.
+    These are ints, floats of the fewest digits that give the same float32 back, the
+    chosen values, tuples of floats, and `np.ndarray` losses.
 
     Example:
         >>> import numpy as np
@@ -126,17 +96,7 @@ def to_python(hparams: HyperParameters) -> HyperParameters:
 
 
 def default_member(hparams_type: type[HyperParameters]) -> HyperParameters:
-    """Returns a member that has every field's default, as the device holds it.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
-        >>> int(default_member(Hyper).width)
-        4
-    """
+    """Returns a member that has every field's default, as the device holds it."""
     fields = spaces(hparams_type).values()
     return build(hparams_type, [space.encode(space.default) for space in fields])
 
@@ -164,27 +124,17 @@ def sample_population(
         >>> int(sample_population(jax.random.key(0), Hyper, 5).width[0])
         4
     """
-    drawn = sample_prior(key, hparams_type, num_members - 1)
     return jax.tree.map(
         lambda default, rest: jnp.concatenate([default[None], rest]),
         default_member(hparams_type),
-        drawn,
+        sample_prior(key, hparams_type, num_members - 1),
     )
 
 
 def sample_prior(
     key: jax.Array, hparams_type: type[HyperParameters], num_members: int
 ) -> HyperParameters:
-    """Draws every member from the prior.
-
-    Args:
-        key: consumed.
-        hparams_type: the user's dataclass.
-        num_members: the number of members to draw.
-
-    Returns:
-        `hparams_type` with leaves `[num_members, ...]`.
-    """
+    """Draws every member from the prior, with leaves `[num_members, ...]`."""
     fields = spaces(hparams_type).values()
     shapes = [
         jax.ShapeDtypeStruct((num_members, *space.shape), space.dtype)

@@ -80,7 +80,7 @@ def gaussian(
 
     def vary(space, value, noise, side, anew, chance):
         moved = space.move(value, noise, side, sigma=sigma, redraw=redraw)
-        is_reset = chance < (reset if space.is_ordered else redraw)
+        is_reset = chance < (reset if space.ordered else redraw)
         return space.clip(jnp.where(is_reset, space.prior(anew), moved))
 
     return lambda key, hparams: _vary_all(vary, key, hparams)
