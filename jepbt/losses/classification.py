@@ -3,7 +3,8 @@
 Every loss has the shapes of optax's: `(logits f32[..., C], labels f32[..., C]) ->
 f32[...]`, with one-hot or soft labels, so losses of optax can stand beside these. A
 builder's setting may be a Python number or traced, one value per member of a
-population. Settings given as Python numbers are checked, traced ones cannot be.
+population. Settings given as Python numbers are checked, traced ones cannot be. Wrong
+shapes, and labels that are class indices, raise a `ValueError` that tells a remedy.
 """
 
 from __future__ import annotations
@@ -31,9 +32,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
         `f32[...]` one loss per example.
 
-    Raises:
-        ValueError: if the shapes above do not hold, or labels are class indices.
-
     Example:
         >>> loss = cross_entropy(jnp.zeros(4), jax.nn.one_hot(2, 4))
         >>> round(float(loss), 4)  # log 4
@@ -55,9 +53,6 @@ def brier(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
         `f32[...]` one loss per example, summed over the classes.
 
-    Raises:
-        ValueError: if the shapes above do not hold, or labels are class indices.
-
     Example:
         >>> float(brier(jnp.zeros(4), jax.nn.one_hot(2, 4)))  # 3/16 + 9/16
         0.75
@@ -75,9 +70,6 @@ def taylor(theta: jax.Array) -> LossFn:
 
     Returns:
         A loss of logits and labels.
-
-    Raises:
-        ValueError: if `theta` is not floating `[8]`.
 
     Example:
         >>> loss_fn = taylor(taylorglo.CROSS_ENTROPY_EXPANSION)

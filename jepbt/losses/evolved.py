@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import numpy as np
 
+from jepbt.arguments import check_choice
 from jepbt.losses import taylorglo
 from jepbt.losses.classification import taylor
-from jepbt.losses.formula import to_latex
 
 _SOURCE = '''"""A classification loss found by jepbt.
 
@@ -113,7 +113,7 @@ class EvolvedLoss:
             >>> print(EvolvedLoss("loss", theta, theta[None]).latex())
             \mathcal{L} = -\sum_{i=1}^{C} \left[ -2\,y_i^{2} + (x_i - 0.5)\,y_i \right]
         """
-        return to_latex(self.theta)
+        return taylorglo.to_latex(self.theta)
 
     def source(self, library: str = "jax") -> str:
         """Writes the loss as Python source that needs only JAX, or only NumPy.
@@ -138,8 +138,7 @@ class EvolvedLoss:
             -0.0
         """
         aliases = {"jax": ("jax.numpy", "jnp"), "numpy": ("numpy", "np")}
-        if library not in aliases:
-            raise ValueError(f"library={library!r} must be 'jax' or 'numpy'.")
+        check_choice("", "library", library, tuple(aliases))
         if not np.isfinite(self.theta).all():
             raise ValueError(f"{self.name}={self.theta} is no loss: it is not finite.")
         module, alias = aliases[library]

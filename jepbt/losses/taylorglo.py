@@ -1,8 +1,8 @@
-"""Evaluates and repairs TaylorGLO losses: a loss function as eight numbers.
+"""Evaluates, repairs and describes TaylorGLO losses: loss functions as eight numbers.
 
-The module hands on everything about genomes: their convention and conversions
-(`losses.genome`), the numbers through which they act (`losses.effective`), and how they
-read as text (`losses.formula`).
+The module hands on everything about genomes: their convention, conversions and effect
+(`losses.genome`). Wrong shapes and dtypes raise a `ValueError` that says what is
+expected.
 
 Reference:
     Gonzalez & Miikkulainen, "Optimizing Loss Functions Through Multivariate Taylor
@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jepbt.losses.effective import (
-    Effective,
-    at_scale,
-    attraction,
-    direction,
-    effective,
-    from_direction,
-    from_effective,
-)
-from jepbt.losses.formula import describe, describe_attraction
 from jepbt.losses.genome import (
     CROSS_ENTROPY_EXPANSION,
     EVOLVED_EARLIER,
     EVOLVED_ON_MNIST,
     NUM_COEFFICIENTS,
+    Effective,
+    at_scale,
+    attraction,
     check_genomes,
     check_num_classes,
     check_one_genome,
+    direction,
+    effective,
+    from_direction,
+    from_effective,
     from_formula,
     unpack,
 )
@@ -62,6 +60,7 @@ REPAIRED_MARGIN = 0.1
 """The margin that `repair` lifts a genome to."""
 
 _XY = 3  # the place of a_xy in a genome
+_POWERS = ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1))  # of x and y, as in a genome
 
 
 def taylor_loss(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Array:
@@ -75,18 +74,11 @@ def taylor_loss(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Ar
     Returns:
         `f32[...]` one loss per example.
 
-    Raises:
-        ValueError: if the shapes above do not hold or `theta` is not floating.
-
     Example:
-        >>> import numpy as np
         >>> theta = np.zeros(8, np.float32)
         >>> theta[3] = 1.0  # only the term in xy
         >>> float(taylor_loss(theta, jnp.array([1.0, 0.0]), jnp.array([0.75, 0.25])))
         -0.75
-
-    Reference:
-        Gonzalez & Miikkulainen, 2021, https://arxiv.org/abs/2002.00059
     """
     theta = jnp.asarray(check_one_genome(theta))
     if jnp.shape(labels) != jnp.shape(probs):
@@ -115,9 +107,6 @@ def margin(theta: jax.Array, num_classes: int) -> jax.Array:
     Returns:
         `f32[...]` the margin; training starts only where it is positive.
 
-    Raises:
-        ValueError: if `theta` is not floating `[..., 8]` or `num_classes` is below 2.
-
     Example:
         >>> round(float(margin(CROSS_ENTROPY_EXPANSION, num_classes=10)), 4)
         3.6
@@ -142,11 +131,7 @@ def repair(theta: jax.Array, num_classes: int) -> jax.Array:
     Returns:
         `f32[..., 8]` genomes with a margin of at least 0.1, to rounding.
 
-    Raises:
-        ValueError: if `theta` is not floating `[..., 8]` or `num_classes` is below 2.
-
     Example:
-        >>> import numpy as np
         >>> flat = np.zeros(8, np.float32)  # a loss without any gradient
         >>> [round(a, 3) for a in repair(flat, num_classes=10).tolist()]
         [0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 0.0]
@@ -173,3 +158,102 @@ def _margin_beside_xy(theta: jax.Array, num_classes: int) -> tuple[jax.Array, ..
     uniform = 1 / num_classes
     _, _, _, _, a_xyy, a_xxy, x0, y0 = unpack(theta)
     return 2 * a_xyy * (uniform - y0), a_xxy * (1 - 2 * x0)
+
+
+def terms(theta: np.ndarray) -> list[tuple[str, str, tuple[int, int]]]:
+    """Lists the terms of a loss that a reader should see.
+
+    Each has a sign, a size to three digits, and the powers of label and prediction.
+    Terms below a thousandth of the largest are left out.
+    """
+    coefficients = np.asarray(check_one_genome(theta))[:6].tolist()
+    negligible = 1e-3 * max(map(abs, coefficients))
+    return [
+        ("-" if value < 0 else "+", f"{abs(value):.3g}", powers)
+        for value, powers in zip(coefficients, _POWERS, strict=True)
+        if value != 0 and not abs(value) < negligible
+    ]
+
+
+def describe(theta: np.ndarray) -> str:
+    """Writes a genome's loss as one line of plain text.
+
+    Numbers have three digits; terms below a thousandth of the largest are left out.
+
+    Args:
+        theta: `f32[8]` one genome, concrete.
+
+    Returns:
+        The formula, with `x` the label and `y` the predicted probability.
+
+    Example:
+        >>> describe(CROSS_ENTROPY_EXPANSION)
+        '-sum[ (y-.5) - (y-.5)^2 + 1.33 (y-.5)^3 + 2 (x-.5)(y-.5) - 2 (x-.5)(y-.5)^2 ]'
+    """
+    x0, y0 = np.asarray(check_one_genome(theta))[6:].tolist()
+    x, y = _shifted("x", x0), _shifted("y", y0)
+    text = ""
+    for sign, size, (of_x, of_y) in terms(theta):
+        text += f" {sign} " if text else sign.replace("+", "")
+        text += "" if size == "1" else f"{_without_zero(size)} "
+        text += ("", x, f"{x}^2 ")[of_x] + ("", y, f"{y}^2", f"{y}^3")[of_y]
+    return f"-sum[ {text or '0'} ]"
+
+
+def to_latex(theta: np.ndarray) -> str:
+    """Writes a genome's loss as LaTeX, as `EvolvedLoss.latex` shows."""
+    centres = np.asarray(check_one_genome(theta))[6:].tolist()
+    body = ""
+    for sign, size, powers in terms(theta):
+        body += f" {sign} " if body else sign.replace("+", "")
+        factors = [
+            _latex_factor(name, centre, power)
+            for name, centre, power in zip("xy", centres, powers, strict=True)
+            if power
+        ]
+        if size != "1":
+            factors.insert(0, _latex_number(size))
+        body += "\\,".join(factors)
+    return rf"\mathcal{{L}} = -\sum_{{i=1}}^{{C}} \left[ {body or '0'} \right]"
+
+
+def describe_attraction(theta: np.ndarray) -> str:
+    """Tells in words how a genome treats a confident, correct output.
+
+    Example:
+        >>> describe_attraction(EVOLVED_EARLIER)
+        'pushes back from zero error (attraction -9.2)'
+    """
+    value = float(attraction(np.asarray(check_one_genome(theta))))
+    shown = f"{value:+.1f}"
+    if shown in ("+0.0", "-0.0"):
+        return "neutral at zero error (attraction 0.0)"
+    if np.isnan(value):
+        return "undefined at zero error (attraction nan)"
+    verb = "pulls on to" if value > 0 else "pushes back from"
+    return f"{verb} zero error (attraction {shown})"
+
+
+def _without_zero(size: str) -> str:
+    return size.removeprefix("0") or "0"
+
+
+def _shifted(name: str, centre: float) -> str:
+    """Writes `x` or `y` minus its centre, the way one would by hand."""
+    size = _without_zero(f"{abs(centre):.3g}")
+    if size == "0":
+        return name
+    return f"({name}{'+' if centre < 0 else '-'}{size})"
+
+
+def _latex_number(text: str) -> str:
+    mantissa, _, exponent = text.partition("e")
+    return rf"{mantissa}\times 10^{{{int(exponent)}}}" if exponent else mantissa
+
+
+def _latex_factor(name: str, centre: float, power: int) -> str:
+    size = f"{abs(centre):.3g}"
+    base = f"{name}_i"
+    if size != "0":
+        base = f"({base} {'+' if centre < 0 else '-'} {_latex_number(size)})"
+    return f"{base}^{{{power}}}" if power > 1 else base
