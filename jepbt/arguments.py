@@ -27,23 +27,11 @@ def is_real(value: Any) -> bool:
 
 
 def check_whole(
-    where: str,
-    name: str,
-    value: Any,
-    low: int,
-    high: int | None = None,
-    *,
-    note: str = "",
+    where: str, name: str, value: Any, low: int, high: int | None = None, note: str = ""
 ) -> None:
     """Raises a `ValueError` unless a value is a whole number in a range.
 
-    Args:
-        where: the function that was called.
-        name: the argument's name.
-        value: the value that was passed.
-        low: the smallest value allowed.
-        high: the largest value allowed; `None` for no limit.
-        note: words after the range, such as " or 'auto'".
+    `note` are words after the range, such as " or 'auto'".
 
     Example:
         >>> check_whole("restarts", "patience", 0, 1)
@@ -54,7 +42,7 @@ def check_whole(
     if is_whole(value) and low <= value and (high is None or value <= high):
         return
     limit = "up" if high is None else f"to {high}"
-    _refuse(where, name, value, f"be a whole number from {low} {limit}{note}")
+    _refuse(where, f"{name}={value!r}", f"be a whole number from {low} {limit}{note}")
 
 
 def check_real(
@@ -70,15 +58,8 @@ def check_real(
 ) -> None:
     """Raises a `ValueError` unless a value is a finite number in a range.
 
-    Args:
-        where: the function that was called.
-        name: the argument's name.
-        value: the value that was passed.
-        low: the smallest value allowed, unless `above`.
-        high: the largest value allowed, unless `below`.
-        above: `True` refuses `low` itself.
-        below: `True` refuses `high` itself.
-        note: words after the range, such as ", or None".
+    `above` refuses `low` itself, `below` refuses `high`. `note` are words after the
+    range.
 
     Example:
         >>> check_real("gaussian", "reset", 1.5, 0, 1)
@@ -95,34 +76,26 @@ def check_real(
         allowed = "be a number"
     else:
         allowed = f"be a number above {low}" if above else f"be a number from {low} up"
-    _refuse(where, name, value, allowed + note)
+    _refuse(where, f"{name}={value!r}", allowed + note)
 
 
 def check_scalar(where: str, name: str, value: Any, *limits: float, **options: Any):
     """Raises a `ValueError` unless a value is a number or a scalar array.
 
-    Python numbers are checked as by `check_real`, which takes the same limits and
-    options; the value of an array may be traced and cannot be checked.
-
-    Example:
-        >>> check_scalar("flip", "probability", np.zeros(3), 0, 1)
-        Traceback (most recent call last):
-            ...
-        ValueError: flip: probability must be a scalar, one member's; got shape (3,).
+    Python numbers are checked as by `check_real`; the value of an array may be traced
+    and cannot be checked.
     """
     if not isinstance(value, numbers.Real | np.ndarray | jax.Array):
-        _refuse(where, name, value, "be a number or a scalar array")
+        _refuse(where, f"{name}={value!r}", "be a number or a scalar array")
     if np.shape(value) != ():
-        raise ValueError(
-            f"{_prefix(where)}{name} must be a scalar, one member's; got shape "
-            f"{np.shape(value)}."
-        )
+        allowed = f"be a scalar, one member's; got shape {np.shape(value)}"
+        _refuse(where, name, allowed)
     if isinstance(value, numbers.Real):
         check_real(where, name, value, *limits, **options)
 
 
 def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raises a `ValueError` unless a value is one of a few.
+    """Raises a `ValueError` unless a value is one of a few, of the same type.
 
     Example:
         >>> check_choice("", "batches", "mine", ("shared", "per_member"))
@@ -133,49 +106,28 @@ def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> N
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         *first, last = map(repr, choices)
         allowed = f"one of {', '.join(first)}" if len(first) > 1 else first[0]
-        _refuse(where, name, value, f"be {allowed} or {last}")
+        _refuse(where, f"{name}={value!r}", f"be {allowed} or {last}")
 
 
 def check_bool(where: str, name: str, value: Any) -> None:
-    """Raises a `ValueError` unless a value is `True` or `False`.
-
-    Example:
-        >>> check_bool("pbt", "copy_hparams", 1)
-        Traceback (most recent call last):
-            ...
-        ValueError: pbt: copy_hparams=1 must be True or False.
-    """
+    """Raises a `ValueError` unless a value is `True` or `False`."""
     if not isinstance(value, bool):
-        _refuse(where, name, value, "be True or False")
+        _refuse(where, f"{name}={value!r}", "be True or False")
 
 
 def check_each(where: str, name: str, values: Any, allowed: str) -> tuple[float, ...]:
-    """Returns a sequence of numbers as a tuple, or raises a `ValueError`.
-
-    Example:
-        >>> check_each("mf_pbt", "intervals", 5, "whole numbers")
-        Traceback (most recent call last):
-            ...
-        ValueError: mf_pbt: intervals=5 must be whole numbers, at least one.
-    """
+    """Returns a sequence of numbers as a tuple, or raises a `ValueError`."""
     is_sequence = isinstance(values, Sequence | np.ndarray) and len(values)
     if not is_sequence or not all(map(is_real, values)):
-        _refuse(where, name, values, f"be {allowed}, at least one")
+        _refuse(where, f"{name}={values!r}", f"be {allowed}, at least one")
     return tuple(values)
 
 
 def check_mapping(where: str, name: str, value: Any, example: str) -> None:
-    """Raises a `TypeError` unless a value is a dictionary.
-
-    Example:
-        >>> check_mapping("frozen", "fields", 3, "{'rate': (0, 9)}")
-        Traceback (most recent call last):
-            ...
-        TypeError: frozen: fields=3 must be a dictionary, such as {'rate': (0, 9)}.
-    """
+    """Raises a `TypeError` unless a value is a dictionary."""
     if not isinstance(value, Mapping):
         allowed = f"be a dictionary, such as {example}"
-        _refuse(where, name, value, allowed, TypeError)
+        _refuse(where, f"{name}={value!r}", allowed, TypeError)
 
 
 def check_function(
@@ -192,10 +144,8 @@ def check_function(
     count = arguments.count(",") + 1
     if not callable(value) or not accepts(value, *[None] * count):
         given = getattr(value, "__name__", repr(value))
-        raise TypeError(
-            f"{_prefix(where)}{name}={given} must be a function ({arguments}), such as "
-            f"{example}."
-        )
+        allowed = f"be a function ({arguments}), such as {example}"
+        _refuse(where, f"{name}={given}", allowed, TypeError)
 
 
 def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
@@ -205,15 +155,9 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     except TypeError:
         return False
     except ValueError:  # a builtin without a signature: calling it will tell
-        return True
+        pass
     return True
 
 
-def _prefix(where: str) -> str:
-    return f"{where}: " if where else ""
-
-
-def _refuse(
-    where: str, name: str, value: Any, allowed: str, error: type = ValueError
-) -> None:
-    raise error(f"{_prefix(where)}{name}={value!r} must {allowed}.")
+def _refuse(where: str, given: str, allowed: str, error: type = ValueError) -> None:
+    raise error(f"{where}{': ' if where else ''}{given} must {allowed}.")

@@ -1,13 +1,13 @@
 """Operators: pure functions that select, mutate, cross and compare members."""
 
+from jepbt.hyperparameters import MIN_FACTOR
 from jepbt.operators.crossover import CrossoverFn, pair_children, uniform
-from jepbt.operators.mutation import MIN_FACTOR, MutationFn, gaussian, perturb
+from jepbt.operators.mutation import MutationFn, gaussian, perturb
 from jepbt.operators.novelty import (
     Behaviour,
     Pulsation,
     check_pulsation,
     novel_elites,
-    pool_size,
     pulsation,
     spread_out,
 )
@@ -40,7 +40,6 @@ __all__ = [
     "novel_elites",
     "pair_children",
     "perturb",
-    "pool_size",
     "pulsation",
     "significant",
     "spread_out",

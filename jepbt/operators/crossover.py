@@ -25,13 +25,10 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     loss is swapped on its own.
 
     Args:
-        probability: the probability that a pair swaps a value.
+        probability: the probability that a pair swaps a value, in [0, 1].
 
     Returns:
         `crossover(key, hparams, is_child) -> hparams`.
-
-    Raises:
-        ValueError: if `probability` is not in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,12 +67,8 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
 def pair_children(is_child: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Pairs children in the order of their slots.
 
-    Args:
-        is_child: `bool[P]`.
-
-    Returns:
-        `i32[P]` each slot's partner, itself if it has none, and `i32[P]` the number of
-        its pair, equal for both.
+    Returns `i32[P]` each slot's partner, itself if it has none, and `i32[P]` the number
+    of its pair, equal for both.
 
     Example:
         >>> import jax.numpy as jnp

@@ -15,17 +15,13 @@ import jax.numpy as jnp
 
 from jepbt.arguments import check_each, check_real
 from jepbt.hyperparameters import (
-    MIN_FACTOR,
     HyperParameters,
-    Space,
     columns,
     draw_for,
     normal,
     spaces,
     whole_below,
 )
-
-__all__ = ["MIN_FACTOR", "MutationFn", "gaussian", "perturb"]
 
 MutationFn: TypeAlias = Callable[[jax.Array, HyperParameters], HyperParameters]
 """`(key, hparams [P]) -> hparams [P]`."""
@@ -48,16 +44,13 @@ def gaussian(
     anew with probability `reset`, as numbers are.
 
     Args:
-        sigma: the standard deviation of the factor.
+        sigma: the standard deviation of the factor, at least 0.
         reset: the probability that a value is drawn anew from its prior.
         redraw: the probability that a categorical is drawn anew, or that an ordered one
             moves to a neighbour.
 
     Returns:
         `mutate(key, hparams) -> hparams`.
-
-    Raises:
-        ValueError: if `sigma` is negative or a probability is not in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -105,9 +98,6 @@ def perturb(
     Returns:
         `explore(key, hparams) -> hparams`.
 
-    Raises:
-        ValueError: if a factor is not positive or `resample` is not in [0, 1].
-
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dataclasses import dataclass
@@ -139,7 +129,7 @@ def _vary_all(
     vary: Callable[..., jax.Array], key: jax.Array, hparams: HyperParameters
 ) -> HyperParameters:
     """Applies `vary(space, value, noise, *uniforms)` to every field of a population."""
-    fields: list[Space] = list(spaces(type(hparams)).values())
+    fields = spaces(type(hparams)).values()
     leaves, treedef = jax.tree.flatten(hparams)
     step, *uniforms = draw_for(key, leaves, 4)
     # Normal numbers for all fields at once: their formula is long in a program.

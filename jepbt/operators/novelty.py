@@ -27,14 +27,7 @@ class Behaviour(NamedTuple):
 
 
 class Pulsation(NamedTuple):
-    """Settings of `pulsation`: when novelty counts, among whom, and how it is measured.
-
-    Attributes:
-        period: the number of generations from one choice to the next.
-        pool: the size of the pool in numbers of survivors.
-        metric: "correctness", "probabilities" or "loss".
-        num_examples: the number of validation examples that members are compared on.
-    """
+    """The settings of `pulsation`, which tells what each means."""
 
     period: int
     pool: float
@@ -66,17 +59,12 @@ def pulsation(
 
     Args:
         period: the number of generations between two choices; 1 for every generation.
-        pool: the pool holds `round(num_elites * pool)` members, at most all.
+        pool: the size of the pool in numbers of elites, at least 1: it holds
+            `round(num_elites * pool)` members, at most all.
         metric: "correctness" compares which examples members get right,
             "probabilities" what they predict for them, and "loss" the effective
             coefficients of their evolved losses, which costs no evaluation.
         num_examples: the number of validation examples, always the first ones.
-
-    Returns:
-        A `Pulsation`.
-
-    Raises:
-        ValueError: names the setting, its value and what is allowed.
 
     Example:
         >>> pulsation(metric="loss").behaviour is None
@@ -100,18 +88,8 @@ def check_pulsation(
     num_elites: int,
     num_members: int,
 ) -> None:
-    """Refuses a pool larger than the population, and a metric without its field.
-
-    Args:
-        pulsation: the settings.
-        hparams_type: the user's class.
-        num_elites: the number of survivors.
-        num_members: `P`.
-
-    Raises:
-        ValueError: if either is the case; the message tells a remedy.
-    """
-    size = pool_size(pulsation, num_elites)
+    """Raises a `ValueError` for a pool above `P`, or a metric without its field."""
+    size = _pool_size(pulsation, num_elites)
     if size > num_members:
         raise ValueError(
             f"pulsation: pool={pulsation.pool} times num_elites={num_elites} makes a "
@@ -126,8 +104,7 @@ def check_pulsation(
         )
 
 
-def pool_size(pulsation: Pulsation, num_elites: int) -> int:
-    """Counts the members that compete for novelty."""
+def _pool_size(pulsation: Pulsation, num_elites: int) -> int:
     return round(num_elites * pulsation.pool)
 
 
@@ -141,19 +118,7 @@ def novel_elites(
 ) -> jax.Array:
     """Marks the survivors of one generation: by novelty in a pulse, else by fitness.
 
-    Args:
-        pulsation: the settings.
-        generation: `i32[]`.
-        hparams: leaves `[P, ...]`.
-        fitness: `f32[P]`.
-        behaviour: `f32[P, K]`; may be `None` if the metric is "loss".
-        num_elites: the number of survivors.
-
-    Returns:
-        `bool[P]`.
-
-    Raises:
-        ValueError: if the metric needs a behaviour and there is none.
+    `behaviour` is `f32[P, K]`, or `None` if the metric is "loss".
     """
     if pulsation.metric == "loss":
         behaviour = _effective_losses(hparams)
@@ -162,11 +127,10 @@ def novel_elites(
             f"pulsation: metric={pulsation.metric!r} needs Evaluation.behaviour, and "
             "this evaluation has none. metric='loss' needs no evaluation."
         )
+    size = _pool_size(pulsation, num_elites)
     return jax.lax.cond(
         generation % pulsation.period == 0,
-        lambda: spread_out(
-            fitness, behaviour, num_elites, pool_size(pulsation, num_elites)
-        ),
+        lambda: spread_out(fitness, behaviour, num_elites, size),
         lambda: is_elite(fitness, num_elites),
     )
 
@@ -182,14 +146,8 @@ def spread_out(
     with the smaller sum leaves. Our choice: of equals the later one leaves, and the
     fittest takes no part in the comparison.
 
-    Args:
-        fitness: `f32[P]`.
-        behaviour: `f32[P, K]`; a distance that is `nan` counts as 0.
-        num_survivors: the number of survivors, at least 1.
-        pool_size: the number of the fittest that compete, at most `P`.
-
-    Returns:
-        `bool[P]`; fewer are marked if fewer live.
+    The pool are the `pool_size` fittest. A distance of `behaviour`, `f32[P, K]`, that
+    is `nan` counts as 0. Fewer than `num_survivors` are marked if fewer live.
 
     Example:
         The two fittest do the same; the third does not, and takes the second's place:

@@ -20,13 +20,7 @@ SelectionFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def best_first(fitness: jax.Array) -> jax.Array:
-    """Orders slots from the fittest to the failed.
-
-    Args:
-        fitness: `f32[P]`.
-
-    Returns:
-        `i32[P]` slots, best first; equals by slot, `nan` last.
+    """Orders slots from the fittest to the failed: equals by slot, `nan` last.
 
     Example:
         >>> import jax.numpy as jnp
@@ -37,14 +31,7 @@ def best_first(fitness: jax.Array) -> jax.Array:
 
 
 def is_elite(fitness: jax.Array, num_elites: int) -> jax.Array:
-    """Marks the `num_elites` fittest live members.
-
-    Args:
-        fitness: `f32[P]`.
-        num_elites: the number of elites; if fewer members live, all of them are.
-
-    Returns:
-        `bool[P]`.
+    """Marks the `num_elites` fittest live members, or all of them if fewer live.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,18 +108,7 @@ def duel(key: jax.Array, fitness: jax.Array) -> jax.Array:
 def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
     """Draws for each slot a live member other than itself, uniformly.
 
-    Args:
-        key: consumed.
-        fitness: `f32[P]`; it only tells who lives.
-
-    Returns:
-        `i32[P]`; the slot itself where no other member lives.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> fitness = jnp.array([0.1, jnp.nan, 0.3])
-        >>> draw_opponents(jax.random.key(0), fitness)[::2].tolist()
-        [2, 0]
+    Where no other member lives it is the slot itself.
     """
     slots = jnp.arange(fitness.size)
     is_live = ~jnp.isnan(fitness)
@@ -151,13 +127,11 @@ def truncation(fraction: float = 0.2) -> SelectionFn:
 
     Args:
         fraction: the share of the population that is replaced, and the share that is
-            copied; at least one member each. Failed members are always replaced.
+            copied, in (0, 0.5]; at least one member each. Failed members are always
+            replaced.
 
     Returns:
         `select(key, fitness) -> i32[P]`; slots that stay are their own parents.
-
-    Raises:
-        ValueError: if `fraction` is not in (0, 0.5].
 
     Example:
         >>> import jax, jax.numpy as jnp

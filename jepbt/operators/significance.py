@@ -41,14 +41,8 @@ def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
     takes over its parent's past evaluations.
 
     Args:
-        num_evaluations: `K`, the number of last evaluations that are compared.
-        level: the level of significance; the larger, the more is copied.
-
-    Returns:
-        An `Exploit`.
-
-    Raises:
-        ValueError: if `num_evaluations` is below 2 or `level` is not in (0, 1].
+        num_evaluations: `K`, at least 2, the number of evaluations that are compared.
+        level: the level of significance, in (0, 1]; the larger, the more is copied.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -75,7 +69,7 @@ def welch_test(num_evaluations: int = 10, *, level: float = 0.05) -> Exploit:
 
 
 def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Exploit:
-    """Builds a gate: a slot copies only a significantly fitter member.
+    """Builds a gate for `pbt(exploit=...)`: only the significantly fitter are copied.
 
     The difference of two fitnesses is compared with the standard errors of both over
     the validation examples, one-sided, as if both were measured on examples of their
@@ -85,13 +79,7 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
     Args:
         select: `(key, fitness) -> parents`, the member that each slot would copy;
             `truncation(0.2)` by default.
-        level: the level of significance; 0.5 lets everything better pass.
-
-    Returns:
-        An `Exploit`, for `pbt(exploit=...)`.
-
-    Raises:
-        ValueError: if `level` is not in (0, 1].
+        level: the level of significance, in (0, 1]; 0.5 lets everything better pass.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -121,15 +109,10 @@ def significant(select: SelectionFn | None = None, *, level: float = 0.05) -> Ex
 
 
 def welch_p_value(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Computes the two-sided p-value of Welch's t-test along the first axis.
+    """Computes the two-sided p-value of Welch's t-test of samples `f32[K, ...]`.
 
-    Args:
-        left: `f32[K, ...]` samples.
-        right: `f32[K, ...]`.
-
-    Returns:
-        `f32[...]`; without any variance 0 where the means differ and 1 where they are
-        equal; `nan` where a sample is.
+    Without any variance it is 0 where the means differ and 1 where they are equal;
+    `nan` where a sample is.
 
     Example:
         >>> import jax.numpy as jnp
