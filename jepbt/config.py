@@ -94,21 +94,7 @@ _COUNTS = {
 
 
 def check(config: Config) -> None:
-    """Checks every field that a run depends on.
-
-    Args:
-        config: the settings to check.
-
-    Raises:
-        TypeError: if it is not a `Config`.
-        ValueError: names the field, its value, what is allowed and what to do.
-
-    Example:
-        >>> check(Config(population_size=-3))
-        Traceback (most recent call last):
-            ...
-        ValueError: population_size=-3 must be a whole number from 1 to 2147483647.
-    """
+    """Raises an error that tells a remedy unless every field has an allowed value."""
     if not isinstance(config, Config):
         hint = " Call it: Config()." if config is Config else ""
         raise TypeError(
@@ -134,9 +120,7 @@ def check(config: Config) -> None:
     for name in ("progress", "debug", "resume"):
         check_bool("", name, getattr(config, name))
     if config.resume and config.run_dir is None:
-        raise ValueError(
-            "resume=True needs run_dir: the folder of the run that is to go on."
-        )
+        raise ValueError("resume=True needs run_dir: the folder of the run to resume.")
     check_folder("run_dir", config.run_dir)
 
 

@@ -168,7 +168,7 @@ class Integer(Number):
         super().check(where, value)
 
 
-class Vector(Number):
+class Vector(Real):
     """Several real numbers that share bounds and evolve each on its own."""
 
     @classmethod
@@ -186,21 +186,16 @@ class Vector(Number):
             for place, value in enumerate(default)
         ]
         default = tuple(entry.default for entry in entries)
-        return cls(default, entries[0].min, entries[0].max, entries[0].log)
+        return cls(default, declared["min"], declared["max"], declared["log"])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one member's value, `(n,)`."""
         return (len(self.default),)
 
-    @property
-    def entry(self) -> Real:
-        """The space of a single entry."""
-        return Real(self.default[0], self.min, self.max, self.log)
-
     def to_python(self, leaf: np.ndarray) -> tuple[float, ...]:
         """Returns a tuple of floats: see `Real.to_python`."""
-        return tuple(map(self.entry.to_python, leaf))
+        return tuple(map(super().to_python, leaf))
 
     def check(self, where: str, value: Any) -> None:
         """Raises unless a value is as many numbers, all inside the bounds."""
@@ -210,7 +205,7 @@ class Vector(Number):
                 "its default has."
             )
         for place, number in enumerate(value):
-            self.entry.check(f"{where}[{place}]", number)
+            super().check(f"{where}[{place}]", number)
 
 
 def _check_bounds(where: str, space: Number) -> None:

@@ -20,14 +20,7 @@ _GENOME = "8 finite numbers, in the order y, y2, y3, xy, xy2, x2y, x0, y0."
 
 @dataclasses.dataclass(frozen=True)
 class TaylorLoss(Space):
-    """A TaylorGLO loss: eight coefficients, or a direction; it mutates additively.
-
-    Attributes:
-        default: the genome that the first population starts at.
-        noise: the standard deviation of the noise on the first population.
-        sigma: the standard deviation of a mutation.
-        genome: "coefficients" or "effective", which keeps the default's scale.
-    """
+    """A TaylorGLO loss with the settings of `taylor_hparam`; it mutates additively."""
 
     default: tuple[float, ...]
     noise: float

@@ -1,10 +1,9 @@
 """Computes losses of classification, for fixed and for evolving settings.
 
-Every loss has the shapes of optax's: `(logits f32[..., C], labels f32[..., C]) ->
-f32[...]`, with one-hot or soft labels, so losses of optax can stand beside these. A
-builder's setting may be a Python number or traced, one value per member of a
-population. Settings given as Python numbers are checked, traced ones cannot be. Wrong
-shapes, and labels that are class indices, raise a `ValueError` that tells a remedy.
+Every loss is a `LossFn` of one-hot or soft labels, as in optax, so losses of optax can
+stand beside these. A builder's setting may be a Python number, which is checked, or
+traced, one value per member of a population, which cannot be. Wrong shapes, and labels
+that are class indices, raise a `ValueError` that tells a remedy.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from jepbt.arguments import check_scalar
 from jepbt.losses import taylorglo
 
 LossFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+"""`(logits f32[..., C], labels f32[..., C]) -> f32[...]`, one loss for each example."""
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -68,9 +68,6 @@ def taylor(theta: jax.Array) -> LossFn:
         theta: `f32[8]` one member's genome, `[y, y2, y3, xy, xy2, x2y, x0, y0]` as
             in `jepbt.taylorglo`.
 
-    Returns:
-        A loss of logits and labels.
-
     Example:
         >>> loss_fn = taylor(taylorglo.CROSS_ENTROPY_EXPANSION)
         >>> labels = jax.nn.one_hot(0, 2)
@@ -100,12 +97,6 @@ def generalized_cross_entropy(q: float | jax.Array) -> LossFn:
     Args:
         q: `f32[]` in (0, 1].
 
-    Returns:
-        A loss of logits and labels.
-
-    Raises:
-        ValueError: if `q` is not a scalar, or is a Python number outside (0, 1].
-
     Example:
         >>> loss_fn = generalized_cross_entropy(0.5)
         >>> float(loss_fn(jnp.zeros(4), jax.nn.one_hot(2, 4)))  # (1 - sqrt(1/4)) / 0.5
@@ -131,12 +122,6 @@ def label_smoothing(alpha: float | jax.Array) -> LossFn:
 
     Args:
         alpha: `f32[]` in [0, 1).
-
-    Returns:
-        A loss of logits and labels.
-
-    Raises:
-        ValueError: if `alpha` is not a scalar, or is a Python number outside [0, 1).
 
     Example:
         >>> loss_fn = label_smoothing(0.2)

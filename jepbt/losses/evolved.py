@@ -70,16 +70,10 @@ class EvolvedLoss:
         return len(self.thetas)
 
     def at_generation(self, generation: int) -> EvolvedLoss:
-        """Returns the loss that the winner's ancestor trained with.
+        """Returns the loss that the winner's ancestor trained with, and what led to it.
 
         Args:
             generation: a number from 0 to the winner's generation.
-
-        Returns:
-            The loss of that generation, and what led to it.
-
-        Raises:
-            ValueError: if the winner has no ancestor there.
         """
         if not 0 <= generation < len(self):
             raise ValueError(

@@ -136,9 +136,6 @@ def effective(theta: jax.Array) -> Effective:
     Args:
         theta: `f32[..., 8]` genomes.
 
-    Returns:
-        An `Effective` of five `f32[...]`.
-
     Example:
         >>> [float(c) for c in effective(CROSS_ENTROPY_EXPANSION)]
         [-4.0, 4.0, -4.0, 4.0, 0.0]

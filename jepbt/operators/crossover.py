@@ -27,9 +27,6 @@ def uniform(probability: float = 0.5) -> CrossoverFn:
     Args:
         probability: the probability that a pair swaps a value, in [0, 1].
 
-    Returns:
-        `crossover(key, hparams, is_child) -> hparams`.
-
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dataclasses import dataclass

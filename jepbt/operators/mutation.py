@@ -49,9 +49,6 @@ def gaussian(
         redraw: the probability that a categorical is drawn anew, or that an ordered one
             moves to a neighbour.
 
-    Returns:
-        `mutate(key, hparams) -> hparams`.
-
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dataclasses import dataclass
@@ -94,9 +91,6 @@ def perturb(
         factors: positive numbers, of which each value draws one.
         resample: the probability that a value is drawn anew from its prior, uniform in
             the logarithm where the space is logarithmic.
-
-    Returns:
-        `explore(key, hparams) -> hparams`.
 
     Example:
         >>> import jax, jax.numpy as jnp
