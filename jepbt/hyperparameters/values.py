@@ -80,17 +80,6 @@ def to_python(hparams: HyperParameters) -> HyperParameters:
 
     These are ints, floats of the fewest digits that give the same float32 back, the
     chosen values, tuples of floats, and `np.ndarray` losses.
-
-    Example:
-        >>> import numpy as np
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     rate: float = jepbt.hparam(0.1, min=0.0, max=1.0)
-        ...     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
-        >>> to_python(Hyper(rate=np.float32(0.2), activation=np.int32(1)))
-        Hyper(rate=0.2, activation='tanh')
     """
     return map_fields(lambda space, leaf: space.to_python(leaf), hparams)
 
