@@ -117,7 +117,7 @@ def operations(
     changed = np.zeros(parents.shape, bool)
     for values in hparams.values():
         differs = values[1:] != values[:-1]
-        changed[1:] |= differs.reshape(*differs.shape[:2], -1).any(axis=-1)
+        changed[1:] |= differs.any(axis=tuple(range(2, differs.ndim)))
     named = np.where(changed, "varied", "kept")
     named = np.where(parents != slots, "copied", named)
     named = np.where(fresh, "fresh", named)
