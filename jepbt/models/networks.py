@@ -1,13 +1,12 @@
 """Two small networks as flax modules: a multilayer perceptron and a CNN.
 
-Written to be copied. Three lines make a flax network fit for a population:
-`conv_general_dilated=nn.conv_general_dilated` and `nn.max_pool`, which are fast on CPU
-when many members train, and `nn.dropout`, whose rate may evolve.
+Written to be copied. Three things make a flax network fit for a population:
+`linen.Conv(..., conv_general_dilated=nn.conv_general_dilated)` and `nn.max_pool`, which
+are fast on CPU when many members train, and `nn.dropout`, whose rate may evolve.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from jepbt import nn
+from jepbt.arguments import check_real, check_whole
 
 Dropout: TypeAlias = float | Callable[[Any], jax.Array | float] | None
 
@@ -52,13 +52,13 @@ class MLP(linen.Module, kw_only=True):
 
     def __post_init__(self) -> None:
         check_settings("MLP", self.num_classes, self.dropout, self.dtype)
-        is_sequence = isinstance(self.hidden, Sequence)
-        is_sequence = is_sequence and not isinstance(self.hidden, str)
-        if not is_sequence or not all(is_positive_int(width) for width in self.hidden):
+        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise ValueError(
-                "MLP: hidden must be positive integers, one for each hidden layer as "
-                f"in hidden=(256,), got {self.hidden!r}."
+                f"MLP: hidden={self.hidden!r} must be a sequence of widths, one for "
+                "each hidden layer, as in hidden=(256,)."
             )
+        for number, width in enumerate(self.hidden):
+            check_whole("MLP", f"hidden[{number}]", width, 1)
         super().__post_init__()
 
     @linen.compact
@@ -68,7 +68,7 @@ class MLP(linen.Module, kw_only=True):
         """Computes logits `f32[B, C]` of images `f32[B, ...]`."""
         if images.ndim < 2:
             raise ValueError(
-                f"MLP takes images [B, ...], a batch of vectors at least; got shape "
+                "MLP takes images [B, ...], a batch of vectors at least; got shape "
                 f"{images.shape}."
             )
         x = images.reshape(images.shape[0], -1)
@@ -140,24 +140,15 @@ class ConvPool(linen.Module):
     features: int
     dtype: Any
 
-    def setup(self) -> None:
-        """Makes the convolution, whose kernel lies beside the bias."""
-        self.convolve = linen.Conv(
-            self.features,
-            (3, 3),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=HE,
-            conv_general_dilated=nn.conv_general_dilated,
-        )
-        linen.share_scope(self, self.convolve)
-
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes `[B, H // 2, W // 2, features]`."""
+        kernel = self.param("kernel", HE, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", linen.initializers.zeros, (self.features,))
-        x = nn.max_pool(self.convolve(x), 2)
-        return linen.relu(x + bias.reshape(1, 1, 1, -1).astype(self.dtype))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = nn.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return linen.relu(nn.max_pool(x) + bias.reshape(1, 1, 1, -1))
 
 
 def drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.Array:
@@ -168,30 +159,18 @@ def drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.A
     return nn.dropout(module.make_rng("dropout"), x, rate, train=True)
 
 
-def is_positive_int(value: Any) -> bool:
-    """Tells whether a setting counts something."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_integer and value >= 1
-
-
 def check_settings(
     name: str, num_classes: Any, dropout: Any = None, dtype: Any = jnp.float32
 ) -> None:
     """Refuses settings of a model that could not work, by name."""
-    if not is_positive_int(num_classes):
-        raise ValueError(
-            f"{name}: num_classes must be a positive integer, got {num_classes!r}."
-        )
-    is_rate = isinstance(dropout, numbers.Real) and 0 <= dropout < 1
-    if not (dropout is None or callable(dropout) or is_rate):
-        raise ValueError(
-            f"{name}: dropout must be a number in [0, 1), a function of the "
-            f"hyperparameters such as `lambda h: h.dropout`, or None; got {dropout!r}."
-        )
+    check_whole(name, "num_classes", num_classes, 1)
+    if dropout is not None and not callable(dropout):
+        note = ", or be a function such as `lambda h: h.dropout`, or None"
+        check_real(name, "dropout", dropout, 0, 1, below=True, note=note)
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise ValueError(
-            f"{name}: dtype must be jnp.float32, jnp.bfloat16 or jnp.float16, in which "
-            f"the layers compute; got {dtype!r}. Weights are float32 whatever it is."
+            f"{name}: dtype={dtype!r} must be jnp.float32, jnp.bfloat16 or "
+            "jnp.float16, in which the layers compute. Weights are always float32."
         )
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen
 
 from jepbt import nn
-from jepbt.models.networks import HE, check_pixels, check_settings, is_positive_int
+from jepbt.arguments import check_whole, is_whole
+from jepbt.models.networks import HE, check_pixels, check_settings
 
 
 class ResNet(linen.Module, kw_only=True):
@@ -49,15 +50,11 @@ class ResNet(linen.Module, kw_only=True):
 
     def __post_init__(self) -> None:
         check_settings("ResNet", self.num_classes, dtype=self.dtype)
-        depth = self.depth
-        if not is_positive_int(depth) or depth < 8 or depth % 6 != 2:
+        check_whole("ResNet", "width", self.width, 1)
+        if not is_whole(self.depth) or self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(
-                f"ResNet: depth={depth!r} must be 6 n + 2 for three stages of n blocks "
+                f"ResNet: depth={self.depth!r} must be 6 n + 2 for three stages of n blocks "
                 "of two layers: 8, 14, 20, 26, 32, 44, 56, 110."
-            )
-        if not is_positive_int(self.width):
-            raise ValueError(
-                f"ResNet: width must be a positive integer, got {self.width!r}."
             )
         super().__post_init__()
 

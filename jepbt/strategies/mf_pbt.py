@@ -48,12 +48,8 @@ def mf_pbt(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> strategy = mf_pbt(intervals=(1, 2))
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 8, 10)
         >>> fitness = jnp.array([0.4, 0.3, 0.2, 0.1, 0.04, 0.03, 0.02, 0.01])

@@ -13,13 +13,13 @@ import optax
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
 
+_MUST = "must be a function of the hyperparameters that returns"
 WANTED = {
-    "augment": "must be a function of the hyperparameters that returns an "
-    "augmentation, as in augment=lambda h: jepbt.augment.shift(h.shift)",
-    "loss": "must be a function of the hyperparameters that returns a loss, as in "
-    "loss=lambda h: jepbt.losses.brier",
-    "optimizer": "must be a function of the hyperparameters that returns an optax "
-    "optimizer, as in optimizer=lambda h: optax.sgd(h.learning_rate)",
+    "augment": f"{_MUST} an augmentation, as in augment=lambda h: "
+    "jepbt.augment.shift(h.shift)",
+    "loss": f"{_MUST} a loss, as in loss=lambda h: jepbt.losses.brier",
+    "optimizer": f"{_MUST} an optax optimizer, as in optimizer=lambda h: "
+    "optax.sgd(h.learning_rate)",
 }
 ADVICE = {
     "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
@@ -30,7 +30,7 @@ ADVICE = {
 }
 
 
-def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> None:
+def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
     """Refuses a task some of whose parts are `None`, by name."""
     for part, value in parts.items():
         if value is None:
@@ -43,10 +43,10 @@ def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> No
 
 def check_parts(hparams, network, loss, optimizer, augment, example, outputs) -> None:
     """Traces each part on its own, so that an error can name the one that is wrong."""
-    functions = {"loss": loss, "optimizer": optimizer, "augment": augment}
+    functions = {"loss": loss, "optimizer": optimizer}
+    if augment is not None:
+        functions["augment"] = augment
     for name, function in functions.items():
-        if name == "augment" and function is None:
-            continue
         if not callable(function) or not accepts(function, None):
             given = getattr(function, "__name__", type(function).__name__)
             raise TypeError(f"{name}: {WANTED[name]}; got {given}.")
@@ -98,8 +98,8 @@ def _try_augment(augment, key, member, images, labels) -> None:
         raise ValueError(
             f"augment: it must return (images, labels), got {type(distorted).__name__}."
         )
-    before = {"images": images, "labels": labels}
-    for (name, old), new in zip(before.items(), distorted, strict=True):
+    before = ("images", "labels"), (images, labels)
+    for name, old, new in zip(*before, distorted, strict=True):
         was, now = _describe(old), _describe(new)
         if was != now:
             raise ValueError(

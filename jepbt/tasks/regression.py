@@ -84,16 +84,15 @@ def regression(
     check_whole("", "seed", seed, 0)
     splits = _as_splits(data, seed)
     size = splits.train["target"].shape[1]
-    loss = loss or (lambda h: squared_error)
     if hparams is None:
         hparams = RegressionHyperParameters
-        model = (
-            models.MLP(num_classes=size, hidden=(64, 64)) if model is None else model
-        )
+        if model is None:
+            model = models.MLP(num_classes=size, hidden=(64, 64))
         optimizer = optimizer or (
             lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
         )
-    require_parts("regression", hparams, model=model, optimizer=optimizer)
+    parts = {"model": model, "optimizer": optimizer}
+    require_parts("regression", hparams, parts)
     task = learn_from_examples(
         splits,
         inputs="input",
@@ -101,9 +100,8 @@ def regression(
         outputs=Outputs(size, f"predictions [B, {size}] of the data's {size} targets"),
         score=lambda predicted, batch: -squared_error(predicted, batch["target"]),
         hparams=hparams,
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
+        **parts,
+        loss=loss or (lambda h: squared_error),
         augment=augment,
         batch_size=batch_size,
     )
@@ -111,29 +109,17 @@ def regression(
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Averages the squared differences of each example.
-
-    Args:
-        predictions: `f32[B, D]`.
-        targets: `f32[B, D]`.
-
-    Returns:
-        `f32[B]`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2))).tolist()
-        [5.0]
-    """
+    """Averages the squared differences of each example: `f32[B]` of `f32[B, D]`."""
     return jnp.mean(jnp.square(predictions - targets), axis=-1)
 
 
 def _as_splits(data: Any, seed: int) -> Splits:
     if isinstance(data, Splits):
-        given = {
-            name: rows for name, rows in data._asdict().items() if rows is not None
+        splits = {
+            name: _to_split(name, rows)
+            for name, rows in data._asdict().items()
+            if rows is not None
         }
-        splits = {name: _to_split(name, rows) for name, rows in given.items()}
         if "validation" not in splits:
             raise ValueError(
                 "regression: data.validation is missing, which fitness is measured on; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import optax
 from jepbt import models
 from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
-from jepbt.population import PyTree
+from jepbt.population import PyTree, take
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
 from jepbt.tasks.parts import check_parts
 from jepbt.tasks.task import Blend, Splits, Task
@@ -23,37 +22,21 @@ from jepbt.tasks.task import Blend, Splits, Task
 _AUGMENT = 0x61756720  # makes a key for augmentation of the step's, the model's own
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("params", "opt_state", "variables"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """The state of a network that learns by gradients.
+    """The state of a network that learns by gradients."""
 
-    Attributes:
-        params: the weights.
-        opt_state: the optimizer's state.
-        variables: all else that the model carries, such as batch statistics.
-    """
-
-    params: PyTree
-    opt_state: PyTree
-    variables: PyTree
+    params: PyTree  # the weights
+    opt_state: PyTree  # the optimizer's state
+    variables: PyTree  # all else that the model carries, such as batch statistics
 
 
 class Outputs(NamedTuple):
-    """The shape that a network's outputs must have.
+    """The shape that a network's outputs must have."""
 
-    Attributes:
-        size: the number of outputs for each example, `C`.
-        words: a description for messages, such as "logits [B, 3] for the data's 3
-            classes".
-    """
-
-    size: int
-    words: str
+    size: int  # C, the number of outputs for each example
+    words: str  # such as "logits [B, 3] for the data's 3 classes"
 
 
 def learn_from_examples(
@@ -74,28 +57,9 @@ def learn_from_examples(
 ) -> Task:
     """Makes a task of the user's parts, after checking each of them by a trace.
 
-    Args:
-        data: the splits, dictionaries of arrays `[N, ...]`.
-        inputs: the name of the array that the network sees.
-        labels: `(batch) -> f32[B, C]`, makes the labels of the loss.
-        outputs: the shape that the network's outputs must have.
-        score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
-        average_of: `(outputs) -> f32[B, C]`, makes the values that an ensemble averages
-            and strategies compare as a member's behaviour; `score` accepts them too.
-        hparams: the class of the hyperparameters.
-        model: anything that `models.as_model` takes.
-        loss: `h -> (outputs, labels) -> f32[B]`.
-        optimizer: `h -> optax.GradientTransformation`.
-        augment: `h -> (key, inputs, labels) -> (inputs, labels)`, or None.
-        batch_size: the number of examples in a training step.
-        distillation: the settings of a teacher, for outputs that are logits, or None.
-
-    Returns:
-        A `Task` whose state is a `Learner`.
-
-    Raises:
-        TypeError: if a part is of the wrong type.
-        ValueError: if a part cannot work; the message names it.
+    `inputs` names the array of a batch that the network sees; `labels` makes the
+    targets of the loss. `average_of` makes of outputs what an ensemble averages and
+    strategies compare as a member's behaviour; `score` accepts that, too.
     """
     spaces(hparams)
     if distillation is not None and not isinstance(distillation, Distillation):
@@ -104,11 +68,13 @@ def learn_from_examples(
             f"{getattr(distillation, '__name__', type(distillation).__name__)}."
         )
     has_teacher = distillation is not None and distillation.weight > 0
-    shape = (1, *data.train[inputs].shape[1:])
+    network, rows = models.as_model(model), data.train[inputs]
+    example = jax.ShapeDtypeStruct((1, *rows.shape[1:]), jnp.float32)
+    check_parts(hparams, network, loss, optimizer, augment, example, outputs)
     steps = _Steps(
-        models.as_model(model),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-        _normalizer(data.train[inputs]),
+        network,
+        example,
+        _normalizer(rows),
         inputs,
         labels,
         loss,
@@ -116,18 +82,12 @@ def learn_from_examples(
         augment,
         distillation if has_teacher else None,
     )
-    check_parts(
-        hparams, steps.network, loss, optimizer, augment, steps.example, outputs
-    )
 
     def evaluate(key, state, hparams, batch, shared):
         return score(steps.predict(key, state, hparams, batch), batch)
 
-    def predict_average(key, state, hparams, batch):
+    def behaviour(key, state, hparams, batch, shared=None):
         return average_of(steps.predict(key, state, hparams, batch))
-
-    def behaviour(key, state, hparams, batch, shared):
-        return predict_average(key, state, hparams, batch)
 
     return Task(
         hparams,
@@ -138,7 +98,7 @@ def learn_from_examples(
         batch_size,
         behaviour=behaviour,
         prepare=make_teacher(distillation, steps.predict) if has_teacher else None,
-        blend=Blend(predict_average, score, _average_states, steps.adapt),
+        blend=Blend(behaviour, score, _average_states, steps.adapt),
     )
 
 
@@ -177,9 +137,8 @@ class _Steps(NamedTuple):
                 value = mix(self.distillation, value, outputs, lesson)
             return value, variables
 
-        (value, variables), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.params
-        )
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        (value, variables), gradients = differentiate(state.params)
         updates, opt_state = self.optimizer(hparams).update(
             gradients, state.opt_state, state.params
         )
@@ -207,8 +166,7 @@ def _average_states(states: Learner) -> Learner:
         return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
 
     params, variables = jax.tree.map(mean, (states.params, states.variables))
-    opt_state = jax.tree.map(lambda leaf: leaf[0], states.opt_state)
-    return Learner(params, opt_state, variables)
+    return Learner(params, take(states.opt_state, 0), variables)
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
@@ -274,11 +232,11 @@ def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -
                 "shrink_and_perturb: the task's state is a "
                 f"{type(state).__name__} without `params`. Give Task.restart yourself."
             )
-        params = jax.tree.map(
-            lambda old, fresh: (shrink * old + noise * fresh).astype(old.dtype),
-            state.params,
-            new.params,
-        )
+
+        def soften(old, fresh):
+            return (shrink * old + noise * fresh).astype(old.dtype)
+
+        params = jax.tree.map(soften, state.params, new.params)
         return dataclasses.replace(new, params=params)
 
     return dataclasses.replace(task, restart=restart)
