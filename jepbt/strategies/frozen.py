@@ -11,7 +11,6 @@ from jepbt.hyperparameters import map_fields, spaces
 from jepbt.population import take, where
 from jepbt.strategies.base import Strategy, check_strategy
 
-
 _NEVER = 2**31 - 1  # later than any generation
 
 

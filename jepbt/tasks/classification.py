@@ -27,7 +27,7 @@ from jepbt.models.model import name_of
 from jepbt.population import PyTree
 from jepbt.tasks.distillation import Distillation
 from jepbt.tasks.parts import require_parts
-from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.supervised import Supervised
 from jepbt.tasks.task import Splits, Task
 
 
@@ -113,18 +113,18 @@ def classification(
         model = _standard_model(dataset) if model is None else model
         loss = loss or (lambda h: losses.taylor(h.loss))
         optimizer = optimizer or _standard_optimizer
-    parts = {"model": model, "loss": loss, "optimizer": optimizer}
-    require_parts("classification", hparams, parts)
-    words = f"logits [B, {num_classes}] for the data's {num_classes} classes"
-    task = learn_from_examples(
-        Splits(dataset.train, dataset.validation, dataset.test),
+    own = {"model": model, "loss": loss, "optimizer": optimizer}
+    require_parts("classification", hparams, own)
+    parts = Supervised(
+        data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
         labels=lambda batch: jax.nn.one_hot(batch["label"], num_classes),
-        outputs=Outputs(num_classes, words),
+        num_outputs=num_classes,
+        outputs=f"logits [B, {num_classes}] for the data's {num_classes} classes",
         score=_score,
         average_of=jax.nn.softmax,
         hparams=hparams,
-        **parts,
+        **own,
         augment=augment,
         batch_size=batch_size,
         distillation=distillation,
@@ -141,11 +141,8 @@ def classification(
         return taylorglo.repair(leaf, num_classes) if is_loss else leaf
 
     evolves_loss = any(isinstance(s, TaylorLoss) for s in spaces(hparams).values())
-    return dataclasses.replace(
-        task,
-        about=about,
-        repair=functools.partial(map_fields, repair) if evolves_loss else None,
-    )
+    task_repair = functools.partial(map_fields, repair) if evolves_loss else None
+    return parts.task(about=about, repair=task_repair)
 
 
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:

@@ -41,51 +41,53 @@ def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
             )
 
 
-def check_parts(hparams, network, loss, optimizer, augment, example, outputs) -> None:
-    """Traces each part on its own, so that an error can name the one that is wrong."""
-    functions = {"loss": loss, "optimizer": optimizer}
-    if augment is not None:
-        functions["augment"] = augment
-    for name, function in functions.items():
-        if not callable(function) or not accepts(function, None):
+def check_parts(task: Any) -> None:
+    """Traces each part of a `Supervised`, so that an error can name the wrong one."""
+    for name, wanted in WANTED.items():
+        function = getattr(task, name)
+        is_left_out = name == "augment" and function is None
+        if not is_left_out and not (callable(function) and accepts(function, None)):
             given = getattr(function, "__name__", type(function).__name__)
-            raise TypeError(f"{name}: {WANTED[name]}; got {given}.")
+            raise TypeError(f"{name}: {wanted}; got {given}.")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    member = jax.eval_shape(lambda: default_member(hparams))
-    labels = jax.ShapeDtypeStruct((example.shape[0], outputs.size), jnp.float32)
+    member = jax.eval_shape(lambda: default_member(task.hparams))
+    labels = jax.ShapeDtypeStruct((1, task.num_outputs), jnp.float32)
     with _naming("model"):
-        params, logits = _try_model(network, key, example, member, labels, outputs)
-    if augment is not None:
+        params, outputs = _try_model(task, key, member, labels)
+    if task.augment is not None:
         with _naming("augment"):
-            _try_augment(augment, key, member, example, labels)
+            _try_augment(task.augment, key, member, task.example, labels)
     with _naming("loss"):
-        _try_loss(loss, member, logits, labels)
+        _try_loss(task.loss, member, outputs, labels)
     with _naming("optimizer"):
-        _try_optimizer(optimizer, member, params)
+        _try_optimizer(task.optimizer, member, params)
 
 
-def _try_model(network, key, example, member, labels, outputs) -> tuple[Any, Any]:
+def _try_model(task, key, member, labels) -> tuple[Any, Any]:
     """Returns the shapes of the weights and of the outputs."""
 
     def init(key, images, h):
-        return network.init(key, images, decode(h))
+        return task.network.init(key, images, decode(h))
 
-    made = jax.eval_shape(init, key, example, member)
+    made = jax.eval_shape(init, key, task.example, member)
     params, variables = _check_pair("init", "(params, variables)", made)
     for train in (True, False):
 
         def apply(key, params, variables, h, images, train=train):
-            return network.apply(key, params, variables, decode(h), images, train=train)
+            hparams = decode(h)
+            return task.network.apply(
+                key, params, variables, hparams, images, train=train
+            )
 
-        applied = jax.eval_shape(apply, key, params, variables, member, example)
-        logits, _ = _check_pair("apply", "(logits, variables)", applied)
-        got = getattr(logits, "shape", type(logits).__name__)
+        applied = jax.eval_shape(apply, key, params, variables, member, task.example)
+        outputs, _ = _check_pair("apply", "(logits, variables)", applied)
+        got = getattr(outputs, "shape", type(outputs).__name__)
         if got != labels.shape:
             raise ValueError(
-                f"model: its output must be {outputs.words}, got {got} for "
-                f"{example.shape[0]} example. Change the last layer's size."
+                f"model: its output must be {task.outputs}, got {got} for 1 example. "
+                "Change the last layer's size."
             )
-    return params, logits
+    return params, outputs
 
 
 def _try_augment(augment, key, member, images, labels) -> None:

@@ -17,7 +17,7 @@ from jepbt.datasets.arrays import check_like_train, to_array, to_float32
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
-from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.supervised import Supervised
 from jepbt.tasks.task import Splits, Task
 
 
@@ -91,21 +91,22 @@ def regression(
         optimizer = optimizer or (
             lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
         )
-    parts = {"model": model, "optimizer": optimizer}
-    require_parts("regression", hparams, parts)
-    task = learn_from_examples(
-        splits,
+    own = {"model": model, "optimizer": optimizer}
+    require_parts("regression", hparams, own)
+    parts = Supervised(
+        data=splits,
         inputs="input",
         labels=lambda batch: batch["target"],
-        outputs=Outputs(size, f"predictions [B, {size}] of the data's {size} targets"),
+        num_outputs=size,
+        outputs=f"predictions [B, {size}] of the data's {size} targets",
         score=lambda predicted, batch: -squared_error(predicted, batch["target"]),
         hparams=hparams,
-        **parts,
+        **own,
         loss=loss or (lambda h: squared_error),
         augment=augment,
         batch_size=batch_size,
     )
-    return dataclasses.replace(task, about={"model": name_of(model)})
+    return parts.task(about={"model": name_of(model)})
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,96 +33,82 @@ class Learner:
     variables: PyTree  # all else that the model carries, such as batch statistics
 
 
-class Outputs(NamedTuple):
-    """The shape that a network's outputs must have."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Supervised:
+    """The user's parts, checked by a trace, and what a member does with them."""
 
-    size: int  # C, the number of outputs for each example
-    words: str  # such as "logits [B, 3] for the data's 3 classes"
-
-
-def learn_from_examples(
-    data: Splits,
-    *,
-    inputs: str,
-    labels: Callable[[PyTree], jax.Array],
-    outputs: Outputs,
-    score: Callable[[jax.Array, PyTree], jax.Array],
-    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs,
-    hparams: type[HyperParameters],
-    model: Any,
-    loss: Callable[[HyperParameters], Callable[..., jax.Array]],
-    optimizer: Callable[[HyperParameters], optax.GradientTransformation],
-    augment: Callable[[HyperParameters], Callable[..., Any]] | None,
-    batch_size: int,
-    distillation: Distillation | None = None,
-) -> Task:
-    """Makes a task of the user's parts, after checking each of them by a trace.
-
-    `inputs` names the array of a batch that the network sees; `labels` makes the
-    targets of the loss. `average_of` makes of outputs what an ensemble averages and
-    strategies compare as a member's behaviour; `score` accepts that, too.
-    """
-    spaces(hparams)
-    if distillation is not None and not isinstance(distillation, Distillation):
-        raise TypeError(
-            "distillation must be made by jepbt.distillation(...), got "
-            f"{getattr(distillation, '__name__', type(distillation).__name__)}."
-        )
-    has_teacher = distillation is not None and distillation.weight > 0
-    network, rows = models.as_model(model), data.train[inputs]
-    example = jax.ShapeDtypeStruct((1, *rows.shape[1:]), jnp.float32)
-    check_parts(hparams, network, loss, optimizer, augment, example, outputs)
-    steps = _Steps(
-        network,
-        example,
-        _normalizer(rows),
-        inputs,
-        labels,
-        loss,
-        optimizer,
-        augment,
-        distillation if has_teacher else None,
-    )
-
-    def evaluate(key, state, hparams, batch, shared):
-        return score(steps.predict(key, state, hparams, batch), batch)
-
-    def behaviour(key, state, hparams, batch, shared=None):
-        return average_of(steps.predict(key, state, hparams, batch))
-
-    return Task(
-        hparams,
-        steps.init,
-        steps.train_step,
-        evaluate,
-        data,
-        batch_size,
-        behaviour=behaviour,
-        prepare=make_teacher(distillation, steps.predict) if has_teacher else None,
-        blend=Blend(behaviour, score, _average_states, steps.adapt),
-    )
-
-
-class _Steps(NamedTuple):
-    """The user's parts, and what a member does with them."""
-
-    network: models.Model
-    example: jax.ShapeDtypeStruct
-    normalize: Callable[[jax.Array], jax.Array]
-    inputs: str
-    labels: Callable[[PyTree], jax.Array]
+    data: Splits  # dictionaries of arrays
+    inputs: str  # the name of the array that the network sees
+    labels: Callable[[PyTree], jax.Array]  # makes the loss's labels of a batch
+    num_outputs: int  # C, for each example
+    outputs: str  # words for them, such as "logits [B, 3] for the data's 3 classes"
+    score: Callable[[jax.Array, PyTree], jax.Array]  # (outputs, batch) -> f32[B]
+    # What an ensemble averages and strategies compare; `score` takes it, too.
+    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs
+    hparams: type[HyperParameters]
+    model: Any
     loss: Callable[[HyperParameters], Callable[..., jax.Array]]
     optimizer: Callable[[HyperParameters], optax.GradientTransformation]
     augment: Callable[[HyperParameters], Callable[..., Any]] | None
-    distillation: Distillation | None
+    batch_size: int
+    distillation: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        spaces(self.hparams)
+        given = self.distillation
+        if given is not None and not isinstance(given, Distillation):
+            raise TypeError(
+                "distillation must be made by jepbt.distillation(...), got "
+                f"{getattr(given, '__name__', type(given).__name__)}."
+            )
+        check_parts(self)
+
+    @functools.cached_property
+    def network(self) -> models.Model:
+        """The model as two functions."""
+        return models.as_model(self.model)
+
+    @functools.cached_property
+    def normalize(self) -> Callable[[jax.Array], jax.Array]:
+        """The function that brings inputs to the form that the network sees."""
+        return _normalizer(self.data.train[self.inputs])
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """The shape of a batch of one example."""
+        shape = (1, *self.data.train[self.inputs].shape[1:])
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    @property
+    def is_taught(self) -> bool:
+        """Tells whether a teacher takes part; without weight it leaves no trace."""
+        return self.distillation is not None and self.distillation.weight > 0
+
+    def task(self, **changes: Any) -> Task:
+        """Makes the task, whose state is a `Learner`."""
+        teacher = make_teacher(self.distillation, self.predict)
+        return Task(
+            self.hparams,
+            self.init,
+            self.train_step,
+            self.evaluate,
+            self.data,
+            self.batch_size,
+            behaviour=self.behaviour,
+            prepare=teacher if self.is_taught else None,
+            blend=Blend(self.behaviour, self.score, _average_states, self.adapt),
+            **changes,
+        )
 
     def init(self, key, hparams):
+        """Draws a member's weights."""
         zeros = jnp.zeros(self.example.shape, self.example.dtype)
         params, variables = self.network.init(key, zeros, hparams)
         return Learner(params, self.optimizer(hparams).init(params), variables)
 
     def train_step(self, key, state, hparams, batch, shared):
-        batch, lesson = batch if self.distillation else (batch, None)
+        """Takes one step of the optimizer."""
+        batch, lesson = batch if self.is_taught else (batch, None)
         targets = self.labels(batch)
         seen = self.normalize(batch[self.inputs])
         if self.augment is not None:
@@ -133,7 +120,7 @@ class _Steps(NamedTuple):
                 key, params, state.variables, hparams, seen, train=True
             )
             value = jnp.mean(self.loss(hparams)(outputs, targets))
-            if self.distillation:
+            if self.is_taught:
                 value = mix(self.distillation, value, outputs, lesson)
             return value, variables
 
@@ -146,9 +133,19 @@ class _Steps(NamedTuple):
         return Learner(params, opt_state, variables), {"loss": value}
 
     def predict(self, key, state, hparams, batch):
+        """Computes the network's outputs, without training."""
         return self._apply(key, state, hparams, batch, train=False)[0]
 
+    def evaluate(self, key, state, hparams, batch, shared):
+        """Scores each example."""
+        return self.score(self.predict(key, state, hparams, batch), batch)
+
+    def behaviour(self, key, state, hparams, batch, shared=None):
+        """Computes predictions that may be averaged and compared."""
+        return self.average_of(self.predict(key, state, hparams, batch))
+
     def adapt(self, key, state, hparams, batch):
+        """Estimates batch statistics and the like anew."""
         _, variables = self._apply(key, state, hparams, batch, train=True)
         return dataclasses.replace(state, variables=variables)
 
