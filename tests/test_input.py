@@ -487,6 +487,7 @@ TABLE = [
         (
             {"augment": lambda h: lambda key, images, labels: images},
             "augment: it must return (images, labels), got",
+            TypeError,
         ),
         (
             {"augment": lambda h: lambda key, images, labels: (images[:, 1:], labels)},

@@ -52,11 +52,9 @@ def epbt(
         novelty: a `pulsation`, which chooses elites that differ once in a while; `None`
             for the fittest always.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for more elites than members.
-
     Raises:
-        ValueError: if `num_elites` is not a whole number from 1 up.
+        ValueError: if `num_elites` is not a whole number from 1 up, or, from `init`, if
+            it exceeds the population.
         TypeError: if an operator is not a function of its arguments, or `novelty` was
             not made by `pulsation`.
 

@@ -29,11 +29,9 @@ def frozen(
             the start of a generation `g` with `first <= g < stop`; a `stop` of `None`
             never thaws it. Evolution first happens at the start of generation 1.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for a field that does not exist.
-
     Raises:
-        ValueError: if a pair is not a range of generations.
+        ValueError: if a pair is not a range of generations, or, from `init`, if a field
+            does not exist.
 
     Example:
         The loss stays as it is during the first ten generations, the learning rate

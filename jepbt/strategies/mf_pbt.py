@@ -40,11 +40,9 @@ def mf_pbt(
         explore: `(key, hparams [P]) -> hparams [P]`, for the slots that took over
             hyperparameters; `operators.perturb()` by default.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for fewer members than groups.
-
     Raises:
-        ValueError: if the intervals are not whole, positive and ascending.
+        ValueError: if the intervals are not whole, positive and ascending, or, from
+            `init`, if there are more of them than members.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -86,8 +84,7 @@ def mf_pbt(
         is_live = ~jnp.isnan(fitness)
         ranks = jnp.argsort(best_first(fitness))
         near = group[:, None] == group[None]
-        # Each member's rank in its group, and the group's size.
-        place = jnp.sum(near & (ranks[None] < ranks[:, None]), 1)
+        place = jnp.sum(near & (ranks[None] < ranks[:, None]), 1)  # rank in the group
         size = jnp.sum(near, 1)
         quarter = jnp.where(size > 1, jnp.maximum(size // 4, 1), 0)
         is_due = generation % jnp.array(intervals)[group] == 0

@@ -76,9 +76,6 @@ def pb2(
         num_observations: the largest number of observations; rounded down to whole
             generations, but at least one.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if a number is below 1.
 

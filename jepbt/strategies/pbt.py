@@ -35,9 +35,6 @@ def pbt(
             hyperparameters too, unlike in the paper's toy problem.
         burn_in: the number of evolutions at the start that only replace failed members.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `burn_in` is not a whole number from 0 up.
 

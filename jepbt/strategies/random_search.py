@@ -25,6 +25,8 @@ ScheduleFn = Callable[[jax.Array], jax.Array]
 def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strategy:
     """Builds the control without evolution: every member keeps its first draw.
 
+    Members never meet, and a failed member stays failed.
+
     Args:
         schedules: functions by the name of a field, each the factor of the first draw
             at each generation, as in `{"learning_rate": cosine_decay}`. Values change
@@ -33,9 +35,8 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
             keeps them during generation 0 and has those scaled. Schedules are our
             choice.
 
-    Returns:
-        A `Strategy` whose members never meet; a failed member stays failed. Its `init`
-        raises `ValueError` for a schedule of a field that is not a number.
+    Raises:
+        ValueError: from `init`, if a schedule's field is not a number.
 
     Example:
         >>> import jax, jax.numpy as jnp

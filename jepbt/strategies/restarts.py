@@ -41,9 +41,6 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         interval: the generations between two evolutions, in the first round.
         patience: the evaluations without a new best before a restart.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `interval` or `patience` is below 1.
 
@@ -61,8 +58,8 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
 
     def begin(key, hparams_type, num_members, num_generations):
         state, hparams = strategy.init(key, hparams_type, num_members, num_generations)
-        zero, worst = jnp.int32(0), jnp.float32(-jnp.inf)
-        return _Round(state, state, jnp.int32(interval), zero, zero, worst), hparams
+        counts = jnp.int32(interval), jnp.int32(0), jnp.int32(0)
+        return _Round(state, state, *counts, jnp.float32(-jnp.inf)), hparams
 
     def step(key, now, generation, hparams, evaluation):
         inner_key, draw_key = jax.random.split(key)

@@ -28,9 +28,6 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         first_rung: the age at which a cohort is halved first.
         factor: the divisor of a cohort's size; 2 halves.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `first_rung` is below 1 or `factor` below 2.
 

@@ -19,8 +19,7 @@ class Distillation(NamedTuple):
 
     weight: float
     temperature: float
-    teacher: str
-    num_elites: int | None
+    num_teachers: int | None  # None for half of the population
 
 
 class Lesson(NamedTuple):
@@ -57,15 +56,12 @@ def distillation(
         teacher: "best" or "elites".
         num_elites: the number of elites that teach; `None` for half of the population.
 
-    Returns:
-        A `Distillation`.
-
     Raises:
         ValueError: names the setting, its value and what is allowed.
 
     Example:
-        >>> distillation(weight=0.5).teacher
-        'best'
+        >>> distillation(weight=0.5).temperature
+        2.0
 
     Reference:
         Liang et al., 2021, https://arxiv.org/abs/2002.04225; Hinton et al.,
@@ -81,7 +77,7 @@ def distillation(
                 f"distillation: num_elites={num_elites} must come with "
                 "teacher='elites': the best alone teaches otherwise."
             )
-    return Distillation(weight, temperature, teacher, num_elites)
+    return Distillation(weight, temperature, 1 if teacher == "best" else num_elites)
 
 
 def make_teacher(
@@ -127,13 +123,12 @@ def mix(
 
 
 def _count(settings: Distillation, num_members: int) -> int:
-    if settings.teacher == "best":
-        return 1
-    if settings.num_elites is None:
+    count = settings.num_teachers
+    if count is None:
         return max(1, num_members // 2)
-    if settings.num_elites > num_members:
+    if count > num_members:
         raise ValueError(
-            f"distillation: num_elites={settings.num_elites} exceeds the population of "
+            f"distillation: num_elites={count} exceeds the population of "
             f"{num_members}. Choose a number from 1 to {num_members}."
         )
-    return settings.num_elites
+    return count

@@ -21,9 +21,10 @@ WANTED = {
     "optimizer": f"{_MUST} an optax optimizer, as in optimizer=lambda h: "
     "optax.sgd(h.learning_rate)",
 }
+_ADVICE = "Use jax.numpy functions, jax.lax.cond or jepbt.choose."
 ADVICE = {
-    "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
-    "loss": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
+    "augment": _ADVICE,
+    "loss": _ADVICE,
     "model": "For dropout use jepbt.nn.dropout; else jax.lax.cond or jepbt.choose.",
     "optimizer": "For a schedule, scale one of unit peak: optax.chain(..., "
     "optax.scale_by_schedule(unit), optax.scale(-h.learning_rate)).",
@@ -70,7 +71,7 @@ def _try_model(task, key, member, labels) -> tuple[Any, Any]:
         return task.network.init(key, images, decode(h))
 
     made = jax.eval_shape(init, key, task.example, member)
-    params, variables = _check_pair("init", "(params, variables)", made)
+    params, variables = _check_pair("model: init", "(params, variables)", made)
     for train in (True, False):
 
         def apply(key, params, variables, h, images, train=train):
@@ -80,11 +81,11 @@ def _try_model(task, key, member, labels) -> tuple[Any, Any]:
             )
 
         applied = jax.eval_shape(apply, key, params, variables, member, task.example)
-        outputs, _ = _check_pair("apply", "(logits, variables)", applied)
+        outputs, _ = _check_pair("model: apply", "(logits, variables)", applied)
         got = getattr(outputs, "shape", type(outputs).__name__)
         if got != labels.shape:
             raise ValueError(
-                f"model: its output must be {task.outputs}, got {got} for 1 example. "
+                f"model: its output must be {task.outputs}, got {got} for one example. "
                 "Change the last layer's size."
             )
     return params, outputs
@@ -96,13 +97,15 @@ def _try_augment(augment, key, member, images, labels) -> None:
         return function(key, images, labels)
 
     distorted = jax.eval_shape(distort, key, member, images, labels)
-    if not isinstance(distorted, tuple) or len(distorted) != 2:
-        raise ValueError(
-            f"augment: it must return (images, labels), got {type(distorted).__name__}."
-        )
+    _check_pair("augment: it", "(images, labels)", distorted)
+
+    def describe(value):
+        dtype = getattr(value, "dtype", type(value).__name__)
+        return f"{dtype}{list(getattr(value, 'shape', ()))}"
+
     before = ("images", "labels"), (images, labels)
     for name, old, new in zip(*before, distorted, strict=True):
-        was, now = _describe(old), _describe(new)
+        was, now = describe(old), describe(new)
         if was != now:
             raise ValueError(
                 f"augment: it must keep the shape and dtype of the {name}, and made "
@@ -139,26 +142,18 @@ def _made_by(name: str, function: Any, h: Any, arguments: str) -> Any:
     made = function(decode(h))
     count = arguments.count(",") + 1
     if not callable(made) or not accepts(made, *[None] * count):
+        given = getattr(made, "__name__", repr(made))
         raise TypeError(
-            f"{name}: {WANTED[name]}, of ({arguments}); it returned {_name(made)}."
+            f"{name}: {WANTED[name]}, of ({arguments}); it returned {given}."
         )
     return made
 
 
-def _check_pair(name: str, wanted: str, result: Any) -> tuple[Any, Any]:
+def _check_pair(what: str, wanted: str, result: Any) -> tuple[Any, Any]:
     if not isinstance(result, tuple) or len(result) != 2:
-        got = f"{len(result)} values" if isinstance(result, tuple) else _name(result)
-        raise TypeError(f"model: {name} must return {wanted}, got {got}.")
+        got = f"{len(result)} values" if isinstance(result, tuple) else repr(result)
+        raise TypeError(f"{what} must return {wanted}, got {got}.")
     return result
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", repr(value))
-
-
-def _describe(value: Any) -> str:
-    dtype = getattr(value, "dtype", type(value).__name__)
-    return f"{dtype}{list(getattr(value, 'shape', ()))}"
 
 
 @contextlib.contextmanager

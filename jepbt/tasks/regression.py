@@ -153,9 +153,8 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
     targets = _to_numbers(f"regression: {name} target", value[1])
     if inputs.ndim < 2:
         raise ValueError(
-            f"regression: {name} input has shape {inputs.shape}; allowed is "
-            "[N, ...] with at least one number for each example in a row: pass "
-            "inputs[:, None]."
+            f"regression: {name} input has shape {inputs.shape}; allowed is [N, ...] "
+            "with a row for each example: pass inputs[:, None]."
         )
     if targets.ndim not in (1, 2):
         raise ValueError(
