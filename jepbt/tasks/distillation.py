@@ -74,8 +74,8 @@ def distillation(
         check_whole("distillation", "num_elites", num_elites, 1)
         if teacher == "best":
             raise ValueError(
-                f"distillation: num_elites={num_elites} must come with "
-                "teacher='elites': the best alone teaches otherwise."
+                f"distillation: num_elites={num_elites} must be None with "
+                "teacher='best', or come with teacher='elites'."
             )
     return Distillation(weight, temperature, 1 if teacher == "best" else num_elites)
 
