@@ -1,9 +1,10 @@
 """Augments batches at strengths that may evolve, a member's own each.
 
 An augmentation is a pure function `(key, images, labels) -> (images, labels)` of a
-batch: images `f32[B, H, W, C]`, labels one-hot or soft `f32[B, C]`. A builder's setting
-may be a Python number, which is checked, or a traced value, which cannot be. At 0 every
-augmentation returns its batch unchanged, to the bit.
+batch: images `f32[B, H, W, C]`, labels one-hot or soft `f32[B, C]`. At a setting of 0
+every augmentation returns its batch unchanged, to the bit. Each builder raises
+`ValueError` for a setting that is not a scalar, or is a Python number outside its
+range; a traced value cannot be checked.
 
     augment=lambda h: jepbt.augment.chain(
         jepbt.augment.shift(h.shift),
@@ -36,9 +37,6 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     Args:
         augmentations: functions `(key, images, labels) -> (images, labels)`.
 
-    Returns:
-        An augmentation.
-
     Raises:
         TypeError: if one of them is not a function.
 
@@ -69,16 +67,9 @@ def shift(pixels: float | jax.Array) -> Augmentation:
 
     Both distances are uniform in [-pixels, pixels] and rounded to whole pixels, so that
     below 1/2 nothing moves. The pixels of the edge are repeated to fill the image.
-    Padding and a random crop do the same.
 
     Args:
         pixels: `f32[]` the largest distance, at least 0.
-
-    Returns:
-        An augmentation.
-
-    Raises:
-        ValueError: if `pixels` is not a scalar, or is a Python number below 0.
 
     Example:
         >>> images = jnp.arange(25.0).reshape(1, 5, 5, 1)
@@ -110,13 +101,6 @@ def flip(probability: float | jax.Array) -> Augmentation:
     Args:
         probability: `f32[]` the probability of each image to be mirrored, in [0, 1].
 
-    Returns:
-        An augmentation.
-
-    Raises:
-        ValueError: if `probability` is not a scalar, or is a Python number outside
-            [0, 1].
-
     Example:
         >>> images = jnp.arange(3.0).reshape(1, 1, 3, 1)
         >>> flip(1.0)(jax.random.key(0), images, jnp.ones((1, 1)))[0].ravel().tolist()
@@ -138,12 +122,6 @@ def cutout(size: float | jax.Array) -> Augmentation:
     Args:
         size: `f32[]` the square's side in pixels, at least 0. A square may reach over
             the edge of the image.
-
-    Returns:
-        An augmentation.
-
-    Raises:
-        ValueError: if `size` is not a scalar, or is a Python number below 0.
 
     Example:
         >>> images = jnp.ones((1, 8, 8, 1))
@@ -176,18 +154,13 @@ def cutout(size: float | jax.Array) -> Augmentation:
 def mixup(strength: float | jax.Array) -> Augmentation:
     """Mixes every example and its label with another one of the batch.
 
-    The other's share is uniform in [0, strength / 2], drawn for each example. Strength
-    1 is the mixup of the paper with its alpha = 1, whose larger share is uniform in
-    [1/2, 1]. Labels become soft, which every loss of `jepbt.losses` takes.
+    Inputs may have any shape `[B, ...]`. The other's share is uniform in [0, strength /
+    2], drawn for each example. Strength 1 is the mixup of the paper with its alpha = 1,
+    whose larger share is uniform in [1/2, 1]. Labels become soft, which every loss of
+    `jepbt.losses` takes.
 
     Args:
         strength: `f32[]` twice the largest share of the other example, in [0, 1].
-
-    Returns:
-        An augmentation, of inputs of any shape `[B, ...]`.
-
-    Raises:
-        ValueError: if `strength` is not a scalar, or is a Python number outside [0, 1].
 
     Example:
         >>> labels = jnp.eye(2)
@@ -221,12 +194,6 @@ def brightness(strength: float | jax.Array) -> Augmentation:
         strength: `f32[]` at least 0, in the images' units: standard deviations for
             images given as `uint8`.
 
-    Returns:
-        An augmentation.
-
-    Raises:
-        ValueError: if `strength` is not a scalar, or is a Python number below 0.
-
     Example:
         >>> images = jnp.zeros((1, 2, 2, 1))
         >>> lit, _ = brightness(0.5)(jax.random.key(0), images, jnp.ones((1, 1)))
@@ -248,12 +215,6 @@ def contrast(strength: float | jax.Array) -> Augmentation:
 
     Args:
         strength: `f32[]` the largest change of contrast, in [0, 1].
-
-    Returns:
-        An augmentation.
-
-    Raises:
-        ValueError: if `strength` is not a scalar, or is a Python number outside [0, 1].
 
     Example:
         >>> images = jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1)

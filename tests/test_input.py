@@ -487,6 +487,7 @@ TABLE = [
         (
             {"augment": lambda h: lambda key, images, labels: images},
             "augment: it must return (images, labels), got",
+            TypeError,
         ),
         (
             {"augment": lambda h: lambda key, images, labels: (images[:, 1:], labels)},
@@ -1076,23 +1077,23 @@ TABLE = [
     ),
     (
         models.MLP,
-        ({"hidden": (0,)}, "MLP: hidden must be positive integers ... got (0,)"),
-        ({"hidden": 64}, "MLP: hidden must be positive integers ... got 64"),
-        ({"hidden": "64"}, "MLP: hidden must be positive integers ... got '64'"),
-        ({"num_classes": 2.5}, "MLP: num_classes must be a positive integer, got 2.5"),
-        ({"num_classes": True}, "MLP: num_classes must be ... got True"),
-        ({"dropout": 1.0}, "MLP: dropout must be a number in [0, 1) ... got 1.0"),
-        ({"dropout": "half"}, "MLP: dropout must be ... got 'half'"),
-        ({"dropout": NAN}, "MLP: dropout must be ... got nan"),
-        ({"dtype": "half"}, "MLP: dtype must be jnp.float32, ... got 'half'"),
+        ({"hidden": (8, 0)}, "MLP: hidden[1]=0 must be a whole number from 1 up"),
+        ({"hidden": 64}, "MLP: hidden=64 must be a sequence ... as in hidden=(256,)"),
+        ({"hidden": "64"}, "MLP: hidden='64' must be a sequence of widths"),
+        ({"num_classes": 2.5}, "MLP: num_classes=2.5 must be a whole number from 1 up"),
+        ({"num_classes": True}, "MLP: num_classes=True must be a whole number"),
+        ({"dropout": 1.0}, "MLP: dropout=1.0 must lie in [0, 1), or be a function"),
+        ({"dropout": "half"}, "MLP: dropout='half' must lie in [0, 1) ... lambda h"),
+        ({"dropout": NAN}, "MLP: dropout=nan must lie in [0, 1)"),
+        ({"dtype": "half"}, "MLP: dtype='half' must be jnp.float32, jnp.bfloat16"),
     ),
-    (models.CNN, ({"num_classes": 0}, "CNN: num_classes must be ... got 0")),
+    (models.CNN, ({"num_classes": 0}, "CNN: num_classes=0 must be a whole number")),
     (
         models.ResNet,
         ({"depth": 18}, "ResNet: depth=18 must be 6 n + 2 ... 8, 14, 20"),
         ({"depth": "20"}, "ResNet: depth='20' must be 6 n + 2"),
-        ({"width": 0}, "ResNet: width must be a positive integer, got 0"),
-        ({"num_classes": 0}, "ResNet: num_classes must be a positive integer, got 0"),
+        ({"width": 0}, "ResNet: width=0 must be a whole number from 1 up"),
+        ({"num_classes": 0}, "ResNet: num_classes=0 must be a whole number from 1 up"),
     ),
     # ---- Data
     (

@@ -8,22 +8,12 @@ from typing import Any
 
 from jepbt.models.model import Model, as_model
 
-__all__ = [
-    "CNN",
-    "MLP",
-    "Model",
-    "ResNet",
-    "as_model",
-]
+__all__ = ["CNN", "MLP", "Model", "ResNet", "as_model"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("CNN", "MLP"):
+    if name in ("CNN", "MLP", "ResNet"):
         from jepbt.models import networks
 
         return getattr(networks, name)
-    if name == "ResNet":
-        from jepbt.models.resnet import ResNet
-
-        return ResNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -90,7 +90,7 @@ def as_model(model: Any) -> Model:
         1.0
     """
     is_pair = isinstance(model, tuple) and len(model) == 2
-    if not (is_pair and all(callable(function) for function in model)):
+    if not (is_pair and all(map(callable, model))):
         return Model(*flax.adapt(model))
     init, apply = model
     if not accepts(apply, *[None] * 5, train=True):
@@ -109,13 +109,7 @@ def as_model(model: Any) -> Model:
 
 
 def name_of(model: Any) -> str:
-    """Names a model for people: by its class, or by the function that made it.
-
-    Example:
-        >>> from jepbt.models import MLP
-        >>> name_of(MLP(hidden=(8,)))
-        'MLP'
-    """
+    """Names a model for people: by its class, or by the function that made it."""
     if isinstance(model, tuple):  # the function that defined `init`
         model = model[0]
     name = getattr(model, "__qualname__", type(model).__name__)

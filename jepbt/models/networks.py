@@ -1,13 +1,12 @@
-"""Two small networks as flax modules: a multilayer perceptron and a CNN.
+"""Networks as flax modules: a perceptron, a small CNN, and CIFAR's ResNets.
 
-Written to be copied. Three lines make a flax network fit for a population:
-`conv_general_dilated=nn.conv_general_dilated` and `nn.max_pool`, which are fast on CPU
-when many members train, and `nn.dropout`, whose rate may evolve.
+Written to be copied. Three things make a flax network fit for a population:
+`linen.Conv(..., conv_general_dilated=nn.conv_general_dilated)` and `nn.max_pool`, which
+are fast on CPU when many members train, and `nn.dropout`, whose rate may evolve.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 from flax import linen
 
 from jepbt import nn
+from jepbt.arguments import check_real, check_whole, is_whole
 
 Dropout: TypeAlias = float | Callable[[Any], jax.Array | float] | None
 
-HE = jax.nn.initializers.he_normal()
+_HE = jax.nn.initializers.he_normal()
 
 
 class MLP(linen.Module, kw_only=True):
@@ -51,32 +51,32 @@ class MLP(linen.Module, kw_only=True):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_settings("MLP", self.num_classes, self.dropout, self.dtype)
-        is_sequence = isinstance(self.hidden, Sequence)
-        is_sequence = is_sequence and not isinstance(self.hidden, str)
-        if not is_sequence or not all(is_positive_int(width) for width in self.hidden):
+        _check_settings("MLP", self.num_classes, self.dropout, self.dtype)
+        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise ValueError(
-                "MLP: hidden must be positive integers, one for each hidden layer as "
-                f"in hidden=(256,), got {self.hidden!r}."
+                f"MLP: hidden={self.hidden!r} must be a sequence of widths, one for "
+                "each hidden layer, as in hidden=(256,)."
             )
+        for number, width in enumerate(self.hidden):
+            check_whole("MLP", f"hidden[{number}]", width, 1)
         super().__post_init__()
 
     @linen.compact
-    def __call__(
-        self, images: jax.Array, *, hparams: Any = None, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, images, *, hparams=None, train: bool = False) -> jax.Array:
         """Computes logits `f32[B, C]` of images `f32[B, ...]`."""
         if images.ndim < 2:
             raise ValueError(
-                f"MLP takes images [B, ...], a batch of vectors at least; got shape "
+                "MLP takes images [B, ...], a batch of vectors at least; got shape "
                 f"{images.shape}."
             )
         x = images.reshape(images.shape[0], -1)
-        names = [f"dense{i + 1}" for i in range(len(self.hidden) + 1)]
-        for name, width in zip(names, self.hidden, strict=False):
-            x = linen.Dense(width, dtype=self.dtype, kernel_init=HE, name=name)(x)
-            x = drop(self, linen.relu(x), hparams, train)
-        x = linen.Dense(self.num_classes, dtype=self.dtype, name=names[-1])(x)
+        for i, width in enumerate(self.hidden, 1):
+            dense = linen.Dense(
+                width, dtype=self.dtype, kernel_init=_HE, name=f"dense{i}"
+            )
+            x = _drop(self, linen.relu(dense(x)), hparams, train)
+        name = f"dense{len(self.hidden) + 1}"
+        x = linen.Dense(self.num_classes, dtype=self.dtype, name=name)(x)
         return x.astype(jnp.float32)
 
 
@@ -89,10 +89,8 @@ class CNN(linen.Module, kw_only=True):
 
     Attributes:
         num_classes: the number of logits.
-        dropout: a rate in [0, 1), a function of the member's hyperparameters that
-            returns one, or None.
-        dtype: the dtype of the computation, `jnp.bfloat16` for example. Weights and
-            logits are always `f32`.
+        dropout: a rate or a function, as in `MLP`.
+        dtype: the dtype of the computation, as in `MLP`.
 
     Raises:
         ValueError: if a setting is out of range, or the images are not as above.
@@ -112,20 +110,18 @@ class CNN(linen.Module, kw_only=True):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_settings("CNN", self.num_classes, self.dropout, self.dtype)
+        _check_settings("CNN", self.num_classes, self.dropout, self.dtype)
         super().__post_init__()
 
     @linen.compact
-    def __call__(
-        self, images: jax.Array, *, hparams: Any = None, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, images, *, hparams=None, train: bool = False) -> jax.Array:
         """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
-        check_pixels("CNN", images)
+        _check_pixels("CNN", images)
         x = ConvPool(16, self.dtype, name="conv1")(images)
         x = ConvPool(32, self.dtype, name="conv2")(x)
         x = x.reshape(x.shape[0], -1)
-        x = linen.Dense(64, dtype=self.dtype, kernel_init=HE, name="dense1")(x)
-        x = drop(self, linen.relu(x), hparams, train)
+        x = linen.Dense(64, dtype=self.dtype, kernel_init=_HE, name="dense1")(x)
+        x = _drop(self, linen.relu(x), hparams, train)
         x = linen.Dense(self.num_classes, dtype=self.dtype, name="dense2")(x)
         return x.astype(jnp.float32)
 
@@ -140,27 +136,126 @@ class ConvPool(linen.Module):
     features: int
     dtype: Any
 
-    def setup(self) -> None:
-        """Makes the convolution, whose kernel lies beside the bias."""
-        self.convolve = linen.Conv(
-            self.features,
-            (3, 3),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=HE,
-            conv_general_dilated=nn.conv_general_dilated,
-        )
-        linen.share_scope(self, self.convolve)
-
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes `[B, H // 2, W // 2, features]`."""
+        kernel = self.param("kernel", _HE, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", linen.initializers.zeros, (self.features,))
-        x = nn.max_pool(self.convolve(x), 2)
-        return linen.relu(x + bias.reshape(1, 1, 1, -1).astype(self.dtype))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = nn.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return linen.relu(nn.max_pool(x) + bias.reshape(1, 1, 1, -1))
 
 
-def drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.Array:
+class ResNet(linen.Module, kw_only=True):
+    """A residual network for CIFAR: 269,722 weights at depth 20, 464,154 at 32.
+
+    A 3x3 convolution, then three stages of `(depth - 2) / 6` blocks at 1, 1/2 and 1/4
+    of the resolution with 1, 2 and 4 times `width` channels, the average over pixels,
+    and a dense layer. It takes images `f32[B, H, W, C]` of at least 4x4 pixels. The
+    running statistics of the batch norms are the model's variables.
+
+    Attributes:
+        depth: the number of layers, `6 n + 2`: 8, 14, 20, 32, 44, 56, 110.
+        num_classes: the number of logits.
+        width: the number of channels in the first stage.
+        dtype: the dtype of the computation, as in `MLP`; statistics are `f32` too.
+
+    Raises:
+        ValueError: if a setting is out of range, or the images are not as above.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        >>> made = jax.eval_shape(ResNet(depth=20).init, jax.random.key(0), images)
+        >>> sum(weight.size for weight in jax.tree.leaves(made["params"]))
+        269722
+
+    Reference:
+        He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2,
+        https://arxiv.org/abs/1512.03385
+    """
+
+    depth: int = 20
+    num_classes: int = 10
+    width: int = 16
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        _check_settings("ResNet", self.num_classes, dtype=self.dtype)
+        check_whole("ResNet", "width", self.width, 1)
+        if not is_whole(self.depth) or self.depth < 8 or self.depth % 6 != 2:
+            raise ValueError(
+                f"ResNet: depth={self.depth!r} must be 6 n + 2 for three stages of n "
+                "blocks of two layers: 8, 14, 20, 26, 32, 44, 56, 110."
+            )
+        super().__post_init__()
+
+    @linen.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
+        _check_pixels("ResNet", images)
+        x = linen.relu(ConvNorm(self.width, dtype=self.dtype)(images, train))
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = Block(self.width * 2**stage, stride, self.dtype)(x, train)
+        x = x.mean((1, 2), dtype=jnp.float32)
+        return linen.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class Block(linen.Module):
+    """Two convolutions, to whose output the block's input is added.
+
+    Where the resolution halves, the input's every other pixel is added, with channels
+    of zeros (option A of the paper), so that this shortcut has no weights.
+    """
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes `[B, H / stride, W / stride, features]`."""
+        y = ConvNorm(self.features, self.stride, self.dtype)(x, train)
+        y = ConvNorm(self.features, 1, self.dtype)(linen.relu(y), train)
+        if self.stride > 1:
+            x = x[:, :: self.stride, :: self.stride]
+            added = self.features - x.shape[-1]
+            around = (added // 2, added - added // 2)
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), around))
+        return linen.relu(x + y)
+
+
+class ConvNorm(linen.Module):
+    """A 3x3 convolution without bias, and batch norm.
+
+    The padding is 1 on every side at any stride, as in the paper and in PyTorch; "SAME"
+    would put less of it before the image than behind it.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes `[B, H / stride, W / stride, features]`."""
+        x = linen.Conv(
+            self.features,
+            (3, 3),
+            self.stride,
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=_HE,
+            conv_general_dilated=nn.conv_general_dilated,
+        )(x)
+        return linen.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
+
+
+def _drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.Array:
     """Drops at a module's fixed rate, or at the rate its hyperparameters give."""
     if module.dropout is None or not train:
         return x
@@ -168,34 +263,22 @@ def drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.A
     return nn.dropout(module.make_rng("dropout"), x, rate, train=True)
 
 
-def is_positive_int(value: Any) -> bool:
-    """Tells whether a setting counts something."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_integer and value >= 1
-
-
-def check_settings(
+def _check_settings(
     name: str, num_classes: Any, dropout: Any = None, dtype: Any = jnp.float32
 ) -> None:
     """Refuses settings of a model that could not work, by name."""
-    if not is_positive_int(num_classes):
-        raise ValueError(
-            f"{name}: num_classes must be a positive integer, got {num_classes!r}."
-        )
-    is_rate = isinstance(dropout, numbers.Real) and 0 <= dropout < 1
-    if not (dropout is None or callable(dropout) or is_rate):
-        raise ValueError(
-            f"{name}: dropout must be a number in [0, 1), a function of the "
-            f"hyperparameters such as `lambda h: h.dropout`, or None; got {dropout!r}."
-        )
+    check_whole(name, "num_classes", num_classes, 1)
+    if dropout is not None and not callable(dropout):
+        note = ", or be a function such as `lambda h: h.dropout`, or None"
+        check_real(name, "dropout", dropout, 0, 1, below=True, note=note)
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise ValueError(
-            f"{name}: dtype must be jnp.float32, jnp.bfloat16 or jnp.float16, in which "
-            f"the layers compute; got {dtype!r}. Weights are float32 whatever it is."
+            f"{name}: dtype={dtype!r} must be jnp.float32, jnp.bfloat16 or "
+            "jnp.float16, in which the layers compute. Weights are always float32."
         )
 
 
-def check_pixels(name: str, images: jax.Array) -> None:
+def _check_pixels(name: str, images: jax.Array) -> None:
     """Refuses what is not a batch of images, or too small to be halved twice."""
     shape = images.shape
     if len(shape) != 4 or min(shape[1:3]) < 4 or shape[3] < 1:

@@ -25,8 +25,6 @@ _FEW_CHANNELS = 8
 # The copies that a kernel's gradient makes should fit into a core's own cache.
 _BLOCK_BYTES = 2**20
 
-_AS_IS = ((0, 0, 0), (0, 0, 0))  # padding of the last two axes
-
 
 def conv_general_dilated(
     lhs: jax.Array,
@@ -47,8 +45,8 @@ def conv_general_dilated(
     On CPU, two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of any
     size, stride and padding, get gradients of their own, and `vmap` over kernels runs
     one kernel after the other: both avoid forms that XLA's CPU backend runs tens of
-    times slower. Groups, dilation, other layouts, dtypes and numbers of dimensions are
-    left to `lax`, and so is everything on every other platform.
+    times slower. Groups, dilation, a sharding, other layouts, dtypes and numbers of
+    dimensions are left to `lax`, and so is everything on every other platform.
 
     Convolutions that are not left to `lax` have reverse-mode gradients of any order, on
     any platform; forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises
@@ -60,18 +58,14 @@ def conv_general_dilated(
         window_strides: the stride in each spatial dimension.
         padding: "SAME", "SAME_LOWER", "VALID", or `(before, after)` for each spatial
             dimension.
-        lhs_dilation: the dilation of the images; `lax` convolves unless it is 1.
-        rhs_dilation: the dilation of the kernel; `lax` convolves unless it is 1.
-        dimension_numbers: the layouts; `lax` convolves unless they are `("NHWC",
-            "HWIO", "NHWC")`.
-        feature_group_count: the number of groups of channels; `lax` convolves unless it
-            is 1.
-        batch_group_count: the number of groups of images; `lax` convolves unless it is
-            1.
+        lhs_dilation: the dilation of the images.
+        rhs_dilation: the dilation of the kernel.
+        dimension_numbers: the layouts, such as `("NHWC", "HWIO", "NHWC")`.
+        feature_group_count: the number of groups of channels.
+        batch_group_count: the number of groups of images.
         precision: the precision of the multiplications.
-        preferred_element_type: the dtype of the result; `lax` convolves unless it is
-            that of `lhs`.
-        out_sharding: the sharding of the result; `lax` convolves unless it is `None`.
+        preferred_element_type: the dtype of the result.
+        out_sharding: the sharding of the result.
 
     Returns:
         `[B, H', W', O]`.
@@ -90,22 +84,18 @@ def conv_general_dilated(
 
         In flax: `nn.Conv(16, (3, 3), conv_general_dilated=conv_general_dilated)`.
     """
-    settings = {
-        "lhs_dilation": lhs_dilation,
-        "rhs_dilation": rhs_dilation,
-        "dimension_numbers": dimension_numbers,
-        "feature_group_count": feature_group_count,
-        "batch_group_count": batch_group_count,
-        "precision": precision,
-        "preferred_element_type": preferred_element_type,
-    }
-    if out_sharding is not None:
-        settings["out_sharding"] = out_sharding
     left_to_lax = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
         padding=padding,
-        **settings,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        **({} if out_sharding is None else {"out_sharding": out_sharding}),
     )
     is_plain = (
         _is_nhwc(lhs, rhs, dimension_numbers)
@@ -151,16 +141,10 @@ def _convolve(strides, pads, precision, lhs, rhs):
         kernel_size, num_channels = rhs.shape[:2], rhs.shape[2]
         if num_channels >= _FEW_CHANNELS and kernel_size != (1, 1):
             return lax.conv_general_dilated(
-                lhs,
-                rhs,
-                strides,
-                pads,
-                dimension_numbers=_NHWC,
-                precision=precision,
+                lhs, rhs, strides, pads, dimension_numbers=_NHWC, precision=precision
             )
         flat, axis = _windows(lhs, kernel_size, strides, pads)
-        kernel = rhs.reshape(-1, rhs.shape[3])
-        product = _matmul(flat, kernel, axis, 0, precision)
+        product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
         height, width = _output_size(lhs.shape, rhs.shape, strides, pads)
         return product.reshape(lhs.shape[0], height, width, -1)
 
@@ -194,8 +178,7 @@ def _input_gradient(strides, pads, precision, image_shape, rhs, gradient):
         spread.append((0, 0, strides[i] - 1))
         around.append((before, after))
     if strides != (1, 1):
-        zero = jnp.zeros((), gradient.dtype)
-        gradient = lax.pad(gradient, zero, ((0, 0, 0), *spread, (0, 0, 0)))
+        gradient = _pad(gradient, spread)
     flipped = jnp.flip(rhs, (0, 1)).swapaxes(2, 3)
     return _convolve((1, 1), tuple(around), precision, gradient, flipped)
 
@@ -214,14 +197,13 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
         Shifting the images along the width and the gradient along the height makes
         `w + h` copies; windows for all places would be `w * h` copies.
         """
-        zero = jnp.zeros((), lhs.dtype)
-        lhs = lax.pad(lhs, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+        lhs = _pad(lhs, [(*p, 0) for p in pads])
         rows, columns = lhs.shape[1], gradient.shape[2]
         rest = rows - gradient.shape[1]
         shifted_images = [lhs[:, :, left : left + columns] for left in range(width)]
         # Padding once and slicing is faster than padding each slice: slices are copied
         # row by row, pads value by value.
-        gradient = lax.pad(gradient, zero, ((0, 0, 0), (rest, rest, 0), *_AS_IS))
+        gradient = _pad(gradient, [(rest, rest, 0), (0, 0, 0)])
         shifted_gradients = [
             gradient[:, rest - top : rest - top + rows] for top in range(height)
         ]
@@ -242,11 +224,10 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
 
         def add_block(number, total):
             # Slices need no copy; scanning over blocks would copy the arrays first.
-            blocks = [
-                lax.dynamic_slice_in_dim(x, number * block, block)
-                for x in (lhs, gradient)
-            ]
-            return total + of_block(*blocks)
+            cut = functools.partial(
+                lax.dynamic_slice_in_dim, start_index=number * block, slice_size=block
+            )
+            return total + of_block(cut(lhs), cut(gradient))
 
         product = lax.fori_loop(0, lhs.shape[0] // block, add_block, zeros)
     product = product.reshape(width, num_channels, height, num_features)
@@ -272,9 +253,8 @@ def _kernel_by_kernel(convolve):
     def batched(axis_size, in_batched, lhs, rhs):
         if in_batched[1]:
             axes = tuple(0 if is_batched else None for is_batched in in_batched)
-            return jax.vmap(jax.custom_batching.sequential_vmap(one), axes)(
-                lhs, rhs
-            ), True
+            loop = jax.vmap(jax.custom_batching.sequential_vmap(one), axes)
+            return loop(lhs, rhs), True
         result = one(lhs.reshape(-1, *lhs.shape[2:]), rhs)
         return result.reshape(axis_size, -1, *result.shape[1:]), True
 
@@ -284,14 +264,11 @@ def _kernel_by_kernel(convolve):
 def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
     """Gathers the window of each output pixel as a matrix.
 
-    Returns:
-        The matrix `[B * H' * W', h * w * I]` and the axis of the windows' values, 1;
-        for few channels `[h * w * I, B * H' * W']` and 0, so that whole rows of pixels
-        are copied.
+    Returns `[B * H' * W', h * w * I]` and the axis of the windows' values, 1; for few
+    channels `[h * w * I, B * H' * W']` and 0, so that whole rows of pixels are copied.
     """
     height, width = _output_size(images.shape, kernel_size, strides, pads)
-    zero = jnp.zeros((), images.dtype)
-    images = lax.pad(images, zero, ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+    images = _pad(images, [(*p, 0) for p in pads])
     last_row, last_column = (height - 1) * strides[0], (width - 1) * strides[1]
     shifted = [
         images[
@@ -309,6 +286,12 @@ def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
         return gathered.reshape(gathered.shape[0], -1), 0
     gathered = jnp.concatenate(shifted, 3)
     return gathered.reshape(-1, gathered.shape[3]), 1
+
+
+def _pad(images, amounts) -> jax.Array:
+    """Pads height and width with zeros, by `(before, after, between)` each."""
+    zero = jnp.zeros((), images.dtype)
+    return lax.pad(images, zero, ((0, 0, 0), *amounts, (0, 0, 0)))
 
 
 def _matmul(left, right, left_axis, right_axis, precision) -> jax.Array:

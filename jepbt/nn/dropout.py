@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jepbt.arguments import check_scalar
+
 
 def dropout(
     key: jax.Array, x: jax.Array, rate: jax.Array | float, *, train: bool
@@ -42,10 +44,7 @@ def dropout(
         Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from
         Overfitting", JMLR 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
-    if isinstance(rate, int | float) and not 0 <= rate <= 1:
-        raise ValueError(f"dropout: rate={rate!r} must lie in [0, 1].")
-    if jnp.ndim(rate) != 0:
-        raise ValueError(f"dropout: rate must be a scalar, got {jnp.shape(rate)}.")
+    check_scalar("dropout", "rate", rate, 0, 1)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"dropout: x must be of a floating dtype, got {x.dtype}.")
     if not train:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jepbt.arguments import check_whole
 
 
 def max_pool(
@@ -41,15 +44,9 @@ def max_pool(
         >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[5.0, 7.0], [13.0, 15.0]]
     """
-    window, strides = _pool_sizes("max_pool", images, window, strides)
-    over_windows = _over_windows(-jnp.inf, lax.max, window, strides, padding)
-    if strides != window or padding != "VALID":
-        return over_windows(images)
-
-    def over_blocks(images):
-        return _block_max(_blocks(images, window))
-
-    return lax.platform_dependent(images, cpu=over_blocks, default=over_windows)
+    return _pool(
+        "max_pool", images, window, strides, padding, _block_max, -jnp.inf, lax.max
+    )
 
 
 def avg_pool(
@@ -78,48 +75,45 @@ def avg_pool(
         >>> avg_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
         [[[[1.5]]]]
     """
-    window, strides = _pool_sizes("avg_pool", images, window, strides)
-    sum_windows = _over_windows(0.0, lax.add, window, strides, padding)
 
-    def over_windows(images):
-        return sum_windows(images) / (window[0] * window[1])
+    def block_sum(blocks):
+        return blocks.sum((2, 4))
 
-    if strides != window or padding != "VALID":
-        return over_windows(images)
-
-    def over_blocks(images):
-        return _blocks(images, window).mean((2, 4))
-
-    return lax.platform_dependent(images, cpu=over_blocks, default=over_windows)
+    sums = _pool("avg_pool", images, window, strides, padding, block_sum, 0.0, lax.add)
+    return sums / math.prod(_pair("avg_pool", "window", window))
 
 
-def _pool_sizes(name, images, window, strides) -> tuple[tuple[int, int], ...]:
+def _pool(name, images, window, strides, padding, over_blocks, initial, combine):
+    """Pools touching windows as blocks on CPU, and all else by `reduce_window`."""
     if images.ndim != 4:
         raise ValueError(
             f"{name}: images must be [B, H, W, C], got shape {images.shape}."
         )
-    strides = window if strides is None else strides
-    pairs = []
-    for argument, given in (("window", window), ("strides", strides)):
-        pair = (given, given) if isinstance(given, int) else tuple(given)
-        if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-            raise ValueError(
-                f"{name}: {argument}={given!r} must be a positive integer or two."
-            )
-        pairs.append(pair)
-    return tuple(pairs)
-
-
-def _over_windows(initial, combine, window, strides, padding):
-    if not isinstance(padding, str):
-        padding = ((0, 0), *padding, (0, 0))
+    window = _pair(name, "window", window)
+    strides = window if strides is None else _pair(name, "strides", strides)
+    around = padding if isinstance(padding, str) else ((0, 0), *padding, (0, 0))
 
     def over_windows(images):
         return lax.reduce_window(
-            images, initial, combine, (1, *window, 1), (1, *strides, 1), padding
+            images, initial, combine, (1, *window, 1), (1, *strides, 1), around
         )
 
-    return over_windows
+    if strides != window or padding != "VALID":
+        return over_windows(images)
+
+    def on_cpu(images):
+        return over_blocks(_blocks(images, window))
+
+    return lax.platform_dependent(images, cpu=on_cpu, default=over_windows)
+
+
+def _pair(where: str, name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{where}: {name}={value!r} must be a whole number, or two.")
+    for size in pair:
+        check_whole(where, name, size, 1, note=", or two of them")
+    return pair
 
 
 def _blocks(images: jax.Array, window: tuple[int, int]) -> jax.Array:

@@ -46,33 +46,26 @@ def epbt(
         num_elites: the number of members that survive unchanged; `None` for half of the
             population.
         select: `(key, fitness) -> parents`; a tournament of two by default.
-        mutate: `(key, hparams) -> hparams`; `operators.gaussian()` by default.
-        crossover: `(key, hparams, is_child) -> hparams`; `operators.uniform()` by
-            default.
+        mutate: `(key, hparams) -> hparams`; by default `operators.gaussian()`.
+        crossover: `(key, hparams, is_child) -> hparams`; by default
+            `operators.uniform()`.
         novelty: a `pulsation`, which chooses elites that differ once in a while; `None`
             for the fittest always.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for more elites than members.
-
     Raises:
-        ValueError: if `num_elites` is not a whole number from 1 up.
+        ValueError: if `num_elites` is not a whole number from 1 up, or, from `init`, if
+            it exceeds the population.
         TypeError: if an operator is not a function of its arguments, or `novelty` was
             not made by `pulsation`.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> strategy = epbt(num_elites=1)
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 4, 10)
         >>> evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3, jnp.nan]), jnp.zeros(4))
-        >>> step_key = jax.random.key(1)
-        >>> state, plan = strategy.step(step_key, state, 1, hparams, evaluation)
+        >>> _, plan = strategy.step(jax.random.key(1), state, 1, hparams, evaluation)
         >>> plan.parents.tolist()[1], 3 in plan.parents.tolist()
         (1, False)
 
@@ -91,9 +84,8 @@ def epbt(
     crossover = uniform() if crossover is None else crossover
     check_function("epbt", "select", select, "key, fitness", "truncation(0.2)")
     check_function("epbt", "mutate", mutate, "key, hparams", "gaussian()")
-    check_function(
-        "epbt", "crossover", crossover, "key, hparams, is_child", "uniform()"
-    )
+    inputs = "key, hparams, is_child"
+    check_function("epbt", "crossover", crossover, inputs, "uniform()")
 
     def count_elites(num_members):
         return max(1, num_members // 2) if num_elites is None else num_elites
@@ -109,18 +101,18 @@ def epbt(
             check_pulsation(novelty, hparams_type, count, num_members)
         return (), sample_population(key, hparams_type, num_members)
 
-    def find_elites(generation, hparams, evaluation):
-        count = count_elites(evaluation.fitness.size)
+    def find_elites(generation, hparams, fitness, behaviour):
+        count = count_elites(fitness.size)
         if novelty is None:
-            return is_elite(evaluation.fitness, count)
-        fitness, behaviour = evaluation.fitness, evaluation.behaviour
+            return is_elite(fitness, count)
         return novel_elites(novelty, generation, hparams, fitness, behaviour, count)
 
     def step(key, state, generation, hparams, evaluation):
         select_key, mutate_key, cross_key = jax.random.split(key, 3)
-        slots = jnp.arange(evaluation.fitness.size)
-        elites = find_elites(generation, hparams, evaluation)
-        parents = jnp.where(elites, slots, select(select_key, evaluation.fitness))
+        fitness = evaluation.fitness
+        elites = find_elites(generation, hparams, fitness, evaluation.behaviour)
+        slots = jnp.arange(fitness.size)
+        parents = jnp.where(elites, slots, select(select_key, fitness))
         children = mutate(mutate_key, take(hparams, parents))
         children = clip_all(crossover(cross_key, children, ~elites))
         hparams = where(elites, hparams, children)

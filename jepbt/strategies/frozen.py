@@ -11,6 +11,8 @@ from jepbt.hyperparameters import map_fields, spaces
 from jepbt.population import take, where
 from jepbt.strategies.base import Strategy, check_strategy
 
+_NEVER = 2**31 - 1  # later than any generation
+
 
 def frozen(
     strategy: Strategy, fields: Mapping[str, tuple[int, int | None]]
@@ -27,11 +29,9 @@ def frozen(
             the start of a generation `g` with `first <= g < stop`; a `stop` of `None`
             never thaws it. Evolution first happens at the start of generation 1.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for a field that does not exist.
-
     Raises:
-        ValueError: if a pair is not a range of generations.
+        ValueError: if a pair is not a range of generations, or, from `init`, if a field
+            does not exist.
 
     Example:
         The loss stays as it is during the first ten generations, the learning rate
@@ -45,13 +45,9 @@ def frozen(
     check_strategy("frozen", strategy)
     check_mapping("frozen", "fields", fields, "{'rate': (0, 10)}")
     for name, pair in fields.items():
-        if not (
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and is_whole(pair[0])
-            and pair[0] >= 0
-            and (pair[1] is None or (is_whole(pair[1]) and pair[1] > pair[0]))
-        ):
+        first, stop = pair if isinstance(pair, tuple) and len(pair) == 2 else (-1, None)
+        is_start = is_whole(first) and first >= 0
+        if not is_start or not (stop is None or (is_whole(stop) and stop > first)):
             raise ValueError(
                 f"frozen: {name}={pair!r} must be (first, stop), two generations with "
                 "0 <= first < stop, or a stop of None."
@@ -70,19 +66,14 @@ def frozen(
     def step(key, state, generation, hparams, evaluation):
         state, plan = strategy.step(key, state, generation, hparams, evaluation)
         inherited = take(hparams, plan.parents)
+        stays = True if plan.fresh is None else ~plan.fresh
         names = iter(spaces(type(hparams)))
 
         def rest(_, new):
             name = next(names)
-            if name not in fields:
-                return new
-            first, stop = fields[name]
-            is_frozen = jnp.asarray(generation) >= first
-            if stop is not None:
-                is_frozen &= jnp.asarray(generation) < stop
-            is_frozen = jnp.broadcast_to(is_frozen, plan.parents.shape)
-            if plan.fresh is not None:
-                is_frozen &= ~plan.fresh
+            first, stop = fields.get(name, (_NEVER, None))
+            is_due = (first <= generation) & (generation < (stop or _NEVER))
+            is_frozen = jnp.broadcast_to(stays & is_due, plan.parents.shape)
             return where(is_frozen, getattr(inherited, name), new)
 
         return state, plan._replace(hparams=map_fields(rest, plan.hparams))

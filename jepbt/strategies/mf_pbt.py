@@ -40,20 +40,14 @@ def mf_pbt(
         explore: `(key, hparams [P]) -> hparams [P]`, for the slots that took over
             hyperparameters; `operators.perturb()` by default.
 
-    Returns:
-        A `Strategy`. Its `init` raises `ValueError` for fewer members than groups.
-
     Raises:
-        ValueError: if the intervals are not whole, positive and ascending.
+        ValueError: if the intervals are not whole, positive and ascending, or, from
+            `init`, if there are more of them than members.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> strategy = mf_pbt(intervals=(1, 2))
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 8, 10)
         >>> fitness = jnp.array([0.4, 0.3, 0.2, 0.1, 0.04, 0.03, 0.02, 0.01])
@@ -90,8 +84,7 @@ def mf_pbt(
         is_live = ~jnp.isnan(fitness)
         ranks = jnp.argsort(best_first(fitness))
         near = group[:, None] == group[None]
-        # Each member's rank in its group, and the group's size.
-        place = jnp.sum(near & (ranks[None] < ranks[:, None]), 1)
+        place = jnp.sum(near & (ranks[None] < ranks[:, None]), 1)  # rank in the group
         size = jnp.sum(near, 1)
         quarter = jnp.where(size > 1, jnp.maximum(size // 4, 1), 0)
         is_due = generation % jnp.array(intervals)[group] == 0

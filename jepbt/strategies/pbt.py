@@ -35,26 +35,18 @@ def pbt(
             hyperparameters too, unlike in the paper's toy problem.
         burn_in: the number of evolutions at the start that only replace failed members.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `burn_in` is not a whole number from 0 up.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> strategy = pbt()
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 5, 10)
         >>> fitness = jnp.array([0.1, 0.9, 0.3, 0.4, 0.5])
         >>> evaluation = Evaluation(fitness, jnp.zeros(5))
-        >>> step_key = jax.random.key(1)
-        >>> state, plan = strategy.step(step_key, state, 1, hparams, evaluation)
+        >>> _, plan = strategy.step(jax.random.key(1), state, 1, hparams, evaluation)
         >>> plan.parents.tolist()
         [1, 1, 2, 3, 4]
 
@@ -72,28 +64,23 @@ def pbt(
         check_function("pbt", "exploit", select, "key, fitness", "truncation(0.2)")
         exploit = Exploit(lambda key, recent, _: select(key, recent[0]), 1)
 
+    # The state is each member's last evaluations, newest first; copies inherit them.
     def init(key, hparams_type, num_members, num_generations):
-        past = ()
-        if exploit.num_evaluations > 1:
-            past = jnp.full((num_members, exploit.num_evaluations - 1), jnp.nan)
-        return past, sample_population(key, hparams_type, num_members)
+        recent = jnp.full((num_members, exploit.num_evaluations), jnp.nan)
+        return recent, sample_population(key, hparams_type, num_members)
 
-    def step(key, past, generation, hparams, evaluation):
+    def step(key, recent, generation, hparams, evaluation):
         exploit_key, explore_key = jax.random.split(key)
         fitness = evaluation.fitness
         slots = jnp.arange(fitness.size)
-        recent = fitness[None]
-        if exploit.num_evaluations > 1:
-            recent = jnp.concatenate([recent, past.T])
-        parents = exploit.select(exploit_key, recent, evaluation.standard_error)
+        recent = jnp.concatenate([fitness[:, None], recent[:, :-1]], 1)
+        parents = exploit.select(exploit_key, recent.T, evaluation.standard_error)
         if burn_in:
             may_move = (generation > burn_in) | jnp.isnan(fitness)
             parents = jnp.where(may_move, parents, slots)
         copied = take(hparams, parents) if copy_hparams else hparams
         explored = clip_all(explore(explore_key, copied))
-        # A copy takes over its parent's past evaluations.
-        if exploit.num_evaluations > 1:
-            past = recent[:-1, parents].T
-        return past, Plan(parents, where(parents == slots, hparams, explored), {})
+        hparams = where(parents == slots, hparams, explored)
+        return recent[parents], Plan(parents, hparams, {})
 
     return Strategy(init, step, needs_standard_error=exploit.needs_standard_error)

@@ -25,6 +25,8 @@ ScheduleFn = Callable[[jax.Array], jax.Array]
 def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strategy:
     """Builds the control without evolution: every member keeps its first draw.
 
+    Members never meet, and a failed member stays failed.
+
     Args:
         schedules: functions by the name of a field, each the factor of the first draw
             at each generation, as in `{"learning_rate": cosine_decay}`. Values change
@@ -33,23 +35,17 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
             keeps them during generation 0 and has those scaled. Schedules are our
             choice.
 
-    Returns:
-        A `Strategy` whose members never meet; a failed member stays failed. Its `init`
-        raises `ValueError` for a schedule of a field that is not a number.
+    Raises:
+        ValueError: from `init`, if a schedule's field is not a number.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
-        >>> state, hparams = random_search().init(jax.random.key(0), Hyper, 3, 10)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
+        >>> strategy = random_search(schedules={"learning_rate": cosine_decay})
+        >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 3, 10)
         >>> evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3]), jnp.zeros(3))
-        >>> _, plan = random_search().step(
-        ...     jax.random.key(1), state, 1, hparams, evaluation
-        ... )
+        >>> _, plan = strategy.step(jax.random.key(1), state, 1, hparams, evaluation)
         >>> plan.parents.tolist()
         [0, 1, 2]
 
@@ -83,12 +79,8 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
             drawn, has_begun, num_generations = state
             # A warm start may have replaced the first draw by its own values.
             first = _scheduled(schedules, drawn, jnp.float32(0))
-            begun = jax.tree.map(
-                lambda held, given, draw: jnp.where(held == given, draw, held),
-                hparams,
-                first,
-                drawn,
-            )
+            is_first = jax.tree.map(jnp.equal, hparams, first)
+            begun = jax.tree.map(jnp.where, is_first, drawn, hparams)
             drawn = where(has_begun, drawn, begun)
             state = drawn, jnp.ones_like(has_begun), num_generations
             progress = jnp.float32(generation) / num_generations
@@ -102,10 +94,10 @@ def cosine_decay(progress: jax.Array) -> jax.Array:
     """Falls from 1 at the start to 0 at the end, along half a cosine.
 
     Args:
-        progress: `f32[]`, the share of the run that is over.
+        progress: the share of the run that is over, `f32[]`.
 
     Returns:
-        `f32[]` the factor.
+        The factor, `f32[]`.
 
     Example:
         >>> [round(float(cosine_decay(p)), 3) for p in (0.0, 0.5, 1.0)]

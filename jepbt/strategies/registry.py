@@ -13,37 +13,15 @@ from jepbt.strategies.pbt import pbt
 from jepbt.strategies.random_search import random_search
 from jepbt.strategies.successive_halving import successive_halving
 
-_NAMED = {
-    "epbt": epbt,
-    "pbt": pbt,
-    "pb2": pb2,
-    "mf_pbt": mf_pbt,
-    "random_search": random_search,
-    "successive_halving": successive_halving,
-}
+_BUILDERS = (epbt, pbt, pb2, mf_pbt, random_search, successive_halving)
+_NAMED = {builder.__name__: builder for builder in _BUILDERS}
 
 STRATEGY_NAMES = tuple(_NAMED)
 """The names that `strategy="..."` takes."""
 
 
 def resolve_strategy(strategy: str | Strategy) -> Strategy:
-    """Finds a strategy by its name, or takes one as it is.
-
-    Args:
-        strategy: the name of a builder in `jepbt.strategies`, such as "epbt", or a
-            `Strategy`.
-
-    Returns:
-        A strategy.
-
-    Raises:
-        ValueError: for another name.
-        TypeError: for anything else.
-
-    Example:
-        >>> type(resolve_strategy("pbt")).__name__
-        'Strategy'
-    """
+    """Finds a strategy by its name, such as "epbt", or takes one as it is."""
     if isinstance(strategy, Strategy):
         return strategy
     if isinstance(strategy, str) and strategy in _NAMED:

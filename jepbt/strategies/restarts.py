@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,17 @@ import jax.numpy as jnp
 from jepbt.arguments import check_whole
 from jepbt.hyperparameters import sample_prior
 from jepbt.strategies.base import Plan, Strategy, check_strategy
+
+
+class _Round(NamedTuple):
+    """The state of one round of evolutions, all but the first two `[]`."""
+
+    strategy: Any  # the wrapped strategy's state
+    forgotten: Any  # the same at the start
+    interval: jax.Array  # generations between evolutions
+    waited: jax.Array  # generations since the last evolution
+    stagnant: jax.Array  # evaluations without a new best
+    best: jax.Array  # the best fitness of this round
 
 
 def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Strategy:
@@ -30,9 +41,6 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         interval: the generations between two evolutions, in the first round.
         patience: the evaluations without a new best before a restart.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `interval` or `patience` is below 1.
 
@@ -44,26 +52,19 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
     Reference:
         Iterated population based training, 2025, https://arxiv.org/abs/2511.09190
     """
-    for name, value in {"interval": interval, "patience": patience}.items():
-        check_whole("restarts", name, value, 1)
+    check_whole("restarts", "interval", interval, 1)
+    check_whole("restarts", "patience", patience, 1)
     check_strategy("restarts", strategy)
 
     def begin(key, hparams_type, num_members, num_generations):
         state, hparams = strategy.init(key, hparams_type, num_members, num_generations)
-        return _Round(
-            strategy=state,
-            forgotten=state,
-            interval=jnp.int32(interval),
-            waited=jnp.int32(0),
-            stagnant=jnp.int32(0),
-            best=jnp.float32(-jnp.inf),
-        ), hparams
+        counts = jnp.int32(interval), jnp.int32(0), jnp.int32(0)
+        return _Round(state, state, *counts, jnp.float32(-jnp.inf)), hparams
 
     def step(key, now, generation, hparams, evaluation):
         inner_key, draw_key = jax.random.split(key)
         fitness = evaluation.fitness
-        num_members = fitness.size
-        slots = jnp.arange(num_members)
+        slots = jnp.arange(fitness.size)
         is_due = now.waited + 1 >= now.interval
         top = jnp.max(jnp.where(jnp.isnan(fitness), -jnp.inf, fitness))
         stagnant = jnp.where(top > now.best, 0, now.stagnant + 1)
@@ -71,7 +72,7 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
         state, plan = strategy.step(
             inner_key, now.strategy, generation, hparams, evaluation
         )
-        drawn = sample_prior(draw_key, type(hparams), num_members)
+        drawn = sample_prior(draw_key, type(hparams), fitness.size)
 
         def choose(new, evolved, waiting):
             return jax.tree.map(
@@ -81,7 +82,7 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
                 waiting,
             )
 
-        never = jnp.zeros(num_members, bool)
+        never = jnp.zeros(fitness.size, bool)
         plan = Plan(
             choose(slots, plan.parents, slots),
             choose(drawn, plan.hparams, hparams),
@@ -102,25 +103,3 @@ def restarts(strategy: Strategy, *, interval: int = 1, patience: int = 3) -> Str
     inner = strategy.by_slot
     by_slot = _Round(inner, inner, False, False, False, False)
     return strategy._replace(init=begin, step=step, by_slot=by_slot)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Round:
-    """The state of one round of evolutions.
-
-    Attributes:
-        strategy: the wrapped strategy's state.
-        forgotten: the wrapped strategy's state at the start.
-        interval: `i32[]` generations between evolutions.
-        waited: `i32[]` generations since the last evolution.
-        stagnant: `i32[]` evaluations without a new best.
-        best: `f32[]` the best fitness of this round.
-    """
-
-    strategy: object
-    forgotten: object
-    interval: jax.Array
-    waited: jax.Array
-    stagnant: jax.Array
-    best: jax.Array

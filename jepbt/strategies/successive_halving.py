@@ -28,20 +28,13 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         first_rung: the age at which a cohort is halved first.
         factor: the divisor of a cohort's size; 2 halves.
 
-    Returns:
-        A `Strategy`.
-
     Raises:
         ValueError: if `first_rung` is below 1 or `factor` below 2.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
         >>> from jepbt.strategies import Evaluation
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> strategy = successive_halving()
         >>> state, hparams = strategy.init(jax.random.key(0), Hyper, 4, 10)
         >>> evaluation = Evaluation(jnp.array([0.1, 0.9, 0.3, 0.2]), jnp.zeros(4))
@@ -53,22 +46,19 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
         Optimization", 2015, https://arxiv.org/abs/1502.07943
     """
-    for name, value, least in (("first_rung", first_rung, 1), ("factor", factor, 2)):
-        check_whole("successive_halving", name, value, least)
-
+    check_whole("successive_halving", "first_rung", first_rung, 1)
+    check_whole("successive_halving", "factor", factor, 2)
     rungs = [first_rung]
     while rungs[-1] < 2**31 // factor:
         rungs.append(rungs[-1] * factor)
 
     def init(key, hparams_type, num_members, num_generations):
-        hparams = sample_population(key, hparams_type, num_members)
         born = jnp.zeros(num_members, jnp.int32)
-        return born, hparams
+        return born, sample_population(key, hparams_type, num_members)
 
     def step(key, born, generation, hparams, evaluation):
         fitness = evaluation.fitness
         slots = jnp.arange(fitness.size)
-        is_live = ~jnp.isnan(fitness)
         age = generation - born
         at_rung = (age[:, None] == jnp.array(rungs)[None]).any(1)
         # Row i marks the members of its cohort that rank before i; equals by slot.
@@ -77,15 +67,10 @@ def successive_halving(*, first_rung: int = 1, factor: int = 2) -> Strategy:
         before = (fitness[None] == fitness[:, None]) & (slots[None] < slots[:, None])
         rank = jnp.sum(cohort & (fitter | before), 1)
         num_kept = jnp.maximum(jnp.sum(cohort, 1) // factor, 1)
-        stops = (at_rung & (rank >= num_kept)) | ~is_live
+        stops = (at_rung & (rank >= num_kept)) | jnp.isnan(fitness)
         drawn = sample_prior(key, type(hparams), fitness.size)
-        born = jnp.where(stops, generation, born)
-        plan = Plan(
-            slots,
-            where(stops, drawn, hparams),
-            {"age": jnp.where(stops, 0, age)},
-            stops,
-        )
-        return born, plan
+        info = {"age": jnp.where(stops, 0, age)}
+        plan = Plan(slots, where(stops, drawn, hparams), info, stops)
+        return jnp.where(stops, generation, born), plan
 
     return Strategy(init, step)

@@ -5,8 +5,7 @@ from jepbt.tasks.distillation import Distillation, distillation
 from jepbt.tasks.regression import RegressionHyperParameters, regression, squared_error
 from jepbt.tasks.supervised import (
     Learner,
-    Outputs,
-    learn_from_examples,
+    Supervised,
     shrink_and_perturb,
 )
 from jepbt.tasks.task import Blend, Splits, Task
@@ -15,14 +14,13 @@ __all__ = [
     "Blend",
     "Distillation",
     "Learner",
-    "Outputs",
     "RegressionHyperParameters",
     "Splits",
     "StandardHyperParameters",
+    "Supervised",
     "Task",
     "classification",
     "distillation",
-    "learn_from_examples",
     "regression",
     "shrink_and_perturb",
     "squared_error",

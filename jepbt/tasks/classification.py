@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from jepbt.models.model import name_of
 from jepbt.population import PyTree
 from jepbt.tasks.distillation import Distillation
 from jepbt.tasks.parts import require_parts
-from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.supervised import Supervised
 from jepbt.tasks.task import Splits, Task
 
 
@@ -112,24 +113,18 @@ def classification(
         model = _standard_model(dataset) if model is None else model
         loss = loss or (lambda h: losses.taylor(h.loss))
         optimizer = optimizer or _standard_optimizer
-    require_parts(
-        "classification", hparams, model=model, loss=loss, optimizer=optimizer
-    )
-    fields = spaces(hparams)
-    task = learn_from_examples(
-        Splits(dataset.train, dataset.validation, dataset.test),
+    own = {"model": model, "loss": loss, "optimizer": optimizer}
+    require_parts("classification", hparams, own)
+    parts = Supervised(
+        data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
         labels=lambda batch: jax.nn.one_hot(batch["label"], num_classes),
-        outputs=Outputs(
-            num_classes,
-            f"logits [B, {num_classes}] for the data's {num_classes} classes",
-        ),
+        num_outputs=num_classes,
+        outputs=f"logits [B, {num_classes}] for the data's {num_classes} classes",
         score=_score,
         average_of=jax.nn.softmax,
         hparams=hparams,
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
+        **own,
         augment=augment,
         batch_size=batch_size,
         distillation=distillation,
@@ -140,19 +135,14 @@ def classification(
         "num_classes": num_classes,
         "model": name_of(model),
     }
-    task = dataclasses.replace(task, about=about)
-    if not any(isinstance(space, TaylorLoss) for space in fields.values()):
-        return task
 
-    def repair(hparams):
-        def fix(space, leaf):
-            if isinstance(space, TaylorLoss):
-                return taylorglo.repair(leaf, num_classes)
-            return leaf
+    def repair(space, leaf):
+        is_loss = isinstance(space, TaylorLoss)
+        return taylorglo.repair(leaf, num_classes) if is_loss else leaf
 
-        return map_fields(fix, hparams)
-
-    return dataclasses.replace(task, repair=repair)
+    evolves_loss = any(isinstance(s, TaylorLoss) for s in spaces(hparams).values())
+    task_repair = functools.partial(map_fields, repair) if evolves_loss else None
+    return parts.task(about=about, repair=task_repair)
 
 
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:

@@ -13,24 +13,25 @@ import optax
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
 
+_MUST = "must be a function of the hyperparameters that returns"
 WANTED = {
-    "augment": "must be a function of the hyperparameters that returns an "
-    "augmentation, as in augment=lambda h: jepbt.augment.shift(h.shift)",
-    "loss": "must be a function of the hyperparameters that returns a loss, as in "
-    "loss=lambda h: jepbt.losses.brier",
-    "optimizer": "must be a function of the hyperparameters that returns an optax "
-    "optimizer, as in optimizer=lambda h: optax.sgd(h.learning_rate)",
+    "augment": f"{_MUST} an augmentation, as in augment=lambda h: "
+    "jepbt.augment.shift(h.shift)",
+    "loss": f"{_MUST} a loss, as in loss=lambda h: jepbt.losses.brier",
+    "optimizer": f"{_MUST} an optax optimizer, as in optimizer=lambda h: "
+    "optax.sgd(h.learning_rate)",
 }
+_ADVICE = "Use jax.numpy functions, jax.lax.cond or jepbt.choose."
 ADVICE = {
-    "augment": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
-    "loss": "Use jax.numpy functions, jax.lax.cond or jepbt.choose.",
+    "augment": _ADVICE,
+    "loss": _ADVICE,
     "model": "For dropout use jepbt.nn.dropout; else jax.lax.cond or jepbt.choose.",
     "optimizer": "For a schedule, scale one of unit peak: optax.chain(..., "
     "optax.scale_by_schedule(unit), optax.scale(-h.learning_rate)).",
 }
 
 
-def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> None:
+def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
     """Refuses a task some of whose parts are `None`, by name."""
     for part, value in parts.items():
         if value is None:
@@ -41,51 +42,53 @@ def require_parts(name: str, hparams: type[HyperParameters], **parts: Any) -> No
             )
 
 
-def check_parts(hparams, network, loss, optimizer, augment, example, outputs) -> None:
-    """Traces each part on its own, so that an error can name the one that is wrong."""
-    functions = {"loss": loss, "optimizer": optimizer, "augment": augment}
-    for name, function in functions.items():
-        if name == "augment" and function is None:
-            continue
-        if not callable(function) or not accepts(function, None):
+def check_parts(task: Any) -> None:
+    """Traces each part of a `Supervised`, so that an error can name the wrong one."""
+    for name, wanted in WANTED.items():
+        function = getattr(task, name)
+        is_left_out = name == "augment" and function is None
+        if not is_left_out and not (callable(function) and accepts(function, None)):
             given = getattr(function, "__name__", type(function).__name__)
-            raise TypeError(f"{name}: {WANTED[name]}; got {given}.")
+            raise TypeError(f"{name}: {wanted}; got {given}.")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    member = jax.eval_shape(lambda: default_member(hparams))
-    labels = jax.ShapeDtypeStruct((example.shape[0], outputs.size), jnp.float32)
+    member = jax.eval_shape(lambda: default_member(task.hparams))
+    labels = jax.ShapeDtypeStruct((1, task.num_outputs), jnp.float32)
     with _naming("model"):
-        params, logits = _try_model(network, key, example, member, labels, outputs)
-    if augment is not None:
+        params, outputs = _try_model(task, key, member, labels)
+    if task.augment is not None:
         with _naming("augment"):
-            _try_augment(augment, key, member, example, labels)
+            _try_augment(task.augment, key, member, task.example, labels)
     with _naming("loss"):
-        _try_loss(loss, member, logits, labels)
+        _try_loss(task.loss, member, outputs, labels)
     with _naming("optimizer"):
-        _try_optimizer(optimizer, member, params)
+        _try_optimizer(task.optimizer, member, params)
 
 
-def _try_model(network, key, example, member, labels, outputs) -> tuple[Any, Any]:
+def _try_model(task, key, member, labels) -> tuple[Any, Any]:
     """Returns the shapes of the weights and of the outputs."""
 
     def init(key, images, h):
-        return network.init(key, images, decode(h))
+        return task.network.init(key, images, decode(h))
 
-    made = jax.eval_shape(init, key, example, member)
-    params, variables = _check_pair("init", "(params, variables)", made)
+    made = jax.eval_shape(init, key, task.example, member)
+    params, variables = _check_pair("model: init", "(params, variables)", made)
     for train in (True, False):
 
         def apply(key, params, variables, h, images, train=train):
-            return network.apply(key, params, variables, decode(h), images, train=train)
+            hparams = decode(h)
+            return task.network.apply(
+                key, params, variables, hparams, images, train=train
+            )
 
-        applied = jax.eval_shape(apply, key, params, variables, member, example)
-        logits, _ = _check_pair("apply", "(logits, variables)", applied)
-        got = getattr(logits, "shape", type(logits).__name__)
+        applied = jax.eval_shape(apply, key, params, variables, member, task.example)
+        outputs, _ = _check_pair("model: apply", "(logits, variables)", applied)
+        got = getattr(outputs, "shape", type(outputs).__name__)
         if got != labels.shape:
             raise ValueError(
-                f"model: its output must be {outputs.words}, got {got} for "
-                f"{example.shape[0]} example. Change the last layer's size."
+                f"model: its output must be {task.outputs}, got {got} for one example. "
+                "Change the last layer's size."
             )
-    return params, logits
+    return params, outputs
 
 
 def _try_augment(augment, key, member, images, labels) -> None:
@@ -94,13 +97,15 @@ def _try_augment(augment, key, member, images, labels) -> None:
         return function(key, images, labels)
 
     distorted = jax.eval_shape(distort, key, member, images, labels)
-    if not isinstance(distorted, tuple) or len(distorted) != 2:
-        raise ValueError(
-            f"augment: it must return (images, labels), got {type(distorted).__name__}."
-        )
-    before = {"images": images, "labels": labels}
-    for (name, old), new in zip(before.items(), distorted, strict=True):
-        was, now = _describe(old), _describe(new)
+    _check_pair("augment: it", "(images, labels)", distorted)
+
+    def describe(value):
+        dtype = getattr(value, "dtype", type(value).__name__)
+        return f"{dtype}{list(getattr(value, 'shape', ()))}"
+
+    before = ("images", "labels"), (images, labels)
+    for name, old, new in zip(*before, distorted, strict=True):
+        was, now = describe(old), describe(new)
         if was != now:
             raise ValueError(
                 f"augment: it must keep the shape and dtype of the {name}, and made "
@@ -137,26 +142,18 @@ def _made_by(name: str, function: Any, h: Any, arguments: str) -> Any:
     made = function(decode(h))
     count = arguments.count(",") + 1
     if not callable(made) or not accepts(made, *[None] * count):
+        given = getattr(made, "__name__", repr(made))
         raise TypeError(
-            f"{name}: {WANTED[name]}, of ({arguments}); it returned {_name(made)}."
+            f"{name}: {WANTED[name]}, of ({arguments}); it returned {given}."
         )
     return made
 
 
-def _check_pair(name: str, wanted: str, result: Any) -> tuple[Any, Any]:
+def _check_pair(what: str, wanted: str, result: Any) -> tuple[Any, Any]:
     if not isinstance(result, tuple) or len(result) != 2:
-        got = f"{len(result)} values" if isinstance(result, tuple) else _name(result)
-        raise TypeError(f"model: {name} must return {wanted}, got {got}.")
+        got = f"{len(result)} values" if isinstance(result, tuple) else repr(result)
+        raise TypeError(f"{what} must return {wanted}, got {got}.")
     return result
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", repr(value))
-
-
-def _describe(value: Any) -> str:
-    dtype = getattr(value, "dtype", type(value).__name__)
-    return f"{dtype}{list(getattr(value, 'shape', ()))}"
 
 
 @contextlib.contextmanager

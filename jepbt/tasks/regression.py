@@ -17,7 +17,7 @@ from jepbt.datasets.arrays import check_like_train, to_array, to_float32
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
-from jepbt.tasks.supervised import Outputs, learn_from_examples
+from jepbt.tasks.supervised import Supervised
 from jepbt.tasks.task import Splits, Task
 
 
@@ -84,56 +84,43 @@ def regression(
     check_whole("", "seed", seed, 0)
     splits = _as_splits(data, seed)
     size = splits.train["target"].shape[1]
-    loss = loss or (lambda h: squared_error)
     if hparams is None:
         hparams = RegressionHyperParameters
-        model = (
-            models.MLP(num_classes=size, hidden=(64, 64)) if model is None else model
-        )
+        if model is None:
+            model = models.MLP(num_classes=size, hidden=(64, 64))
         optimizer = optimizer or (
             lambda h: optax.adamw(h.learning_rate, weight_decay=h.weight_decay)
         )
-    require_parts("regression", hparams, model=model, optimizer=optimizer)
-    task = learn_from_examples(
-        splits,
+    own = {"model": model, "optimizer": optimizer}
+    require_parts("regression", hparams, own)
+    parts = Supervised(
+        data=splits,
         inputs="input",
         labels=lambda batch: batch["target"],
-        outputs=Outputs(size, f"predictions [B, {size}] of the data's {size} targets"),
+        num_outputs=size,
+        outputs=f"predictions [B, {size}] of the data's {size} targets",
         score=lambda predicted, batch: -squared_error(predicted, batch["target"]),
         hparams=hparams,
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
+        **own,
+        loss=loss or (lambda h: squared_error),
         augment=augment,
         batch_size=batch_size,
     )
-    return dataclasses.replace(task, about={"model": name_of(model)})
+    return parts.task(about={"model": name_of(model)})
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Averages the squared differences of each example.
-
-    Args:
-        predictions: `f32[B, D]`.
-        targets: `f32[B, D]`.
-
-    Returns:
-        `f32[B]`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2))).tolist()
-        [5.0]
-    """
+    """Averages the squared differences of each example: `f32[B]` of `f32[B, D]`."""
     return jnp.mean(jnp.square(predictions - targets), axis=-1)
 
 
 def _as_splits(data: Any, seed: int) -> Splits:
     if isinstance(data, Splits):
-        given = {
-            name: rows for name, rows in data._asdict().items() if rows is not None
+        splits = {
+            name: _to_split(name, rows)
+            for name, rows in data._asdict().items()
+            if rows is not None
         }
-        splits = {name: _to_split(name, rows) for name, rows in given.items()}
         if "validation" not in splits:
             raise ValueError(
                 "regression: data.validation is missing, which fitness is measured on; "
@@ -166,9 +153,8 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
     targets = _to_numbers(f"regression: {name} target", value[1])
     if inputs.ndim < 2:
         raise ValueError(
-            f"regression: {name} input has shape {inputs.shape}; allowed is "
-            "[N, ...] with at least one number for each example in a row: pass "
-            "inputs[:, None]."
+            f"regression: {name} input has shape {inputs.shape}; allowed is [N, ...] "
+            "with a row for each example: pass inputs[:, None]."
         )
     if targets.ndim not in (1, 2):
         raise ValueError(

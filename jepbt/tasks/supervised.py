@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from jepbt import models
 from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
-from jepbt.population import PyTree
+from jepbt.population import PyTree, take
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
 from jepbt.tasks.parts import check_parts
 from jepbt.tasks.task import Blend, Splits, Task
@@ -23,145 +23,92 @@ from jepbt.tasks.task import Blend, Splits, Task
 _AUGMENT = 0x61756720  # makes a key for augmentation of the step's, the model's own
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("params", "opt_state", "variables"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """The state of a network that learns by gradients.
+    """The state of a network that learns by gradients."""
 
-    Attributes:
-        params: the weights.
-        opt_state: the optimizer's state.
-        variables: all else that the model carries, such as batch statistics.
-    """
-
-    params: PyTree
-    opt_state: PyTree
-    variables: PyTree
+    params: PyTree  # the weights
+    opt_state: PyTree  # the optimizer's state
+    variables: PyTree  # all else that the model carries, such as batch statistics
 
 
-class Outputs(NamedTuple):
-    """The shape that a network's outputs must have.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Supervised:
+    """The user's parts, checked by a trace, and what a member does with them."""
 
-    Attributes:
-        size: the number of outputs for each example, `C`.
-        words: a description for messages, such as "logits [B, 3] for the data's 3
-            classes".
-    """
-
-    size: int
-    words: str
-
-
-def learn_from_examples(
-    data: Splits,
-    *,
-    inputs: str,
-    labels: Callable[[PyTree], jax.Array],
-    outputs: Outputs,
-    score: Callable[[jax.Array, PyTree], jax.Array],
-    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs,
-    hparams: type[HyperParameters],
-    model: Any,
-    loss: Callable[[HyperParameters], Callable[..., jax.Array]],
-    optimizer: Callable[[HyperParameters], optax.GradientTransformation],
-    augment: Callable[[HyperParameters], Callable[..., Any]] | None,
-    batch_size: int,
-    distillation: Distillation | None = None,
-) -> Task:
-    """Makes a task of the user's parts, after checking each of them by a trace.
-
-    Args:
-        data: the splits, dictionaries of arrays `[N, ...]`.
-        inputs: the name of the array that the network sees.
-        labels: `(batch) -> f32[B, C]`, makes the labels of the loss.
-        outputs: the shape that the network's outputs must have.
-        score: `(outputs f32[B, C], batch) -> f32[B]`, higher is better.
-        average_of: `(outputs) -> f32[B, C]`, makes the values that an ensemble averages
-            and strategies compare as a member's behaviour; `score` accepts them too.
-        hparams: the class of the hyperparameters.
-        model: anything that `models.as_model` takes.
-        loss: `h -> (outputs, labels) -> f32[B]`.
-        optimizer: `h -> optax.GradientTransformation`.
-        augment: `h -> (key, inputs, labels) -> (inputs, labels)`, or None.
-        batch_size: the number of examples in a training step.
-        distillation: the settings of a teacher, for outputs that are logits, or None.
-
-    Returns:
-        A `Task` whose state is a `Learner`.
-
-    Raises:
-        TypeError: if a part is of the wrong type.
-        ValueError: if a part cannot work; the message names it.
-    """
-    spaces(hparams)
-    if distillation is not None and not isinstance(distillation, Distillation):
-        raise TypeError(
-            "distillation must be made by jepbt.distillation(...), got "
-            f"{getattr(distillation, '__name__', type(distillation).__name__)}."
-        )
-    has_teacher = distillation is not None and distillation.weight > 0
-    shape = (1, *data.train[inputs].shape[1:])
-    steps = _Steps(
-        models.as_model(model),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-        _normalizer(data.train[inputs]),
-        inputs,
-        labels,
-        loss,
-        optimizer,
-        augment,
-        distillation if has_teacher else None,
-    )
-    check_parts(
-        hparams, steps.network, loss, optimizer, augment, steps.example, outputs
-    )
-
-    def evaluate(key, state, hparams, batch, shared):
-        return score(steps.predict(key, state, hparams, batch), batch)
-
-    def predict_average(key, state, hparams, batch):
-        return average_of(steps.predict(key, state, hparams, batch))
-
-    def behaviour(key, state, hparams, batch, shared):
-        return predict_average(key, state, hparams, batch)
-
-    return Task(
-        hparams,
-        steps.init,
-        steps.train_step,
-        evaluate,
-        data,
-        batch_size,
-        behaviour=behaviour,
-        prepare=make_teacher(distillation, steps.predict) if has_teacher else None,
-        blend=Blend(predict_average, score, _average_states, steps.adapt),
-    )
-
-
-class _Steps(NamedTuple):
-    """The user's parts, and what a member does with them."""
-
-    network: models.Model
-    example: jax.ShapeDtypeStruct
-    normalize: Callable[[jax.Array], jax.Array]
-    inputs: str
-    labels: Callable[[PyTree], jax.Array]
+    data: Splits  # dictionaries of arrays
+    inputs: str  # the name of the array that the network sees
+    labels: Callable[[PyTree], jax.Array]  # makes the loss's labels of a batch
+    num_outputs: int  # C, for each example
+    outputs: str  # words for them, such as "logits [B, 3] for the data's 3 classes"
+    score: Callable[[jax.Array, PyTree], jax.Array]  # (outputs, batch) -> f32[B]
+    # What an ensemble averages and strategies compare; `score` takes it, too.
+    average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs
+    hparams: type[HyperParameters]
+    model: Any
     loss: Callable[[HyperParameters], Callable[..., jax.Array]]
     optimizer: Callable[[HyperParameters], optax.GradientTransformation]
     augment: Callable[[HyperParameters], Callable[..., Any]] | None
-    distillation: Distillation | None
+    batch_size: int
+    distillation: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        spaces(self.hparams)
+        given = self.distillation
+        if given is not None and not isinstance(given, Distillation):
+            raise TypeError(
+                "distillation must be made by jepbt.distillation(...), got "
+                f"{getattr(given, '__name__', type(given).__name__)}."
+            )
+        check_parts(self)
+
+    @functools.cached_property
+    def network(self) -> models.Model:
+        """The model as two functions."""
+        return models.as_model(self.model)
+
+    @functools.cached_property
+    def normalize(self) -> Callable[[jax.Array], jax.Array]:
+        """The function that brings inputs to the form that the network sees."""
+        return _normalizer(self.data.train[self.inputs])
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """The shape of a batch of one example."""
+        shape = (1, *self.data.train[self.inputs].shape[1:])
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    @property
+    def is_taught(self) -> bool:
+        """Tells whether a teacher takes part; without weight it leaves no trace."""
+        return self.distillation is not None and self.distillation.weight > 0
+
+    def task(self, **changes: Any) -> Task:
+        """Makes the task, whose state is a `Learner`."""
+        teacher = make_teacher(self.distillation, self.predict)
+        return Task(
+            self.hparams,
+            self.init,
+            self.train_step,
+            self.evaluate,
+            self.data,
+            self.batch_size,
+            behaviour=self.behaviour,
+            prepare=teacher if self.is_taught else None,
+            blend=Blend(self.behaviour, self.score, _average_states, self.adapt),
+            **changes,
+        )
 
     def init(self, key, hparams):
+        """Draws a member's weights."""
         zeros = jnp.zeros(self.example.shape, self.example.dtype)
         params, variables = self.network.init(key, zeros, hparams)
         return Learner(params, self.optimizer(hparams).init(params), variables)
 
     def train_step(self, key, state, hparams, batch, shared):
-        batch, lesson = batch if self.distillation else (batch, None)
+        """Takes one step of the optimizer."""
+        batch, lesson = batch if self.is_taught else (batch, None)
         targets = self.labels(batch)
         seen = self.normalize(batch[self.inputs])
         if self.augment is not None:
@@ -173,13 +120,12 @@ class _Steps(NamedTuple):
                 key, params, state.variables, hparams, seen, train=True
             )
             value = jnp.mean(self.loss(hparams)(outputs, targets))
-            if self.distillation:
+            if self.is_taught:
                 value = mix(self.distillation, value, outputs, lesson)
             return value, variables
 
-        (value, variables), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.params
-        )
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        (value, variables), gradients = differentiate(state.params)
         updates, opt_state = self.optimizer(hparams).update(
             gradients, state.opt_state, state.params
         )
@@ -187,9 +133,19 @@ class _Steps(NamedTuple):
         return Learner(params, opt_state, variables), {"loss": value}
 
     def predict(self, key, state, hparams, batch):
+        """Computes the network's outputs, without training."""
         return self._apply(key, state, hparams, batch, train=False)[0]
 
+    def evaluate(self, key, state, hparams, batch, shared):
+        """Scores each example."""
+        return self.score(self.predict(key, state, hparams, batch), batch)
+
+    def behaviour(self, key, state, hparams, batch, shared=None):
+        """Computes predictions that may be averaged and compared."""
+        return self.average_of(self.predict(key, state, hparams, batch))
+
     def adapt(self, key, state, hparams, batch):
+        """Estimates batch statistics and the like anew."""
         _, variables = self._apply(key, state, hparams, batch, train=True)
         return dataclasses.replace(state, variables=variables)
 
@@ -207,8 +163,7 @@ def _average_states(states: Learner) -> Learner:
         return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
 
     params, variables = jax.tree.map(mean, (states.params, states.variables))
-    opt_state = jax.tree.map(lambda leaf: leaf[0], states.opt_state)
-    return Learner(params, opt_state, variables)
+    return Learner(params, take(states.opt_state, 0), variables)
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
@@ -274,11 +229,11 @@ def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -
                 "shrink_and_perturb: the task's state is a "
                 f"{type(state).__name__} without `params`. Give Task.restart yourself."
             )
-        params = jax.tree.map(
-            lambda old, fresh: (shrink * old + noise * fresh).astype(old.dtype),
-            state.params,
-            new.params,
-        )
+
+        def soften(old, fresh):
+            return (shrink * old + noise * fresh).astype(old.dtype)
+
+        params = jax.tree.map(soften, state.params, new.params)
         return dataclasses.replace(new, params=params)
 
     return dataclasses.replace(task, restart=restart)

@@ -26,20 +26,13 @@ class Splits(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """Functions that combine trained members of a task after a run.
+    """Functions that combine trained members of a task after a run."""
 
-    Attributes:
-        predict: `(key, state, hparams, batch) -> f32[B, C]`, computes predictions that
-            may be averaged over members, such as probabilities.
-        score: `(averaged, batch) -> f32[B]`, gives each example a score.
-        mix: `(states [k]) -> state`, averages members' weights.
-        adapt: `(key, state, hparams, batch) -> state`, estimates batch statistics and
-            the like anew from a batch of training examples.
-    """
-
+    # (key, state, hparams, batch) -> f32[B, C] that may be averaged: probabilities, say
     predict: Callable[..., jax.Array]
-    score: Callable[..., jax.Array]
-    mix: Callable[[PyTree], PyTree]
+    score: Callable[..., jax.Array]  # (averaged, batch) -> f32[B]
+    mix: Callable[[PyTree], PyTree]  # (states [k]) -> state with the average weights
+    # (key, state, hparams, batch) -> state with batch statistics estimated anew
     adapt: Callable[..., PyTree]
 
 

@@ -148,9 +148,9 @@ def test_bfloat16_computes_in_half_precision_and_keeps_whole_weights(name, key):
 
 
 def test_other_settings_are_refused():
-    with pytest.raises(ValueError, match=r"ResNet: width must be .*got 0"):
+    with pytest.raises(ValueError, match=r"ResNet: width=0 must be"):
         ResNet(width=0)
-    with pytest.raises(ValueError, match=r"ResNet: num_classes must be .*got 0"):
+    with pytest.raises(ValueError, match=r"ResNet: num_classes=0 must be"):
         ResNet(num_classes=0)
     with pytest.raises(ValueError, match=r"ResNet takes images .*got shape \(2, 784\)"):
         ResNet().init(jax.random.key(0), jnp.zeros((2, 784)))
@@ -158,5 +158,5 @@ def test_other_settings_are_refused():
 
 @pytest.mark.parametrize("build", BUILDERS.values())
 def test_other_dtypes_are_refused(build):
-    with pytest.raises(ValueError, match=r"dtype must be jnp.float32, .* got 'half'"):
+    with pytest.raises(ValueError, match=r"dtype='half' must be jnp.float32"):
         build(dtype="half")

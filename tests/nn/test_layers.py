@@ -215,5 +215,5 @@ def test_wrong_arguments_are_named(key):
         nn.dropout(key, jnp.ones(3), 1.5, train=True)
     with pytest.raises(ValueError, match=r"max_pool: images must be \[B, H, W, C\]"):
         nn.max_pool(jnp.ones((4, 4)))
-    with pytest.raises(ValueError, match="window=0 must be a positive integer"):
+    with pytest.raises(ValueError, match="window=0 must be a whole number from 1 up"):
         nn.max_pool(jnp.ones((1, 4, 4, 1)), 0)
