@@ -33,8 +33,6 @@ From `params` and `variables` back to flax: `module.apply({"params": params,
 params)` and `nnx.update(module, variables)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 

@@ -1,8 +1,6 @@
 """Models of every kind behave alike: pure, batchable, a mask for each member."""
 
 import functools
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -571,8 +569,3 @@ def test_cnn_refuses_other_shapes_of_images(shape, key):
 def test_mlp_refuses_single_numbers(key):
     with pytest.raises(ValueError, match=r"got shape \(5,\)"):
         MLP().init(key, jnp.zeros(5))
-
-
-def test_importing_jepbt_leaves_flax_alone():
-    code = "import sys, jepbt; sys.exit('flax' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
