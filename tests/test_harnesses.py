@@ -34,6 +34,7 @@ resumable.train(run_dir=sys.argv[1], num_generations=1000)
         ("damage_harness.py", "--damages", "40", "--seed", "1"),
         ("soak.py", "--generations", "300"),
     ],
+    ids=["kill", "damage", "soak"],
 )
 def test_harness_finds_no_defect(arguments):
     name, *rest = arguments
