@@ -123,7 +123,7 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     state = started.out_info
     batch, rows = batch_shapes(task.data, config)
     check_behaviour(task, strategy)
-    traced = {"init": [first, started], "evolve": [], "train": [], "evaluate": []}
+    traced = {"init": [started], "evolve": [first], "train": [], "evaluate": []}
     if task.prepare is not None:
         prepared = _trace_prepare(task, batch, config)
         traced["train"].append(prepared)

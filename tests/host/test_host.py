@@ -332,7 +332,7 @@ def test_asynchronous_pb2_observes_what_each_slot_gained_and_nothing_else():
     for _ in jepbt.epbt(5, rates(num_members), recorder, **settings):
         pass
     jax.effects_barrier()
-    for number, (_, _, _, gain) in enumerate(seen):
+    for number, (*_, gain) in enumerate(seen):
         slot, age = number % num_members, number // num_members + 1
         own = [float(n**2) for n in range(slot, number + 1, num_members)]
         started = [
