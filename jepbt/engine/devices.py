@@ -55,18 +55,18 @@ def map_members(
             lambda leaf: leaf.reshape(num_members, *leaf.shape[2:]), results
         )
 
-    # One device shares with nobody; and jax 0.7 cannot take the gradient of a batched
-    # convolution inside shard_map (jax-ml/jax#32157).
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return share
 
     def over_devices(members, common):
         # Traced without the mesh: where it is known, jax writes a sharding into a
-        # convolution's gradient and then refuses to batch it (0.7.2 any, 0.10.2 those
-        # with feature groups).
+        # convolution's gradient and then refuses to batch it (0.7.2 any, on one device
+        # too, 0.10.2 those with feature groups; jax-ml/jax#32157).
         share_of = functools.partial(_describe, num_devices=mesh.size)
         shapes = jax.tree.map(share_of, members), jax.tree.map(_describe, common)
         run = trace_apart(share, *shapes)
+        if mesh.size == 1:
+            return run(members, common)
         # A user's step is arbitrary code: custom gradients and constant carries fail
         # the check of varying axes, and a member has no collectives for it to protect.
         return jax.shard_map(
