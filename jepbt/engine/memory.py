@@ -77,10 +77,12 @@ def check_programs(
     if chunk_size > 1:
         advice = f"chunk_size=1, {advice}"
     together = f"{chunk_size} member{'s' * (chunk_size > 1)} at a time on each device"
+    amount = "more" if math.isinf(reserved) else readable(reserved)  # XLA refused
+    amount += " than the" if math.isinf(reserved) else " of"
     raise DoesNotFit(
         f"population_size={config.population_size}, chunk_size={chunk_size}, "
         f"batch_size={config.batch_size}: the compiled programs, with {together}, "
-        f"reserve {readable(reserved)} of {readable(limit)}. Choose {advice}."
+        f"reserve {amount} {readable(limit)} there are. Choose {advice}."
     )
 
 

@@ -46,6 +46,8 @@ def test_programs_that_reserve_too_much_are_refused_with_what_to_choose():
         check_programs(4_001, 4_000, config, 4)
     with pytest.raises(DoesNotFit, match=r"1 member at a time.*a smaller batch_size"):
         check_programs(4_001, 4_000, config, 1)
+    with pytest.raises(DoesNotFit, match=r"reserve more than the 4 kB there are"):
+        check_programs(float("inf"), 4_000, config, 1)  # the compiler itself refused
 
 
 IMAGES = np.zeros((100, 64), np.float32)
