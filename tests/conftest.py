@@ -6,8 +6,15 @@ import jax
 import pytest
 
 # Programs here run for milliseconds: optimising them takes longer than they do. Given
-# XLA_FLAGS stay as they are, be they empty.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# XLA_FLAGS stay as they are, be they empty. An unknown flag ends the process, and the
+# last one is known no longer in JAX 0.11.
+flags = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if jax.__version_info__ < (0, 11):
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
