@@ -5,8 +5,11 @@ from jepbt.losses.classification import (
     LossFn,
     brier,
     cross_entropy,
+    focal,
+    forward_corrected,
     generalized_cross_entropy,
     label_smoothing,
+    logit_adjusted,
     taylor,
 )
 from jepbt.losses.evolved import EvolvedLoss
@@ -16,8 +19,11 @@ __all__ = [
     "LossFn",
     "brier",
     "cross_entropy",
+    "focal",
+    "forward_corrected",
     "generalized_cross_entropy",
     "label_smoothing",
+    "logit_adjusted",
     "taylor",
     "taylorglo",
 ]

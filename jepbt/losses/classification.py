@@ -8,11 +8,12 @@ that are class indices, raise a `ValueError` that tells a remedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jepbt.arguments import check_scalar
@@ -139,6 +140,143 @@ def label_smoothing(alpha: float | jax.Array) -> LossFn:
     return loss
 
 
+def focal(gamma: float | jax.Array) -> LossFn:
+    """Builds cross-entropy that counts an example less the surer it is right.
+
+    The true class's loss `-log p` is multiplied by `(1 - p)^gamma`; at `gamma = 0` it
+    is cross-entropy. Soft labels weigh the classes' losses.
+
+    Args:
+        gamma: `f32[]` from 0 up; 2 in the paper.
+
+    Example:
+        >>> loss_fn = focal(2.0)
+        >>> round(float(loss_fn(jnp.zeros(4), jax.nn.one_hot(2, 4))), 4)  # 9/16 log 4
+        0.7798
+
+    Reference:
+        Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 4,
+        https://arxiv.org/abs/1708.02002
+    """
+    check_scalar("", "gamma", gamma, 0)
+
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        _check(logits, labels)
+        log_p = jax.nn.log_softmax(logits)
+        # A power's gradient is nan at 0, which 1 - p reaches by rounding.
+        others = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny)
+        return -jnp.sum(labels * others**gamma * log_p, axis=-1)
+
+    return loss
+
+
+def logit_adjusted(
+    counts: Sequence[float] | jax.Array, tau: float | jax.Array = 1.0
+) -> LossFn:
+    """Builds cross-entropy for rare classes: logits get `tau log(share of the class)`.
+
+    A network trained with it treats all classes alike where the training examples do
+    not: use its plain logits for predictions.
+
+    Args:
+        counts: `[C]` the number of training examples of each class, above 0.
+        tau: `f32[]` the strength: 0 is cross-entropy, 1 the paper's choice.
+
+    Raises:
+        ValueError: if a count is not above 0, or there is not one for each class.
+
+    Example:
+        >>> loss_fn = logit_adjusted([30, 10])
+        >>> round(float(loss_fn(jnp.zeros(2), jax.nn.one_hot(1, 2))), 4)  # log 4
+        1.3863
+
+    Reference:
+        Menon et al., "Long-Tail Learning via Logit Adjustment", 2021, equation 10,
+        https://arxiv.org/abs/2007.07314
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or not np.all(np.isfinite(counts) & (counts > 0)):
+        raise ValueError(
+            f"logit_adjusted: counts={counts.tolist()} must hold one number above 0 "
+            "for each class, such as np.bincount(labels)."
+        )
+    check_scalar("logit_adjusted", "tau", tau)
+    offsets = np.log(counts / counts.sum())
+
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        _check(logits, labels)
+        _check_classes("logit_adjusted", "counts", len(counts), logits)
+        shape = (1,) * (logits.ndim - 1) + (-1,)
+        added = tau * jnp.asarray(offsets, logits.dtype).reshape(shape)
+        return optax.softmax_cross_entropy(logits + added, labels)
+
+    return loss
+
+
+def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
+    """Builds cross-entropy for labels that are wrong by a known pattern.
+
+    The network's probabilities `p` of the true classes become those of the labels that
+    one sees, `p T`, and these are compared with the labels. What is learned is `p`.
+
+    Gold Loss Correction is this loss with an estimate of `T` from a few trusted labels:
+    train with `cross_entropy` first; row `a` of `T` is the mean of that network's
+    softmax over the trusted images of class `a`; then train with this.
+
+    Args:
+        transition: `f32[C, C]` the probability `T[a, b]` that an example of class `a`
+            is labelled `b`; rows sum to one.
+
+    Raises:
+        ValueError: if the matrix is not square, or a row does not sum to one.
+
+    Example:
+        >>> sees_half = forward_corrected(np.array([[0.5, 0.5], [0.0, 1.0]]))
+        >>> is_first = jnp.array([20.0, 0.0])
+        >>> round(float(sees_half(is_first, jax.nn.one_hot(1, 2))), 4)  # log 2
+        0.6931
+
+    Reference:
+        Patrini et al., "Making Deep Neural Networks Robust to Label Noise: a Loss
+        Correction Approach", 2017, theorem 2, https://arxiv.org/abs/1609.03683;
+        Hendrycks et al., "Using Trusted Data to Train Deep Networks on Labels Corrupted
+        by Severe Noise", 2018, https://arxiv.org/abs/1802.05300
+    """
+    if not isinstance(transition, jax.Array):
+        transition = check_transition("forward_corrected", "transition", transition)
+
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        _check(logits, labels)
+        _check_classes("forward_corrected", "transition", len(transition), logits)
+        seen = jax.nn.softmax(logits) @ jnp.asarray(transition, logits.dtype)
+        # The constant bounds the loss of a label that the matrix holds impossible.
+        return -jnp.sum(labels * jnp.log(seen + 1e-6), axis=-1)
+
+    return loss
+
+
+def check_transition(where: str, name: str, value: Any) -> np.ndarray:
+    """Returns a matrix of probabilities `f64[C, C]`, or raises a `ValueError`."""
+    try:
+        matrix = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.ndim != 2 or len(matrix) != len(matrix.T) or len(matrix) < 2:
+        raise ValueError(
+            f"{where}: {name} must be a matrix [C, C] of at least 2 classes, got shape "
+            f"{np.shape(value)}."
+        )
+    sums = matrix.sum(1)
+    is_off = ~(np.abs(sums - 1) < 1e-4) | ~np.all(matrix >= 0, axis=1)
+    if is_off.any():
+        row = int(np.argmax(is_off))
+        raise ValueError(
+            f"{where}: {name} must hold probabilities, so that each row sums to one; "
+            f"row {row} is {matrix[row].tolist()}, whose sum is {sums[row]:.6g}."
+        )
+    return matrix
+
+
 def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array:
     """Computes `(1 - p^q) / q`, with values and gradients that are finite at `q = 0`.
 
@@ -153,6 +291,14 @@ def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array
     z = q * log_p
     series = -log_p * (1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5))))
     return jnp.where(near, series, quotient)
+
+
+def _check_classes(where: str, name: str, count: int, logits: jax.Array) -> None:
+    if logits.shape[-1] != count:
+        raise ValueError(
+            f"{where}: {name} is of {count} classes, the logits are of "
+            f"{logits.shape[-1]}."
+        )
 
 
 def _check(logits: jax.Array, labels: jax.Array) -> None:

@@ -41,6 +41,32 @@ def smoothing_formula(alpha, logits, labels):
     return -np.sum(smoothed * log_probs, axis=-1)
 
 
+def focal_formula(gamma, logits, labels):
+    p = softmax(logits)
+    return -np.sum(labels * (1 - p) ** gamma * np.log(p), axis=-1)
+
+
+def adjusted_formula(tau, logits, labels):
+    """With counts 1, 2, 3, ...: each class's probability weighs as its count."""
+    counts = np.arange(1, logits.shape[-1] + 1.0)
+    weighted = np.exp(logits) * counts**tau
+    shares = weighted / weighted.sum(-1, keepdims=True)
+    return -np.sum(labels * np.log(shares), axis=-1)
+
+
+def neighbours(share, num_classes):
+    """The matrix of labels of which a share is that of the next class."""
+    own = np.eye(num_classes)
+    return (1 - share) * own + share * np.roll(own, 1, axis=1)
+
+
+def forward_formula(share, logits, labels):
+    """One sees of class b its own, less a share, and a share of the class before."""
+    p = softmax(logits)
+    seen = (1 - share) * p + share * np.roll(p, 1, axis=-1)
+    return -np.sum(labels * np.log(seen + 1e-6), axis=-1)
+
+
 GENOMES = np.stack(
     [
         taylorglo.CROSS_ENTROPY_EXPANSION,
@@ -48,6 +74,11 @@ GENOMES = np.stack(
         taylorglo.EVOLVED_EARLIER,
     ]
 )
+
+
+def classes(logits):
+    return (np.shape(logits) or [2])[-1]
+
 
 # A new loss is one row: a builder, its formula, the settings of three members.
 BUILDERS = {
@@ -61,6 +92,23 @@ BUILDERS = {
         losses.label_smoothing,
         smoothing_formula,
         np.array([0.0, 0.1, 0.5], np.float32),
+    ),
+    "focal": (losses.focal, focal_formula, np.array([0.0, 0.5, 2.0], np.float32)),
+    "logit_adjusted": (
+        lambda tau: (
+            lambda z, y: losses.logit_adjusted(range(1, classes(z) + 1), tau)(z, y)
+        ),
+        adjusted_formula,
+        np.array([0.0, 0.5, 1.0], np.float32),
+    ),
+    "forward_corrected": (
+        lambda share: (
+            lambda z, y: losses.forward_corrected(
+                jnp.asarray(neighbours(share, classes(z)))
+            )(z, y)
+        ),
+        forward_formula,
+        np.array([0.0, 0.4, 0.9], np.float32),
     ),
     "cross_entropy": (
         lambda _: losses.cross_entropy,
@@ -288,3 +336,72 @@ def test_generalized_does_not_overflow_in_the_branch_it_leaves(q):
     values, gradient = generalized_and_gradient(jnp.asarray(q), logits, labels)
     np.testing.assert_allclose(values, 1e12 if q == 0 else 1 / q)
     assert np.all(np.isfinite(gradient))
+
+
+def test_focal_counts_what_is_sure_and_right_by_its_square():
+    """A hundredth of cross-entropy's at 0.9, as the paper says of gamma = 2."""
+    logits = jnp.log(jnp.array([9.0, 1.0]))
+    labels = jnp.array([1.0, 0.0])
+    ratio = losses.focal(2.0)(logits, labels) / losses.cross_entropy(logits, labels)
+    np.testing.assert_allclose(ratio, 0.01, rtol=1e-5)
+
+
+def test_adjusted_logits_are_at_their_best_where_classes_weigh_alike():
+    """The gradient at the classes' own shares is zero for logits that are all equal."""
+    counts, labels = np.array([60, 30, 10]), np.repeat(np.eye(3), [60, 30, 10], axis=0)
+    loss_fn = losses.logit_adjusted(counts)
+
+    def total(z):
+        return jnp.mean(loss_fn(jnp.broadcast_to(z, (100, 3)), jnp.array(labels)))
+
+    np.testing.assert_allclose(jax.grad(total)(jnp.zeros(3)), 0, atol=1e-6)
+
+
+def test_corrected_loss_is_at_its_best_at_the_true_classes():
+    """Labels of one class that are wrong by the matrix leave it that class."""
+    transition = np.array([[0.6, 0.3, 0.1], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
+    loss_fn = losses.forward_corrected(transition)
+    labels = jnp.asarray(transition[0], jnp.float32)  # as they are seen on average
+    sure = loss_fn(jnp.array([20.0, 0.0, 0.0]), labels)
+    others = [
+        loss_fn(jnp.log(jnp.asarray(p)), labels)
+        for p in ([0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.9, 0.0, 0.1])
+    ]
+    entropy = -np.sum(transition[0] * np.log(transition[0]))
+    np.testing.assert_allclose(sure, entropy, rtol=1e-4)
+    assert min(others) > sure
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: losses.focal(-1.0), "gamma=-1.0 must be a number from 0 up"),
+        (
+            lambda: losses.logit_adjusted([3, 0]),
+            r"counts=\[3, 0\] must hold one number above 0 for each class",
+        ),
+        (
+            lambda: losses.logit_adjusted([3, 1])(jnp.zeros(3), jnp.ones(3) / 3),
+            "counts is of 2 classes, the logits are of 3",
+        ),
+        (
+            lambda: losses.forward_corrected(np.ones((2, 3))),
+            r"transition must be a matrix \[C, C\] .* got shape \(2, 3\)",
+        ),
+        (
+            lambda: losses.forward_corrected([[1.0, 0.0], [0.5, 0.4]]),
+            r"each row sums to one; row 1 is \[0.5, 0.4\], whose sum is 0.9",
+        ),
+        (
+            lambda: losses.forward_corrected([[1.5, -0.5], [0.5, 0.5]]),
+            r"row 0 is \[1.5, -0.5\]",
+        ),
+        (
+            lambda: losses.forward_corrected(np.eye(2))(jnp.zeros(3), jnp.ones(3) / 3),
+            "transition is of 2 classes, the logits are of 3",
+        ),
+    ],
+)
+def test_settings_of_losses_that_fit_no_class_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
