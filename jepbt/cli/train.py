@@ -39,6 +39,8 @@ class TrainOptions:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
         label_noise: the share of training labels to make wrong, from 0 to 1.
         validation_label_noise: the share of validation labels to make wrong.
+        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
+            one other, drawn by the seed.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         strategy: the rule that chooses parents and hyperparameters after a generation.
         device: cpu, gpu or tpu; what JAX prefers if left out.
@@ -47,6 +49,7 @@ class TrainOptions:
     data: str = "fashion_mnist"
     label_noise: float = 0.0
     validation_label_noise: float = 0.0
+    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
     model: Literal["cnn", "mlp"] = "cnn"
     strategy: str = choice(*STRATEGY_NAMES, default="epbt")
     device: str | None = None
@@ -61,6 +64,7 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
         jepbt.datasets.load(options.data),
         options.label_noise,
         validation_label_noise=options.validation_label_noise,
+        pattern=options.label_noise_pattern,
         seed=arguments.config.seed,
     )
     prepared = _prepare(dataset, options, arguments.config)
