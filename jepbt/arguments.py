@@ -171,16 +171,18 @@ def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
         >>> user_path("run_dir", "/tmp/../runs")
         PosixPath('/tmp/../runs')
     """
-    try:
-        return pathlib.Path(path).expanduser().absolute()
-    except RuntimeError as error:  # pathlib's answer to a home that is not known
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):  # Python's answer to a home that is not known
         raise ValueError(
-            f"{name}={os.fspath(path)!r}: the home folder that ~ stands for is not "
-            "known. Set HOME, or write the path without ~."
-        ) from error
+            f"{name}={text!r}: the home folder that ~ stands for is not known. Set "
+            "HOME, or write the path without ~; a name that starts with it, as ./~name."
+        )
+    try:
+        return pathlib.Path(expanded).absolute()
     except OSError as error:
         raise ValueError(
-            f"{name}={os.fspath(path)!r} starts from the current folder, which is gone "
+            f"{name}={text!r} starts from the current folder, which is gone "
             f"({error.strerror}). Give a path that starts at the root."
         ) from error
 

@@ -15,7 +15,6 @@ from jepbt import cli
 from jepbt.arguments import user_path
 from jepbt.cli.benchmark import _check_file
 from jepbt.datasets import tfds
-from jepbt.report import write_report
 from jepbt.results import load_schedules
 
 
@@ -78,21 +77,19 @@ def test_a_path_that_leads_nowhere_is_refused(home):
         os.chdir(home)
 
 
-@pytest.mark.parametrize("given", ["runs/a", "~/runs/a"])
-def test_a_run_stays_in_its_folder_whatever_becomes_of_the_current_one(home, given):
-    folder = user_path("run_dir", given)
+def test_a_run_stays_in_its_folder_whatever_becomes_of_the_current_one(home):
+    folder = home.parent / "here" / "runs" / "a"
 
     def leave(generation):
         os.makedirs(home / "elsewhere", exist_ok=True)
         os.chdir(home / "elsewhere")
 
-    result = train(given, callbacks=[leave], checkpoint_every=1)
+    result = train("runs/a", callbacks=[leave], checkpoint_every=1)
     assert result.run_dir == folder
     assert not any((home / "elsewhere").iterdir())
     names = {path.name for path in folder.iterdir()}
     assert {"best", "checkpoints", "config.json", "figures", "history.jsonl"} <= names
     assert len(list((folder / "checkpoints").iterdir())) == 2
-    assert len(train(folder, resume=True).history) == 2
 
 
 @pytest.mark.parametrize("given", ["runs/b", "~/runs/b"])
@@ -115,7 +112,6 @@ def test_everything_that_reads_a_run_finds_it_at_home(home, capsys):
     assert len(jepbt.load_history("~/run")) == 5
     assert len(jepbt.load_history("~/run/history.jsonl")) == 5
     assert jepbt.plots.fitness("~/run").get_ylabel()
-    assert write_report("~/run") == home / "run" / "report.html"
     assert cli.main(["report", "~/run"]) == 0
     assert str(home / "run" / "report.html") in capsys.readouterr().out
     with pytest.raises(ValueError, match=str(home / "run" / "schedule.json")):

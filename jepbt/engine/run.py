@@ -82,6 +82,7 @@ def make_run(
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):
+        check_fork("run(key, data)")
         if data is not None and not isinstance(data, Splits):
             raise TypeError(
                 "run(key, data): data must be a jepbt.Splits such as task.data, or "

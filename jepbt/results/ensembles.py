@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.engine.evaluation import mean_score
+from jepbt.engine.forks import check_fork
 from jepbt.hyperparameters import decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
 from jepbt.results.history import History
@@ -62,6 +63,7 @@ class Ensemble:
         Returns:
             `f32[B, C]`.
         """
+        check_fork("predict")
         return _predict(self.task, jax.random.key(0), self.members, batch)
 
 
@@ -107,6 +109,7 @@ def average_weights(
 
 
 def _best_slots(task: Task, history: History, k: int) -> list[int]:
+    check_fork("ensemble() or average()")
     if task.blend is None or task.data is None:
         raise ValueError(
             "this task has no `blend`: it does not say how its members' predictions "

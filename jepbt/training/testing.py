@@ -10,6 +10,7 @@ import numpy as np
 
 from jepbt.config import Config
 from jepbt.engine.evaluation import mean_score
+from jepbt.engine.forks import check_fork
 from jepbt.hyperparameters import HyperParameters, decode, encode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key
 from jepbt.results import Score
@@ -23,6 +24,7 @@ def score_on_test(
     population: Population,
 ) -> list[Score]:
     """Scores states with their hyperparameters, where the population was trained."""
+    check_fork("test()")
     key = jax.random.key(config.seed)
     encoded = [(state, encode(hparams)) for state, hparams in members]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *encoded)

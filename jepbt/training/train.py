@@ -80,6 +80,11 @@ def train_population(
         Interrupted: on Ctrl-C or SIGTERM, after the generation in flight, even if it
             is the last; its `.result` is what there is.
 
+    Warns:
+        RuntimeWarning: if something fails that the result does not depend on (a file, a
+            figure, the progress bar, a cache): the run goes on, and the warning says
+            what is missing.
+
     Example:
         >>> from dataclasses import dataclass
         >>> import numpy as np, optax

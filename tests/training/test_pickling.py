@@ -68,9 +68,12 @@ def test_an_ensemble_is_pickled_with_its_members(result):
 
 
 def test_a_new_run_starts_from_a_pickled_result(result):
-    more = {"population_size": 4, "num_generations": 1}
-    assert_equal_bits(
-        train(initial=through_a_pickle(result), **more), train(initial=result, **more)
+    again = through_a_pickle(result)
+    more = train(initial=again, population_size=4, num_generations=1)
+    # The fittest keep their slots, with their own hyperparameters.
+    order = np.argsort(-result.history.fitness[-1], kind="stable")
+    np.testing.assert_array_equal(
+        more.history.hparams["rate"][0], result.population.hparams.rate[order]
     )
 
 
@@ -102,7 +105,8 @@ def test_every_part_of_a_result_can_be_pickled(result, part):
     before, after = getattr(result, part), through_a_pickle(getattr(result, part))
     assert type(after) is type(before)
     if part == "best":
-        assert after.hparams == before.hparams and after.fitness == before.fitness
+        assert repr(after.hparams) == repr(before.hparams)
+        assert after.fitness == before.fitness
     if part == "history":
         np.testing.assert_array_equal(after.fitness, before.fitness)
 
