@@ -8,7 +8,9 @@ import shutil
 import signal
 import sys
 import warnings
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli import say
 from jepbt.engine import devices
+from jepbt.host import evaluators
 from jepbt.optional import optional, warn
 from jepbt.report import write_report
 from jepbt.training.progress import is_terminal
@@ -386,6 +389,71 @@ def test_the_host_loop_warns_into_any_stream(kind, monkeypatch):
         monkeypatch.setattr(warnings, "showwarning", show)
         stream("stderr", kind)(monkeypatch)
         assert len(list(jepbt.epbt(2, population, evaluate))) == 2
+
+
+HOST_HARMS = {
+    "lock": (stale_lock, ["stays locked by this process"]),
+    "full disk": (
+        patched(run_directory, "append_history", FULL),
+        ["lacks generations"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOST_HARMS)
+def test_the_host_loop_goes_on_too(name, tmp_path, monkeypatch):
+    def climb(candidate):
+        model = (candidate.model or 0) + candidate.hparams.rate
+        return jepbt.Candidate(model, candidate.hparams, model)
+
+    def run(num_generations, **settings):
+        population = [jepbt.Candidate(None, Hyper()) for _ in range(2)]
+        bests = jepbt.epbt(num_generations, population, climb, **settings)
+        return [best.fitness for best in bests]
+
+    harm, missing = HOST_HARMS[name]
+    harm(monkeypatch)
+    told = []
+    for num_generations in (1, 2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fitness = run(num_generations, run_dir=tmp_path / "run", resume=True)
+        told += [str(each.message) for each in caught]
+    assert fitness[-1] == run(2)[-1]
+    assert told and all(missing[0] in each for each in told)
+
+
+def test_an_executor_that_cannot_cancel_hides_no_error():
+    class Kept(Future):
+        def cancel(self):
+            raise RuntimeError("the cluster is gone")
+
+    class Lazy(Executor):
+        """Never ends its second evaluation."""
+
+        def submit(self, function, *args):
+            future = Kept()
+            if not started:
+                future.set_result(function(*args))
+            started.append(future)
+            return future
+
+    started = []
+    population = [jepbt.Candidate(None, Hyper()) for _ in range(2)]
+    loop = jepbt.epbt(1, population, lambda candidate: 3, executor=Lazy())
+    with (
+        pytest.warns(RuntimeWarning, match="nobody waits for may still run"),
+        pytest.raises(TypeError, match=r"must return a jepbt\.Candidate"),
+    ):
+        next(loop)
+
+
+def test_a_process_may_die_of_a_signal_without_a_name():
+    worker = object.__new__(evaluators._Worker)
+    worker.is_ready, worker.end = True, lambda timeout: None
+    for code, how in ((-9, "signal SIGKILL"), (-40, "signal 40"), (3, "exit code 3")):
+        worker.process = SimpleNamespace(exitcode=code)
+        assert worker.bury(1).reason == f"its process died ({how})"
 
 
 def test_an_error_without_a_message_of_its_own_fails_one_evaluation():

@@ -29,8 +29,8 @@ FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 # orbax writes these two after it has called for the manifest, and reads neither to
-# restore arrays.
-_NOT_LISTED = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+# restore arrays; a desktop hides the third in folders that somebody has looked at.
+_NOT_LISTED = {"_CHECKPOINT_METADATA", "commit_success.txt", ".DS_Store"}
 
 
 class Damaged(Exception):
@@ -78,7 +78,7 @@ def verify(path: pathlib.Path) -> dict[str, Any]:
             raise Damaged("its manifest has changed")
         found = _describe_files(path)
         for name in sorted({*files, *found}):
-            if name not in files and _is_of_a_desktop(name):
+            if name not in files and _is_of_the_system(name):
                 continue
             if files.get(name) != found.get(name):
                 kind = "missing" if name not in found else "changed"
@@ -212,8 +212,8 @@ def _describe_files(folder: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _is_of_a_desktop(name: str) -> bool:
-    """Tells whether a file was left by a system that somebody looked at it with."""
+def _is_of_the_system(name: str) -> bool:
+    """Tells whether a file was left by a desktop or a network disk, not by a run."""
     last = name.rpartition("/")[2]
     return last.startswith(".") or last in ("Thumbs.db", "desktop.ini")
 

@@ -124,12 +124,14 @@ class Keeper:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._wait()
-        with optional(f"orbax has not let go of {self._root}"):
-            if self._manager is not None:
-                self._manager.close()
-        if self._folder is not None:
-            self._folder.release()
+        try:
+            self._wait()
+            with optional(f"orbax has not let go of {self._root}"):
+                if self._manager is not None:
+                    self._manager.close()
+        finally:
+            if self._folder is not None:
+                self._folder.release()
 
     def _make_ready(self, number: int) -> list[Generation] | None:
         """Leaves only what the run continues from in its folder."""

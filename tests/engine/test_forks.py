@@ -40,6 +40,8 @@ def in_a_fork(function):
         process = context.Process(target=lambda: results.put(function()))
         process.start()
     process.join(60)
+    process.kill()  # if it waits for ever
+    process.join()
     assert process.exitcode == 0
     return results.get()
 
