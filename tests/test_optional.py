@@ -361,6 +361,13 @@ def test_files_of_others_in_a_runs_folders_stay_and_harm_nothing(clean, tmp_path
     assert all(path.read_text() == "mine" for path in foreign)
 
 
+def test_no_bar_is_drawn_into_what_may_be_a_file(monkeypatch):
+    tee = Tee()
+    monkeypatch.setattr(sys, "stderr", tee)
+    train(1)
+    assert tee.texts == []
+
+
 def test_signal_handlers_that_a_callback_sets_stay():
     mine = lambda number, frame: None  # noqa: E731
     before = signal.getsignal(signal.SIGTERM)
