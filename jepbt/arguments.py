@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -179,6 +181,32 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     except ValueError:  # a builtin without a signature: calling it will tell
         pass
     return True
+
+
+def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
+    """Makes a path that a user gave absolute, with `~` as the home folder.
+
+    Done once, where the path is given: a later change of the current folder then does
+    not change where it leads.
+
+    Example:
+        >>> user_path("run_dir", "/tmp/../runs")
+        PosixPath('/tmp/../runs')
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):  # Python's answer to a home that is not known
+        raise ValueError(
+            f"{name}={text!r}: the home folder that ~ stands for is not known. Set "
+            "HOME, or write the path without ~; a name that starts with it, as ./~name."
+        )
+    try:
+        return pathlib.Path(expanded).absolute()
+    except OSError as error:
+        raise ValueError(
+            f"{name}={text!r} starts from the current folder, which is gone "
+            f"({error.strerror}). Give a path that starts at the root."
+        ) from error
 
 
 def _refuse(where: str, given: str, allowed: str, error: type = ValueError) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.datasets import tfds
 from jepbt.datasets.arrays import from_arrays
 from jepbt.datasets.dataset import Dataset, rank_in_class
@@ -107,7 +108,7 @@ def load(
     elif text in NAMES:
         dataset = _embedded(text, validation, seed)
     elif text.endswith(".npz"):
-        dataset = _from_npz(Path(text), validation, seed)
+        dataset = _from_npz(user_path("name", text), validation, seed)
     else:
         raise _unknown(name)
     return with_label_noise(

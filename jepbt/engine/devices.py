@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jepbt.arguments import user_path
+from jepbt.optional import optional
 
 AXIS = "population"
 
@@ -215,7 +218,7 @@ def count_cpu_cores() -> int:
         >>> count_cpu_cores() >= 1
         True
     """
-    if hasattr(os, "sched_getaffinity"):
+    with contextlib.suppress(AttributeError, OSError):  # a system that does not tell
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -261,6 +264,13 @@ def use_compilation_cache() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "jepbt"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    with optional("compiled programs are not kept for the next start"):
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

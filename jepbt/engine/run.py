@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jepbt.config import Config, check
 from jepbt.engine.devices import check_chunk
+from jepbt.engine.forks import check_fork
 from jepbt.engine.generation import Phases, generation, make_phases
 from jepbt.engine.member import decide_batch_size
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
@@ -38,6 +39,7 @@ def make_run(
     Raises:
         TypeError: if the task or the strategy is of another type.
         ValueError: if a field of the config is not allowed.
+        RuntimeError: in a forked process whose parent has used JAX.
 
     Example:
         Three seeds of two members that climb `-x²`, as one program:
@@ -66,6 +68,7 @@ def make_run(
         >>> history.fitness.shape, bool((best.member.fitness > -1).all())
         ((3, 5, 2), True)
     """
+    check_fork("make_run")
     check(config)
     for name, value, kind in (("task", task, Task), ("strategy", strategy, Strategy)):
         if not isinstance(value, kind):
@@ -79,6 +82,7 @@ def make_run(
     phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
     def run(key, data):
+        check_fork("run(key, data)")
         if data is not None and not isinstance(data, Splits):
             raise TypeError(
                 "run(key, data): data must be a jepbt.Splits such as task.data, or "
