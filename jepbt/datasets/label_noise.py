@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from jepbt.arguments import check_real, check_whole
-from jepbt.datasets.dataset import Dataset
+from jepbt.datasets.dataset import Dataset, classes_of
 
 
 def with_label_noise(
@@ -22,7 +22,8 @@ def with_label_noise(
     The noise is symmetric: that share of the examples is drawn without regard to class,
     and each gets one of the other classes with equal probability. At 0.4 exactly 40 %
     of the labels are wrong. With the same seed a higher share only adds wrong labels.
-    Test labels stay as they are.
+    Of probabilities `[N, C]` the likeliest class swaps with the wrong one. Test labels
+    stay as they are.
 
     Args:
         dataset: the data set, which is not changed.
@@ -67,13 +68,13 @@ def noisy_labels(
     """Makes `round(rate * N)` of `N` labels wrong: see `with_label_noise`.
 
     Args:
-        labels: `int[N]`, from 0 to `num_classes - 1`.
+        labels: `int[N]`, from 0 to `num_classes - 1`, or probabilities `f32[N, C]`.
         rate: the share of labels to make wrong, from 0 to 1.
         num_classes: the number of classes.
         seed: the seed of the draw.
 
     Returns:
-        A changed copy of the labels, `int[N]`.
+        A changed copy of the labels.
 
     Raises:
         ValueError: if `rate` is not from 0 to 1.
@@ -90,7 +91,12 @@ def noisy_labels(
     shifts = generator.integers(1, num_classes, len(labels))
     wrong = order[: round(rate * len(labels))]
     noisy = labels.copy()
-    noisy[wrong] = (labels[wrong] + shifts[wrong]) % num_classes
+    old = classes_of(labels)[wrong]
+    new = (old + shifts[wrong]) % num_classes
+    if labels.ndim == 2:
+        noisy[wrong, new], noisy[wrong, old] = labels[wrong, old], labels[wrong, new]
+    else:
+        noisy[wrong] = new
     return noisy
 
 

@@ -262,8 +262,10 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     if "genome" in declared:
         return TaylorLoss.declare(where, **declared)
     if field.default is dataclasses.MISSING:
+        nested = {annotation, field.default_factory}
         raise ValueError(
             f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
+            f"{_nesting(owner, *nested)}"
         )
     default = to_plain(field.default)
     kind = _infer_kind(where, default, **declared)
@@ -288,7 +290,19 @@ def _infer_kind(where, default, *, choices, ordered, **_) -> type[Space]:
         f"{where}: a default of {default!r} cannot evolve in the compiled program, "
         "whose arrays are numbers of fixed shape. Use a float, an int, or "
         "jepbt.hparam(..., choices=(...)) and jepbt.choose."
+        f"{_nesting(where.partition('.')[0], type(default))}"
     )
+
+
+def _nesting(owner: str, *kinds: Any) -> str:
+    """Returns advice for dataclasses that stand inside another one."""
+    for kind in filter(dataclasses.is_dataclass, kinds):
+        return (
+            f" {kind.__name__} is a dataclass, and hyperparameters are one flat class: "
+            f"declare its fields in {owner}, or inherit them, class {owner}"
+            f"({kind.__name__})."
+        )
+    return ""
 
 
 def _check_annotation(
