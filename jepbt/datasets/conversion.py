@@ -150,7 +150,7 @@ def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndar
     name = type(value).__name__
     if array.ndim == 0:
         raise ValueError(
-            f"{field} is a {name}, which is no array: collect its examples first, as "
+            f"{field} is no array, but of type {name}: collect its examples first, as "
             "in np.stack(list(examples))."
         )
     kinds = set(map(type, array.flat))
