@@ -13,7 +13,7 @@ import numpy as np
 
 from jepbt.arguments import check_whole, is_real, is_whole
 from jepbt.datasets.conversion import pixel_advice, to_inputs, to_labels
-from jepbt.datasets.dataset import Dataset, Split, classes_of, stratified_split
+from jepbt.datasets.dataset import Dataset, Split, stratified_split
 
 
 def from_arrays(
@@ -74,7 +74,7 @@ def from_arrays(
     if is_carved:
         everything = splits["train"]
         count = _validation_count(validation, len(everything["label"]))
-        carved = stratified_split(classes_of(everything["label"]), count, seed)
+        carved = stratified_split(everything["label"], count, seed)
         for field, rows in zip(("train", "validation"), carved, strict=True):
             splits[field] = {part: array[rows] for part, array in everything.items()}
     if num_classes is None and splits["train"]["label"].ndim == 1:

@@ -59,7 +59,7 @@ def stratified_split(
     down or up; those with the largest remainders are rounded up.
 
     Args:
-        labels: `int[N]`, the class of each example.
+        labels: `int[N]`, the class of each example, or probabilities `f32[N, C]`.
         num_validation: the number of examples for validation.
         seed: the seed of the draw.
 
@@ -76,7 +76,7 @@ def stratified_split(
         >>> labels[validation].tolist()
         [0, 1, 1]
     """
-    labels = np.asarray(labels)
+    labels = classes_of(np.asarray(labels))
     if not 1 <= num_validation < len(labels):
         raise ValueError(
             f"num_validation={num_validation} of {len(labels)} examples: it must leave "
