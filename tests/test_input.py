@@ -1,6 +1,7 @@
 """Everything a user can give wrongly, and the words that answer: before it compiles."""
 
 import contextlib
+import datetime
 import functools
 import io
 import re
@@ -32,6 +33,7 @@ NETWORK = models.as_model(models.MLP())
 LABELS = np.arange(40) % 4
 IMAGES = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 IDS = np.random.default_rng(0).integers(0, 9, (40, 6), np.uint8)
+DATE = datetime.date(2020, 1, 1)
 SPARSE = types.SimpleNamespace(toarray=lambda: IMAGES)  # all that is asked of one
 FRAME = types.SimpleNamespace(to_numpy=lambda: IMAGES)
 SMALL = {"population_size": 8, "num_generations": 2, "steps_per_generation": 3}
@@ -478,6 +480,13 @@ TABLE = [
                 "augment": lambda h: lambda key, ids, labels: (ids + 0.5, labels),
             },
             "made float32[1, 6] of int32[1, 6]. Token ids cannot be mixed",
+        ),
+        (
+            {
+                "data": (IMAGES.reshape(10, 3, 8, 1).repeat(8, 3), LABELS[:10]),
+                "model": models.CNN(num_classes=4),
+            },
+            "got shape (1, 3, 8, 8). Channels come last: images.transpose(0, 2, 3, 1)",
         ),
         ({"model": None}, "model is missing. With hparams=Hyper"),
         ({"loss": None}, "classification: loss is missing"),
@@ -1336,6 +1345,15 @@ TABLE = [
             {"train": (IMAGES, LABELS - 1)},
             "train label has 10 values outside 0 to 2, the first being -1",
         ),
+        (
+            {"train": (IMAGES, -LABELS // 2)},
+            "train label has 30 values outside 0 to 1, the first being -1 ... unique",
+        ),
+        (
+            {"train": (IMAGES, filled(LABELS[:, None], object, DATE)[:, 0])},
+            "train label holds dates: pass numbers, as (dates - first) ... found date",
+        ),
+        ({"train": (IMAGES, None)}, "train label is None, where an array is needed"),
         (
             {"train": (IMAGES, LABELS * 0)},
             "num_classes=1 by the largest training label",

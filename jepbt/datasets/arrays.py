@@ -133,7 +133,8 @@ def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
     if num_classes is None and labels.ndim == 2:
         num_classes = labels.shape[1]
     elif num_classes is None:
-        num_classes = int(labels.max()) + 1
+        # Negative labels are refused later, whatever the largest one is.
+        num_classes = max(int(labels.max()) + 1, 2 if labels.min() < 0 else 0)
         source = " by the largest training label"
     if not is_whole(num_classes) or num_classes < 2:
         raise ValueError(
@@ -158,7 +159,8 @@ def _check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
         raise ValueError(
             f"{field} label has {np.count_nonzero(bad)} values outside 0 to "
             f"{num_classes - 1}, the first being {labels[first]} at {first}. Number "
-            "the classes from 0, or pass num_classes."
+            "the classes from 0, np.unique(labels, return_inverse=True)[1], or pass "
+            "num_classes."
         )
 
 

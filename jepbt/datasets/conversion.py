@@ -5,6 +5,8 @@ Every error names the part, what was found there, and the cure.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import numbers
 from typing import Any
 
@@ -15,6 +17,11 @@ _INPUT_CURE = "make numbers of them first, such as token ids [N, T]"
 _LABEL_CURE = (
     "number the classes: names, labels = np.unique(labels, return_inverse=True)"
 )
+_CURES = {
+    "M": "dates: pass numbers, as (dates - first) / np.timedelta64(1, 's') are",
+    "m": "durations: pass numbers, durations / np.timedelta64(1, 's')",
+    "c": "complex numbers: pass the real and the imaginary part beside each other",
+}
 _EXAMPLES = "examples/multilabel.py shows how with jepbt.Task"
 
 
@@ -99,18 +106,11 @@ def to_array(field: str, value: Any, cure: str = _INPUT_CURE) -> np.ndarray:
         ) from error
     if array.dtype == object:
         return _of_objects(field, value, array, cure)
-    if array.dtype.kind in "USTMmc":
-        what = {"M": "dates", "m": "durations", "c": "complex numbers"}
-        kind = what.get(array.dtype.kind, "texts")
-        cures = {
-            "texts": cure,
-            "dates": "pass numbers, (dates - first) / np.timedelta64(1, 's') for one",
-            "durations": "pass numbers: durations / np.timedelta64(1, 's')",
-            "complex numbers": "pass the real and the imaginary part beside each other",
-        }
-        raise ValueError(
-            f"{field} has dtype {array.dtype} and holds {kind}: {cures[kind]}."
-        )
+    if array.dtype.kind in "UST":
+        raise ValueError(f"{field} has dtype {array.dtype} and holds texts: {cure}.")
+    if array.dtype.kind in _CURES:
+        held = _CURES[array.dtype.kind]
+        raise ValueError(f"{field} has dtype {array.dtype} and holds {held}.")
     return array
 
 
@@ -148,13 +148,15 @@ def pixel_advice(array: np.ndarray) -> str:
 def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndarray:
     """Reads an array of objects as numbers, if all of them are some."""
     name = type(value).__name__
+    if value is None:
+        raise ValueError(f"{field} is None, where an array is needed.")
     if array.ndim == 0:
         raise ValueError(
             f"{field} is no array, but of type {name}: collect its examples first, as "
             "in np.stack(list(examples))."
         )
     kinds = set(map(type, array.flat))
-    if all(issubclass(kind, numbers.Real | np.bool_) for kind in kinds):
+    if all(issubclass(k, numbers.Real | np.bool_ | decimal.Decimal) for k in kinds):
         if all(issubclass(kind, bool | np.bool_) for kind in kinds):
             return array.astype(bool)
         is_whole = all(issubclass(kind, numbers.Integral) for kind in kinds)
@@ -175,6 +177,8 @@ def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndar
         place = first(str | bytes)
         raise ValueError(f"{field} holds texts, {array[place]!r} at {place}: {cure}.")
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    if any(issubclass(kind, datetime.date) for kind in kinds):
+        raise ValueError(f"{field} holds {_CURES['M']}; found {found}.")
     raise ValueError(
         f"{field} is an array of objects ({found}); stack its examples into one array "
         "of numbers, all of one shape, as in np.stack(list(examples))."
@@ -203,6 +207,6 @@ def _to_probabilities(field: str, labels: np.ndarray) -> np.ndarray:
             f"class, from 0 and of sum 1; those of example {row} have the sum "
             f"{sums[row]:g} and the least is {labels[row].min():g}. Logits become "
             "probabilities by jax.nn.softmax(labels). For several labels on one "
-            f"example, {_EXAMPLES}."
+            f"example, {_EXAMPLES}; for numbers to predict there is jepbt.regression."
         )
     return labels

@@ -77,7 +77,8 @@ class Supervised:
     def example(self) -> jax.ShapeDtypeStruct:
         """The shape of a batch of one example."""
         inputs = self.data.train[self.inputs]
-        dtype = jnp.int32 if inputs.dtype == np.int32 else jnp.float32
+        is_float = inputs.dtype == np.uint8 or inputs.dtype.kind not in "iu"
+        dtype = jnp.float32 if is_float else jnp.int32
         return jax.ShapeDtypeStruct((1, *inputs.shape[1:]), dtype)
 
     @property

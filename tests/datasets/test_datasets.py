@@ -1,5 +1,6 @@
 """The embedded data is what it says, and arrays are checked before they are used."""
 
+import decimal
 import hashlib
 import importlib.resources
 import tempfile
@@ -219,6 +220,7 @@ CLASSES = np.arange(20) % 2
     [
         *(CLASSES.astype(kind) for kind in ("u1", ">i2", "f2", "f8", bool, object)),
         CLASSES.astype(float).astype(object),
+        [decimal.Decimal(int(each)) for each in CLASSES],
         (CLASSES == 1).astype(object),
         jnp.asarray(CLASSES, jnp.bfloat16),
         CLASSES.tolist(),
