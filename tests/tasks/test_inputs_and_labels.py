@@ -121,7 +121,23 @@ def test_a_networks_own_error_says_how_token_ids_are_passed():
 def test_pixels_do_for_every_network_that_follows_them():
     """Flattened ones, and images whose features a frozen part of it makes."""
     pixels = rng.integers(0, 256, (40, 64), np.uint8)
-    classify((pixels, IDS[:, 0] % 2), jepbt.models.MLP(num_classes=2, hidden=(3,)))
+
+    class Convolves(linen.Module):  # with a gradient of its own, for reverse mode alone
+        @linen.compact
+        def __call__(self, flat):
+            return jepbt.models.CNN(num_classes=2)(flat.reshape(-1, 8, 8, 1))
+
+    class Loops(linen.Module):  # without a gradient by its inputs
+        @linen.compact
+        def __call__(self, flat):
+            def halve(x):
+                return x / 2
+
+            small = jax.lax.while_loop(lambda x: x.max() > 1, halve, flat)
+            return linen.Dense(2)(small)
+
+    for model in (jepbt.models.MLP(num_classes=2, hidden=(3,)), Convolves(), Loops()):
+        classify((pixels, IDS[:, 0] % 2), model)
 
     def apply(key, params, variables, hparams, images, *, train):
         features = jax.lax.stop_gradient(images).mean((1, 2))
