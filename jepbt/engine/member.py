@@ -25,6 +25,7 @@ from jepbt.hyperparameters import (
 from jepbt.population import Member, Population, PyTree
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
+from jepbt.tasks.task import check_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +156,7 @@ def decide_batch_size(task: Task, config: Config) -> Config:
             "jepbt.classification('fashion_mnist')."
         )
     spaces(task.hparams)
+    check_arrays(task)
     if config.batch_size is not None:
         return config
     check_whole("", "batch_size", task.batch_size, 1)

@@ -100,7 +100,9 @@ def _step(
     candidates = progress.candidates
     generation = math.ceil(sum(progress.ages) / len(candidates))
     with _on_cpu():
-        stepped = _compile(strategy.step)(
+        step = strategy.step
+        # An edited function may stay the same object, with other code.
+        stepped = _compile(step, getattr(step, "__code__", None))(
             np.uint32(seed),
             tuple(map(np.int32, indices)),
             np.int32(generation),
@@ -115,7 +117,7 @@ def _step(
 
 
 @functools.lru_cache(maxsize=16)
-def _compile(step: Callable) -> Callable:
+def _compile(step: Callable, code: Any) -> Callable:
     @jax.jit
     def evolve(seed, indices, generation, state, hparams, *measured):
         key = derive_key(jax.random.key(seed), STRATEGY, *indices)

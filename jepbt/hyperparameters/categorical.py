@@ -72,7 +72,14 @@ class Categorical(Space):
         """`True` if the choices are numbers, which member code can read as values."""
         return all(isinstance(choice, int | float) for choice in self.choices)
 
-    def prior(self, uniform: jax.Array) -> jax.Array:
+    @staticmethod
+    def _fits(numbers: np.ndarray) -> bool:
+        """Tells whether numbers fit the 32 bits of a compiled program's, if whole."""
+        if numbers.dtype.kind in "fb":
+            return True
+        return bool((numbers >= -(2**31)).all() and (numbers < 2**31).all())
+
+    def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Draws each choice with equal probability."""
         return whole_below(len(self.choices), uniform)
 
@@ -110,11 +117,18 @@ class Categorical(Space):
         """Turns indices into the numbers that they stand for, or into a `Choice`."""
         if not self.is_numeric:
             return Choice(leaf, self.choices, name)
-        return jnp.asarray(np.array(self.choices))[leaf]
+        numbers = np.array(self.choices)
+        if numbers.dtype.kind in "iuO" and not self._fits(numbers):
+            raise ValueError(
+                f"{name}: choices={self.choices} do not fit the 32 bits that a whole "
+                "number has in a compiled program. Write them as floats or, to pick "
+                "functions by jepbt.choose, as texts."
+            )
+        return jnp.asarray(numbers)[leaf]
 
     def readable(self, leaf: np.ndarray) -> np.ndarray:
         """Turns indices into an array of the choices."""
-        if self.is_numeric:
+        if self.is_numeric and self._fits(np.array(self.choices)):
             choices = np.array(self.choices)
             narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
             choices = choices.astype(narrow[choices.dtype.kind])

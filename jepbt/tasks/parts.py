@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jepbt.arguments import accepts
@@ -66,11 +67,13 @@ def check_parts(task: Any) -> None:
 
 def _try_model(task, key, member, labels) -> tuple[Any, Any]:
     """Returns the shapes of the weights and of the outputs."""
+    inputs = task.data.train[task.inputs]
 
     def init(key, images, h):
         return task.network.init(key, images, decode(h))
 
-    made = jax.eval_shape(init, key, task.example, member)
+    with _noting_inputs(inputs):
+        made = jax.eval_shape(init, key, task.example, member)
     params, variables = _check_pair("model: init", "(params, variables)", made)
     for train in (True, False):
 
@@ -80,15 +83,68 @@ def _try_model(task, key, member, labels) -> tuple[Any, Any]:
                 key, params, variables, hparams, images, train=train
             )
 
-        applied = jax.eval_shape(apply, key, params, variables, member, task.example)
+        arguments = key, params, variables, member, task.example
+        with _noting_inputs(inputs):
+            applied = jax.eval_shape(apply, *arguments)
         outputs, _ = _check_pair("model: apply", "(logits, variables)", applied)
-        got = getattr(outputs, "shape", type(outputs).__name__)
+        got = getattr(outputs, "shape", None)
+        cure = "Change the last layer's size."
+        if got is None:
+            got, cure = _name_outputs(outputs), "Return that one array alone."
         if got != labels.shape:
             raise ValueError(
                 f"model: its output must be {task.outputs}, got {got} for one example. "
-                "Change the last layer's size."
+                f"{cure}"
             )
+    if inputs.dtype == np.uint8 and inputs.ndim == 2:
+        _check_reads_pixels(apply, *arguments)
     return params, outputs
+
+
+def _check_reads_pixels(apply: Any, *arguments: Any) -> None:
+    """Refuses `uint8[N, T]` for a network whose outputs do not follow its inputs.
+
+    Token ids of that type would be standardised like pixels, and what the network makes
+    whole numbers of would mean nothing. A derivative that is zero whatever the weights
+    are tells such a network.
+    """
+    *others, example = arguments
+    follows = []
+
+    @jax.custom_jvp
+    def probe(outputs):
+        return outputs
+
+    def see(primals, tangents):
+        zero = jax.custom_derivatives.SymbolicZero
+        follows.append(not isinstance(tangents[0], zero))
+        return primals[0], jnp.zeros_like(primals[0])
+
+    probe.defjvp(see, symbolic_zeros=True)
+
+    def differentiate(images, *others):
+        def outputs(images):
+            return probe(apply(*others, images)[0])
+
+        return jax.vjp(outputs, images)[0]
+
+    try:
+        jax.eval_shape(differentiate, example, *others)
+    except (TypeError, ValueError, NotImplementedError):
+        return  # something in it has no derivative by the inputs, as none is needed
+    if not any(follows):
+        raise ValueError(
+            "model: it makes whole numbers of its inputs, and these, of uint8, count "
+            "as pixels, which it sees standardised. Pass token ids as "
+            "ids.astype(np.int32); pixels scaled, (pixels / 255).astype(np.float32)."
+        )
+
+
+def _name_outputs(outputs: Any) -> str:
+    """Names the arrays of a network with several outputs, for people."""
+    leaves = jax.tree_util.tree_leaves_with_path(outputs)
+    shapes = [f"{jax.tree_util.keystr(p)} {jnp.shape(leaf)}" for p, leaf in leaves]
+    return f"a {type(outputs).__name__} of {', '.join(shapes) or 'nothing'}"
 
 
 def _try_augment(augment, key, member, images, labels) -> None:
@@ -107,9 +163,11 @@ def _try_augment(augment, key, member, images, labels) -> None:
     for name, old, new in zip(*before, distorted, strict=True):
         was, now = describe(old), describe(new)
         if was != now:
+            is_of_ids = getattr(old, "dtype", None) == jnp.int32
+            cure = " Token ids cannot be mixed; counts can, .astype(np.float32)."
             raise ValueError(
                 f"augment: it must keep the shape and dtype of the {name}, and made "
-                f"{now} of {was}."
+                f"{now} of {was}.{cure if is_of_ids else ''}"
             )
 
 
@@ -154,6 +212,21 @@ def _check_pair(what: str, wanted: str, result: Any) -> tuple[Any, Any]:
         got = f"{len(result)} values" if isinstance(result, tuple) else repr(result)
         raise TypeError(f"{what} must return {wanted}, got {got}.")
     return result
+
+
+@contextlib.contextmanager
+def _noting_inputs(inputs: np.ndarray) -> Iterator[None]:
+    """Adds to a network's own error how it sees inputs that may be token ids."""
+    try:
+        yield
+    except Exception as error:
+        if inputs.ndim == 2 and inputs.dtype != np.int32:
+            how = "standardised, since they are uint8" * (inputs.dtype == np.uint8)
+            error.add_note(
+                f"The network is given float32 inputs{how and f', {how}'}. Token "
+                "ids are passed as ids.astype(np.int32)."
+            )
+        raise
 
 
 @contextlib.contextmanager

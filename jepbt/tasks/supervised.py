@@ -76,8 +76,10 @@ class Supervised:
     @property
     def example(self) -> jax.ShapeDtypeStruct:
         """The shape of a batch of one example."""
-        shape = (1, *self.data.train[self.inputs].shape[1:])
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
+        inputs = self.data.train[self.inputs]
+        is_float = inputs.dtype == np.uint8 or inputs.dtype.kind not in "iu"
+        dtype = jnp.float32 if is_float else jnp.int32
+        return jax.ShapeDtypeStruct((1, *inputs.shape[1:]), dtype)
 
     @property
     def is_taught(self) -> bool:
@@ -167,7 +169,7 @@ def _average_states(states: Learner) -> Learner:
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
-    """Makes a function that standardises uint8 pixels by channel, and leaves floats."""
+    """Makes a function that standardises uint8 pixels by channel, and nothing else."""
     if images.dtype != np.uint8:
         return lambda batch: batch
     channels = images.reshape(-1, images.shape[-1] if images.ndim == 4 else 1)

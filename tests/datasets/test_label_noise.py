@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jepbt import datasets
-from jepbt.datasets import from_arrays, with_label_noise
+from jepbt.datasets import from_arrays, noisy_labels, with_label_noise
 
 NUM_EXAMPLES, NUM_CLASSES = 20_000, 5
 LABELS = np.arange(NUM_EXAMPLES) % NUM_CLASSES
@@ -184,3 +184,18 @@ def test_unusable_seeds_are_refused(seed, clean):
         with_label_noise(clean, 0.4, seed=seed)
     with pytest.raises(ValueError, match=r"^seed=.*whole number from 0 up"):
         from_arrays((np.zeros((4, 1), np.float32), [0, 1, 0, 1]), 2, seed=seed)
+
+
+def test_noise_on_probabilities_moves_the_likeliest_class_as_it_moves_a_label(clean):
+    """The same examples and the same wrong classes; all other numbers stay."""
+    soft = np.random.default_rng(0).dirichlet([0.3] * NUM_CLASSES, 1_000)
+    order = np.argsort(-soft, 1)
+    noisy = noisy_labels(soft, 0.4, NUM_CLASSES, 7)
+    hard = noisy_labels(order[:, 0], 0.4, NUM_CLASSES, 7)
+    np.testing.assert_array_equal(noisy.argmax(1), hard)
+    np.testing.assert_array_equal(np.sort(noisy, 1), np.sort(soft, 1))
+    changed = (noisy != soft).sum(1)
+    np.testing.assert_array_equal(changed, np.where(hard != order[:, 0], 2, 0))
+    one_hot = np.eye(NUM_CLASSES)[order[:, 0]]
+    expected = np.eye(NUM_CLASSES)[hard]
+    np.testing.assert_array_equal(noisy_labels(one_hot, 0.4, NUM_CLASSES, 7), expected)
