@@ -110,6 +110,7 @@ def prepare(
     seconds: dict[str, float] = {}
     with _timed(seconds, "trace"):
         member = trace_member(task, resolved, config)
+    task = member.task
     check_memory(member, task, config, used)
     start = initial_values = None
     if initial is not None:
