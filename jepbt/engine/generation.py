@@ -26,7 +26,7 @@ from jepbt.engine.evaluation import (
 )
 from jepbt.engine.inheritance import inherit
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
-from jepbt.hyperparameters import decode
+from jepbt.hyperparameters import decode, default_member
 from jepbt.population import (
     BATCHES,
     FIRST_HPARAMS,
@@ -38,6 +38,7 @@ from jepbt.population import (
     Member,
     PyTree,
     derive_key,
+    like,
     take,
     where,
 )
@@ -90,7 +91,8 @@ def generation(
     Returns:
         The state after the evaluation, and what the generation reports.
     """
-    parents, info = jnp.arange(state.population.fitness.size), {}
+    parents = jnp.arange(state.population.fitness.size, dtype=jnp.int32)
+    info = {}
     if evolves:
         state, plan = phases.evolve(inputs, number, state)
         parents, info = plan.parents, plan.info
@@ -123,7 +125,7 @@ class Spec:
     @property
     def slots(self) -> jax.Array:
         """The numbers of all slots, `i32[P]`."""
-        return jnp.arange(self.config.population_size)
+        return jnp.arange(self.config.population_size, dtype=jnp.int32)
 
     def over_members(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Batches a function of one member: see `map_members`."""
@@ -168,6 +170,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
     )
     if spec.task.repair is not None:
         hparams = spec.task.repair(hparams)
+    hparams = like(default_member(spec.task.hparams), hparams)
 
     def init(member, inputs):
         slot, hparams = member
@@ -175,7 +178,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         return spec.task.init(key, decode(hparams))
 
     state = spec.over_members(init)((spec.slots, hparams), inputs)
-    unknown = jnp.full(size, jnp.nan)
+    unknown = jnp.full(size, jnp.nan, jnp.float32)
     population = Member(state, hparams, unknown)
     nobody = Best(
         dataclasses.replace(take(population, 0), fitness=jnp.float32(-jnp.inf)),
@@ -184,7 +187,9 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         jnp.int32(-1),
     )
     shape = behaviour_shape(spec.task, spec.strategy, *take((state, hparams), 0))
-    behaviour = None if shape is None else jnp.full((size, *shape), jnp.nan)
+    behaviour = None
+    if shape is not None:
+        behaviour = jnp.full((size, *shape), jnp.nan, jnp.float32)
     evaluation = Evaluation(unknown, unknown, behaviour)
     return RunState(population, evaluation, nobody, strategy_state)
 
@@ -212,6 +217,12 @@ def evolve(
     )
     if spec.task.repair is not None:
         plan = plan._replace(hparams=spec.task.repair(plan.hparams))
+    # A strategy may compute in 64 bits where they are switched on.
+    strategy_state = like(state.strategy, strategy_state)
+    plan = plan._replace(
+        parents=plan.parents.astype(jnp.int32),
+        hparams=like(state.population.hparams, plan.hparams),
+    )
     members = inherit(state.population.state, plan.parents, spec.mesh)
     stays = plan.parents == spec.slots
     if plan.fresh is not None:
@@ -296,7 +307,7 @@ def _train_member(spec, slot, state, hparams, inputs, number, indices, prepared)
             batch = (batch, extra)
         return spec.task.train_step(key, state, values, batch, inputs.shared)
 
-    counts = jnp.arange(spec.config.steps_per_generation)
+    counts = jnp.arange(spec.config.steps_per_generation, dtype=jnp.int32)
     state, metrics = jax.lax.scan(step, state, (counts, indices, prepared))
     return state, jax.tree.map(jnp.mean, metrics)
 

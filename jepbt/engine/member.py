@@ -290,7 +290,7 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
         hparams = sample_population(key, task.hparams, config.population_size)
         keys = jax.random.split(key, config.population_size)
         state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
-        return Member(state, hparams, jnp.zeros(config.population_size))
+        return Member(state, hparams, jnp.zeros(config.population_size, jnp.float32))
 
     num_steps = config.steps_per_generation
     batches = jax.tree.map(

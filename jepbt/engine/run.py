@@ -93,7 +93,7 @@ def make_run(
         state, history = jax.lax.scan(
             lambda state, number: generation(after_first, inputs, number, state),
             phases.init(inputs),
-            jnp.arange(config.num_generations),
+            jnp.arange(config.num_generations, dtype=jnp.int32),
         )
         return state.population, state.best, history
 

@@ -110,14 +110,18 @@ class Categorical(Space):
         """Turns indices into the numbers that they stand for, or into a `Choice`."""
         if not self.is_numeric:
             return Choice(leaf, self.choices, name)
-        return jnp.asarray(np.array(self.choices))[leaf]
+        return jnp.asarray(self._numbers)[leaf]
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        choices = np.array(self.choices)
+        narrow = {"f": np.float32, "i": np.int32, "b": bool}
+        return choices.astype(narrow[choices.dtype.kind])
 
     def readable(self, leaf: np.ndarray) -> np.ndarray:
         """Turns indices into an array of the choices."""
         if self.is_numeric:
-            choices = np.array(self.choices)
-            narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
-            choices = choices.astype(narrow[choices.dtype.kind])
+            choices = self._numbers
         else:
             choices = np.empty(len(self.choices), object)
             choices[:] = self.choices

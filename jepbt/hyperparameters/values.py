@@ -56,7 +56,7 @@ def map_fields(
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
     """Brings every field back into its space, after operators that may not know it."""
-    return map_fields(lambda space, leaf: space.clip(leaf), hparams)
+    return map_fields(lambda space, leaf: space.clip(leaf).astype(space.dtype), hparams)
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -130,5 +130,8 @@ def sample_prior(
         for space in fields
     ]
     uniforms = columns(draw_for(key, shapes, 1)[0], shapes)
-    leaves = [space.prior(u) for space, u in zip(fields, uniforms, strict=True)]
+    leaves = [
+        space.prior(uniform).astype(space.dtype)
+        for space, uniform in zip(fields, uniforms, strict=True)
+    ]
     return build(hparams_type, leaves)

@@ -112,7 +112,7 @@ def perturb(
         check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
     def vary(space, value, noise, which, anew, chance):
-        factor = jnp.array(factors)[whole_below(len(factors), which)]
+        factor = jnp.array(factors, jnp.float32)[whole_below(len(factors), which)]
         moved = space.multiply(value, factor, noise)
         return space.clip(jnp.where(chance < resample, space.prior(anew), moved))
 

@@ -118,7 +118,9 @@ def classification(
     parts = Supervised(
         data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
-        labels=lambda batch: jax.nn.one_hot(batch["label"], num_classes),
+        labels=lambda batch: jax.nn.one_hot(
+            batch["label"], num_classes, dtype=jnp.float32
+        ),
         num_outputs=num_classes,
         outputs=f"logits [B, {num_classes}] for the data's {num_classes} classes",
         score=_score,
