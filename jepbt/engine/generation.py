@@ -26,7 +26,7 @@ from jepbt.engine.evaluation import (
 )
 from jepbt.engine.inheritance import inherit
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
-from jepbt.hyperparameters import decode, default_member
+from jepbt.hyperparameters import HyperParameters, decode, default_member
 from jepbt.population import (
     BATCHES,
     FIRST_HPARAMS,
@@ -36,6 +36,7 @@ from jepbt.population import (
     STRATEGY,
     TRAIN,
     Member,
+    Population,
     PyTree,
     derive_key,
     like,
@@ -268,6 +269,36 @@ def train(
         metrics as means over the steps.
     """
     population = state.population
+    indices, prepared = share_steps(spec, inputs, number, population)
+
+    def train_member(member, common):
+        slot, state, hparams = member
+        step, counted = member_steps(spec, slot, hparams, *common)
+        state, metrics = jax.lax.scan(step, state, counted)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    trained, metrics = spec.over_members(train_member)(
+        (spec.slots, population.state, population.hparams),
+        (inputs, number, indices, prepared),
+    )
+    population = dataclasses.replace(population, state=trained)
+    return dataclasses.replace(state, population=population), metrics
+
+
+def share_steps(
+    spec: Spec, inputs: Inputs, number: jax.Array, population: Population
+) -> tuple[jax.Array | None, PyTree]:
+    """Makes what the steps of all members share: their rows, and what is prepared.
+
+    Args:
+        spec: the task, strategy and settings of the run.
+        inputs: the run's.
+        number: `i32[]` the generation.
+        population: the members that train.
+
+    Returns:
+        `i32[S, B]` or `None`, and what `prepare` made, leaves `[S, ...]`, or `None`.
+    """
     indices = prepared = None
     if inputs.train is not None and spec.config.batches == "shared":
         key = derive_key(inputs.key, BATCHES)
@@ -279,20 +310,33 @@ def train(
             take(inputs.train, indices),
             inputs.shared,
         )
-
-    def train_member(member, common):
-        return _train_member(spec, *member, *common)
-
-    trained, metrics = spec.over_members(train_member)(
-        (spec.slots, population.state, population.hparams),
-        (inputs, number, indices, prepared),
-    )
-    population = dataclasses.replace(population, state=trained)
-    return dataclasses.replace(state, population=population), metrics
+    return indices, prepared
 
 
-def _train_member(spec, slot, state, hparams, inputs, number, indices, prepared):
-    """Takes one member's steps: its state, and the means of its metrics."""
+def member_steps(
+    spec: Spec,
+    slot: jax.Array,
+    hparams: HyperParameters,
+    inputs: Inputs,
+    number: jax.Array,
+    indices: jax.Array | None,
+    prepared: PyTree,
+) -> tuple[Callable[..., Any], PyTree]:
+    """Makes one member's steps of a generation, to be scanned.
+
+    Args:
+        spec: the task, strategy and settings of the run.
+        slot: `i32[]` the member's.
+        hparams: the member's.
+        inputs: the run's.
+        number: `i32[]` the generation.
+        indices: from `share_steps`.
+        prepared: from `share_steps`.
+
+    Returns:
+        `(state, counted) -> (state, metrics)`, and the steps' inputs with leaves
+        `[S, ...]`, one row for each call.
+    """
     member_key = derive_key(inputs.key, TRAIN, number, slot)
     values = decode(hparams)
     if inputs.train is not None and indices is None:
@@ -308,8 +352,7 @@ def _train_member(spec, slot, state, hparams, inputs, number, indices, prepared)
         return spec.task.train_step(key, state, values, batch, inputs.shared)
 
     counts = jnp.arange(spec.config.steps_per_generation, dtype=jnp.int32)
-    state, metrics = jax.lax.scan(step, state, (counts, indices, prepared))
-    return state, jax.tree.map(jnp.mean, metrics)
+    return step, (counts, indices, prepared)
 
 
 def _draw_batches(spec, key, number, rows) -> jax.Array:
