@@ -8,8 +8,6 @@ generation is repeated with the switches on, one step at a time.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,15 +16,9 @@ import jax.numpy as jnp
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows
 from jepbt.engine.generation import Spec, member_steps, share_steps
 from jepbt.engine.state import Inputs
+from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
-
-
-@contextlib.contextmanager
-def unwatched() -> Iterator[None]:
-    """Switches the search for nan and inf off."""
-    with jax.debug_nans(False), jax.debug_infs(False):
-        yield
 
 
 class Watch:
@@ -62,7 +54,7 @@ class Watch:
     def _repeat(self, number: jax.Array, slot: int) -> None:
         """Trains and evaluates one member once more, one step at a time."""
         spec, inputs = self._spec, self._inputs
-        with unwatched():
+        with own_rules():
             before = self._before.state, self._before.hparams
             state, hparams = take(before, jnp.int32(slot))
             shared = share_steps(spec, inputs, number, self._before)

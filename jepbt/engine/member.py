@@ -110,6 +110,12 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         >>> 2 * 2 * 10 * 100 * 2 < member.step_flops < 10_000
         True
     """
+    if jax.config.jax_disable_jit:
+        raise ValueError(
+            "jax_disable_jit is on, and a population is trained by compiled programs. "
+            "Switch it off (JAX_DISABLE_JIT=0); jax.debug.print works inside a step, "
+            "and task.train_step can be called by hand."
+        )
     first = _trace_strategy_init(task, strategy, config)
     check_behaviour(task, strategy)
     steps = trace_steps(task, config)

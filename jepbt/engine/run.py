@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.config import Config, check
-from jepbt.engine.debugging import unwatched
 from jepbt.engine.devices import check_chunk
 from jepbt.engine.generation import Phases, generation, make_phases
 from jepbt.engine.member import decide_batch_size, trace_steps
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
+from jepbt.engine.switches import own_rules
 from jepbt.population import Population
 from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Splits, Task
@@ -79,7 +79,7 @@ def make_run(
     config = decide_batch_size(task, config)
     chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
 
-    @unwatched()
+    @own_rules()
     def run(key, data):
         if data is not None and not isinstance(data, Splits):
             raise TypeError(

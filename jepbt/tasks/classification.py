@@ -150,7 +150,9 @@ def classification(
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
     is_correct = jnp.argmax(logits, -1) == batch["label"]
     # argmax of nan is class 0: a broken network would score on that class.
-    return jnp.where(jnp.isfinite(logits).all(-1), is_correct, jnp.nan)
+    return jnp.where(
+        jnp.isfinite(logits).all(-1), is_correct.astype(jnp.float32), jnp.nan
+    )
 
 
 def _as_dataset(data: Any) -> datasets.Dataset:

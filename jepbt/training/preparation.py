@@ -35,6 +35,7 @@ from jepbt.engine.memory import (
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs
+from jepbt.engine.switches import own_rules
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training.warm_start import initial_arrays, warm_start
@@ -90,6 +91,7 @@ class Prepared:
         return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
 
 
+@own_rules()
 def prepare(
     task: Task,
     *,

@@ -15,9 +15,10 @@ from jepbt.checkpoints import Keeper
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
 from jepbt.engine import RunState
-from jepbt.engine.debugging import Watch, unwatched
+from jepbt.engine.debugging import Watch
 from jepbt.engine.generation import Spec, generation
 from jepbt.engine.processes import agree
+from jepbt.engine.switches import own_rules
 from jepbt.results import make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
@@ -128,7 +129,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     """Runs what `prepare` made, generation by generation: see `train_population`."""
     spec = Spec(prepared.task, prepared.strategy, prepared.config)
     watch = Watch(spec, prepared.inputs)
-    with unwatched():
+    with own_rules():
         return _execute(prepared, callbacks, watch)
 
 
