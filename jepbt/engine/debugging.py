@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows
-from jepbt.engine.generation import Spec, member_steps, share_steps
+from jepbt.engine.spec import Spec
 from jepbt.engine.state import Inputs
+from jepbt.engine.steps import member_steps, share_steps
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key, take

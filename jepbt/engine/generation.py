@@ -16,27 +16,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jepbt.config import Config
-from jepbt.engine.batches import batch_indices
-from jepbt.engine.devices import map_members, over_members, replicated
+from jepbt.engine.devices import over_members, replicated
 from jepbt.engine.evaluation import (
     behaviour_shape,
-    count_rows,
     keep_best,
     score_member,
 )
 from jepbt.engine.inheritance import inherit
+from jepbt.engine.spec import Spec
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
-from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.engine.steps import member_steps, share_steps
+from jepbt.hyperparameters import decode, default_member
 from jepbt.population import (
-    BATCHES,
     FIRST_HPARAMS,
     FIRST_STATES,
     FRESH,
-    PREPARE,
     STRATEGY,
-    TRAIN,
     Member,
-    Population,
     PyTree,
     derive_key,
     like,
@@ -103,40 +99,6 @@ def generation(
     state = phases.evaluate(inputs, number, metrics, state)
     lap("evaluate", state)
     return state, make_record(state, metrics, parents, info)
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """Says what a run is made of: all that its functions read beside arrays.
-
-    Attributes:
-        task: the task of one member.
-        strategy: the strategy between members.
-        config: checked, with its batch size decided.
-        mesh: the devices that share the population; `None` for no sharding.
-        chunk_size: the members of a device that are computed together.
-    """
-
-    task: Task
-    strategy: Strategy
-    config: Config
-    mesh: Mesh | None = None
-    chunk_size: int = 1
-
-    @property
-    def slots(self) -> jax.Array:
-        """The numbers of all slots, `i32[P]`."""
-        return jnp.arange(self.config.population_size, dtype=jnp.int32)
-
-    def over_members(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Batches a function of one member: see `map_members`."""
-        return map_members(function, mesh=self.mesh, chunk_size=self.chunk_size)
-
-    def place(self, tree: PyTree, sharding: Callable[[Mesh], Any]) -> PyTree:
-        """Tells the compiler where arrays lie, if there are devices to choose from."""
-        if self.mesh is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, sharding(self.mesh))
 
 
 def make_phases(
@@ -283,86 +245,6 @@ def train(
     )
     population = dataclasses.replace(population, state=trained)
     return dataclasses.replace(state, population=population), metrics
-
-
-def share_steps(
-    spec: Spec, inputs: Inputs, number: jax.Array, population: Population
-) -> tuple[jax.Array | None, PyTree]:
-    """Makes what the steps of all members share: their rows, and what is prepared.
-
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's.
-        number: `i32[]` the generation.
-        population: the members that train.
-
-    Returns:
-        `i32[S, B]` or `None`, and what `prepare` made, leaves `[S, ...]`, or `None`.
-    """
-    indices = prepared = None
-    if inputs.train is not None and spec.config.batches == "shared":
-        key = derive_key(inputs.key, BATCHES)
-        indices = _draw_batches(spec, key, number, inputs.train)
-    if spec.task.prepare is not None:
-        prepared = spec.task.prepare(
-            derive_key(inputs.key, PREPARE, number),
-            population,
-            take(inputs.train, indices),
-            inputs.shared,
-        )
-    return indices, prepared
-
-
-def member_steps(
-    spec: Spec,
-    slot: jax.Array,
-    hparams: HyperParameters,
-    inputs: Inputs,
-    number: jax.Array,
-    indices: jax.Array | None,
-    prepared: PyTree,
-) -> tuple[Callable[..., Any], PyTree]:
-    """Makes one member's steps of a generation, to be scanned.
-
-    Args:
-        spec: the task, strategy and settings of the run.
-        slot: `i32[]` the member's.
-        hparams: the member's.
-        inputs: the run's.
-        number: `i32[]` the generation.
-        indices: from `share_steps`.
-        prepared: from `share_steps`.
-
-    Returns:
-        `(state, counted) -> (state, metrics)`, and the steps' inputs with leaves
-        `[S, ...]`, one row for each call.
-    """
-    member_key = derive_key(inputs.key, TRAIN, number, slot)
-    values = decode(hparams)
-    if inputs.train is not None and indices is None:
-        own_key = derive_key(inputs.key, BATCHES, slot)
-        indices = _draw_batches(spec, own_key, number, inputs.train)
-
-    def step(state, counted):
-        count, rows, extra = counted
-        key = jax.random.fold_in(member_key, count)
-        batch = take(inputs.train, rows)
-        if spec.task.prepare is not None:
-            batch = (batch, extra)
-        return spec.task.train_step(key, state, values, batch, inputs.shared)
-
-    counts = jnp.arange(spec.config.steps_per_generation, dtype=jnp.int32)
-    return step, (counts, indices, prepared)
-
-
-def _draw_batches(spec, key, number, rows) -> jax.Array:
-    return batch_indices(
-        key,
-        number,
-        num_examples=count_rows(rows),
-        batch_size=spec.config.batch_size,
-        num_steps=spec.config.steps_per_generation,
-    )
 
 
 def evaluate(

@@ -14,7 +14,8 @@ from jepbt.population import PyTree
 def as_transformation(optimizer: Any) -> optax.GradientTransformation | None:
     """Returns an optimizer as optax's pair of functions; `None` if it is none."""
     if isinstance(optimizer, optax.MultiSteps):
-        return optimizer.gradient_transformation()
+        # Its own `gradient_transformation()` takes no more than gradients.
+        return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     is_pair = isinstance(optimizer, optax.GradientTransformation)
     return optimizer if is_pair else None
 

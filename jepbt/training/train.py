@@ -16,8 +16,9 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
 from jepbt.engine import RunState
 from jepbt.engine.debugging import Watch
-from jepbt.engine.generation import Spec, generation
+from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
+from jepbt.engine.spec import Spec
 from jepbt.engine.switches import own_rules
 from jepbt.results import make_generation
 from jepbt.strategies import Strategy
