@@ -47,13 +47,13 @@ def map_members(
         chunk = min(chunk_size, num_members)
         run = lambda member: function(member, common)  # noqa: E731
         if chunk == num_members > 1:
-            return jax.vmap(run)(members)
+            return _together(run)(members)
         if chunk == 1:
             return jax.lax.map(run, members)
         chunked = jax.tree.map(
             lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), members
         )
-        results = jax.lax.map(jax.vmap(run), chunked)
+        results = jax.lax.map(_together(run), chunked)
         return jax.tree.map(
             lambda leaf: leaf.reshape(num_members, *leaf.shape[2:]), results
         )
@@ -81,6 +81,24 @@ def map_members(
         )(members, common)
 
     return over_devices
+
+
+def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Batches a member's function, and says what can be done if it cannot be."""
+
+    def batched(members):
+        try:
+            return jax.vmap(run)(members)
+        except (NotImplementedError, ValueError) as error:
+            if "callback" in str(error).lower():
+                error.add_note(
+                    "Several members are computed together, in no order: call back "
+                    "without ordered=True, and give jax.pure_callback a vmap_method "
+                    "such as 'sequential'. chunk_size=1 computes one after the other."
+                )
+            raise
+
+    return batched
 
 
 def trace_apart(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepbt.engine.switches import own_rules
 from jepbt.host.candidate import Candidate, decode_population, encode_population
 from jepbt.host.progress import Pending, Progress
 from jepbt.hyperparameters import encode
@@ -26,7 +27,7 @@ def start(
 ) -> Progress:
     """Makes the first population, with new draws for repeated hyperparameters."""
     num_members = len(population)
-    with _on_cpu():
+    with _on_cpu(), own_rules():
         state, drawn = strategy.init(
             derive_key(jax.random.key(seed), FIRST_HPARAMS),
             type(population[0].hparams),
@@ -99,7 +100,7 @@ def _step(
     """Runs the strategy's step over all slots, with the key of these indices."""
     candidates = progress.candidates
     generation = math.ceil(sum(progress.ages) / len(candidates))
-    with _on_cpu():
+    with _on_cpu(), own_rules():
         step = strategy.step
         # An edited function may stay the same object, with other code.
         stepped = _compile(step, getattr(step, "__code__", None))(

@@ -59,7 +59,7 @@ def map_fields(
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
     """Brings every field back into its space, after operators that may not know it."""
-    return map_fields(lambda space, leaf: space.clip(leaf), hparams)
+    return map_fields(lambda space, leaf: space.clip(leaf).astype(space.dtype), hparams)
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -136,5 +136,8 @@ def sample_prior(
     if any(space.is_wide for space in fields):
         rest = draw_for(jax.random.fold_in(key, _REST), shapes, 1)[0]
         draws.append(columns(rest, shapes))
-    leaves = [space.prior(*u) for space, *u in zip(fields, *draws, strict=True)]
+    leaves = [
+        space.prior(*u).astype(space.dtype)
+        for space, *u in zip(fields, *draws, strict=True)
+    ]
     return build(hparams_type, leaves)

@@ -115,7 +115,7 @@ def perturb(
         check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
     def vary(space, value, noise, which, anew, chance):
-        factor = jnp.array(factors)[whole_below(len(factors), which)]
+        factor = jnp.array(factors, jnp.float32)[whole_below(len(factors), which)]
         moved = space.multiply(value, factor, noise)
         drawn = space.prior(anew, which)
         return space.clip(jnp.where(chance < resample, drawn, moved))

@@ -148,7 +148,9 @@ def classification(
 
 
 def _probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
-    return labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
+    if labels.ndim == 2:
+        return labels
+    return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
 
 
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
@@ -156,7 +158,9 @@ def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
     label = jnp.argmax(label, -1) if label.ndim == 2 else label
     is_correct = jnp.argmax(logits, -1) == label
     # argmax of nan is class 0: a broken network would score on that class.
-    return jnp.where(jnp.isfinite(logits).all(-1), is_correct, jnp.nan)
+    return jnp.where(
+        jnp.isfinite(logits).all(-1), is_correct.astype(jnp.float32), jnp.nan
+    )
 
 
 def _as_dataset(data: Any) -> datasets.Dataset:

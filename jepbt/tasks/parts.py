@@ -13,6 +13,7 @@ import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.tasks.optimizers import as_transformation, update
 
 _MUST = "must be a function of the hyperparameters that returns"
 WANTED = {
@@ -23,6 +24,12 @@ WANTED = {
     "optax.sgd(h.learning_rate)",
 }
 _ADVICE = "Use jax.numpy functions, jax.lax.cond or jepbt.choose."
+_ONE_HOT = (
+    "loss: it takes class numbers [B], and labels are one-hot here, f32[B, C], so that "
+    "augmentations can mix them. Of optax use softmax_cross_entropy, whose values are "
+    "the same as those of softmax_cross_entropy_with_integer_labels; for any other "
+    "loss, loss=lambda h: lambda logits, labels: yours(logits, labels.argmax(-1))."
+)
 ADVICE = {
     "augment": _ADVICE,
     "loss": _ADVICE,
@@ -175,24 +182,56 @@ def _try_loss(loss, member, logits, labels) -> None:
     def compute(h, logits, labels):
         return _made_by("loss", loss, h, "outputs, labels")(logits, labels)
 
-    value = jax.eval_shape(compute, member, logits, labels)
-    got = getattr(value, "shape", type(value).__name__)
-    if got not in (labels.shape[:1], ()):
-        raise ValueError(
-            "loss: it must return one number for each example, shape [B], got "
-            f"{got} for one example."
-        )
+    def shape_of(labels):
+        value = jax.eval_shape(compute, member, logits, labels)
+        return getattr(value, "shape", type(value).__name__)
+
+    def takes_class_numbers():
+        try:
+            return shape_of(jax.ShapeDtypeStruct(rows, jnp.int32)) in (rows, ())
+        except (TypeError, ValueError):
+            return False
+
+    rows = labels.shape[:1]
+    try:
+        got = shape_of(labels)
+    except (TypeError, ValueError) as error:
+        if takes_class_numbers():
+            raise ValueError(_ONE_HOT) from error
+        raise
+    if got in (rows, ()):
+        return
+    if takes_class_numbers():
+        raise ValueError(_ONE_HOT)
+    average = ", such as its mean over the outputs" if got == logits.shape else ""
+    raise ValueError(
+        f"loss: it must return one number for each example, shape [B]{average}; got "
+        f"{got} for one example."
+    )
 
 
 def _try_optimizer(optimizer, member, params) -> None:
-    def update(h, params):
-        transformation = optimizer(decode(h))
-        if not isinstance(transformation, optax.GradientTransformation):
-            kind = type(transformation).__name__
-            raise TypeError(f"optimizer: {WANTED['optimizer']}; it returned {kind}.")
-        return transformation.update(params, transformation.init(params), params)
+    def norm(params):
+        return optax.tree.norm(params, squared=True)
 
-    jax.eval_shape(update, member, params)
+    def try_update(h, params):
+        made = optimizer(decode(h))
+        transformation = as_transformation(made)
+        if transformation is None:
+            kind = type(made).__name__
+            raise TypeError(f"optimizer: {WANTED['optimizer']}; it returned {kind}.")
+        more = {"value": norm(params), "value_fn": norm}
+        return update(made, params, transformation.init(params), params, **more)
+
+    try:
+        jax.eval_shape(try_update, member, params)
+    except (AttributeError, ValueError) as error:
+        error.add_note(
+            "optimizer: it was given one pytree of weights and one of their gradients, "
+            "the mean over a batch. Optimizers that keep pairs of weights, or need a "
+            "gradient for each example, cannot be used."
+        )
+        raise
 
 
 def _made_by(name: str, function: Any, h: Any, arguments: str) -> Any:

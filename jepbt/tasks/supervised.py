@@ -17,6 +17,7 @@ from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.population import PyTree, take
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
+from jepbt.tasks.optimizers import as_transformation, update
 from jepbt.tasks.parts import check_parts
 from jepbt.tasks.task import Blend, Splits, Task
 
@@ -106,7 +107,8 @@ class Supervised:
         """Draws a member's weights."""
         zeros = jnp.zeros(self.example.shape, self.example.dtype)
         params, variables = self.network.init(key, zeros, hparams)
-        return Learner(params, self.optimizer(hparams).init(params), variables)
+        optimizer = as_transformation(self.optimizer(hparams))
+        return Learner(params, optimizer.init(params), variables)
 
     def train_step(self, key, state, hparams, batch, shared):
         """Takes one step of the optimizer."""
@@ -128,8 +130,13 @@ class Supervised:
 
         differentiate = jax.value_and_grad(objective, has_aux=True)
         (value, variables), gradients = differentiate(state.params)
-        updates, opt_state = self.optimizer(hparams).update(
-            gradients, state.opt_state, state.params
+        updates, opt_state = update(
+            self.optimizer(hparams),
+            gradients,
+            state.opt_state,
+            state.params,
+            value=value,
+            value_fn=lambda params: objective(params)[0],
         )
         params = optax.apply_updates(state.params, updates)
         return Learner(params, opt_state, variables), {"loss": value}

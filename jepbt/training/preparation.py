@@ -37,6 +37,7 @@ from jepbt.engine.memory import (
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs
+from jepbt.engine.switches import own_rules
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training.warm_start import initial_arrays, warm_start
@@ -92,6 +93,7 @@ class Prepared:
         return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
 
 
+@own_rules()
 def prepare(
     task: Task,
     *,
@@ -116,6 +118,7 @@ def prepare(
     seconds: dict[str, float] = {}
     with _timed(seconds, "trace"):
         member = trace_member(task, resolved, config)
+    task = member.task
     check_memory(member, task, config, used)
     start = initial_values = None
     if initial is not None:

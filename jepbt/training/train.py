@@ -15,8 +15,11 @@ from jepbt.checkpoints import Keeper
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
 from jepbt.engine import RunState
+from jepbt.engine.debugging import Watch
 from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
+from jepbt.engine.spec import Spec
+from jepbt.engine.switches import own_rules
 from jepbt.optional import optional
 from jepbt.results import make_generation
 from jepbt.strategies import Strategy
@@ -132,6 +135,13 @@ def train_population(
 
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     """Runs what `prepare` made, generation by generation: see `train_population`."""
+    spec = Spec(prepared.task, prepared.strategy, prepared.config)
+    watch = Watch(spec, prepared.inputs)
+    with own_rules():
+        return _execute(prepared, callbacks, watch)
+
+
+def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) -> Result:
     config = prepared.config
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
@@ -142,7 +152,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         show(run)
         is_over = _is_reached(run)
         for number in range(len(run.history), 0 if is_over else config.num_generations):
-            clock = _Clock()
+            clock = _Clock(watch)
             state, record = generation(
                 prepared.programs,
                 prepared.inputs,
@@ -157,6 +167,7 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
                 observe(run)
             keeper.keep(state, run.last)
             error = call(callbacks, run.last)
+            watch.look(number, np.flatnonzero(np.isnan(run.last.fitness)).tolist())
             stop_at_failure(run)
             if is_extinct(run):
                 break
@@ -226,15 +237,21 @@ def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
 
 
 class _Clock:
-    """Measures seconds by phase, and waits for the devices at each phase's end."""
+    """Measures seconds by phase, and waits for the devices at each phase's end.
 
-    def __init__(self) -> None:
+    Before training, the watch sees the population that is to be trained.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str, tree: Any) -> None:
         # Waiting here also lets Python handle signals between two programs.
         jax.block_until_ready(tree)
+        if name == "evolve":
+            self._watch.remember(tree.population)
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now
