@@ -542,7 +542,7 @@ TABLE = [
         ),
         (
             {"loss": lambda h: lambda logits, labels: logits},
-            "loss: ... shape [B], got (1, 4)",
+            "loss: ... shape [B] ... its mean over the outputs; got (1, 4)",
         ),
         (
             {"loss": lambda h: losses.brier if h.rate > 1 else losses.cross_entropy},
@@ -1421,7 +1421,7 @@ TABLE = [
             {"model": models.MLP(num_classes=3)},
             "predictions [B, 1] of the data's 1 targets, got (1, 3)",
         ),
-        ({"loss": lambda h: optax.squared_error}, "loss: ... shape [B], got (1, 1)"),
+        ({"loss": lambda h: optax.squared_error}, "loss: ... shape [B] ... got (1, 1)"),
     ),
     # ---- What reads a run
     (

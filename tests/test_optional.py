@@ -230,7 +230,7 @@ HARMS = {
             patched(shutil, "disk_usage", OSError("no such call")),
         ),
         [
-            "the arithmetic of a training step could not be counted",
+            "the arithmetic of a training step is not counted",
             "what a program reserves is not known",
             "no one knows whether the disk has room",
         ],

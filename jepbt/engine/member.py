@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from jepbt.hyperparameters import (
     sample_population,
     spaces,
 )
+from jepbt.optional import optional
 from jepbt.population import Member, Population, PyTree
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
@@ -336,14 +336,7 @@ def _lower(traced: Any) -> Any:
 
 
 def _count_flops(step: Any) -> float:
-    try:
+    with optional("the arithmetic of a training step is not counted"):
         analysis = step.cost_analysis() or {}
         return max(0.0, float(analysis.get("flops", 0.0)))
-    except Exception as error:
-        warnings.warn(
-            "the arithmetic of a training step could not be counted "
-            f"({type(error).__name__}: {str(error)[:200]}); the run goes on without.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return 0.0
+    return 0.0
