@@ -47,7 +47,9 @@ class Task:
 
     Attributes:
         hparams: the class of what evolves.
-        init: `(key, hparams) -> state`.
+        init: `(key, hparams) -> state`. Arrays of the state that are made of
+            hyperparameters alone, and that steps leave as they are, such as those of
+            `optax.inject_hyperparams`, are made anew of the member's own in each step.
         train_step: `(key, state, hparams, batch, shared) -> (state, metrics)`; metrics
             are scalars by name, `"loss"` among them.
         evaluate: `(key, state, hparams, batch, shared) -> f32[B]`, one score for each

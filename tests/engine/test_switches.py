@@ -44,6 +44,14 @@ WALK = jepbt.Task(
     data=jepbt.Splits(*[{"row": np.arange(2, dtype=np.int32)}] * 2),
     batch_size=2,
 )
+
+
+def halve(key, state, generation, hparams, evaluation):
+    """A user's own step, which does not mind types."""
+    hparams = of(hparams, rate=hparams.rate * jnp.ones(4) / 2)
+    return state, strategies.Plan(jnp.arange(4), hparams, {})
+
+
 STRATEGIES = {
     "epbt": epbt(),
     "pulsation": epbt(novelty=pulsation(period=2, pool=2.0, metric="loss")),
@@ -52,6 +60,7 @@ STRATEGIES = {
     "mf_pbt": strategies.mf_pbt(intervals=(1, 2)),
     "cosine": strategies.random_search(schedules={"rate": strategies.cosine_decay}),
     "halving": strategies.successive_halving(),
+    "own": strategies.random_search()._replace(step=halve),
     "rounds": strategies.restarts(strategies.frozen(pbt(), {"rate": (0, 2)})),
 }
 
