@@ -452,7 +452,7 @@ TABLE = [
         ),
         (
             {"hparams": Nested},
-            "Nested.inner has no default ... declare its fields in Nested, or inherit",
+            "Nested.inner: ... is a dataclass ... declare its fields in Nested, or inherit",
         ),
         (
             {"data": (IMAGES, LABELS, IMAGES, LABELS)},

@@ -263,9 +263,10 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
         return TaylorLoss.declare(where, **declared)
     if field.default is dataclasses.MISSING:
         nested = {annotation, field.default_factory}
+        if nesting := _nesting(owner, *nested):
+            raise ValueError(f"{where}:{nesting}")
         raise ValueError(
             f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
-            f"{_nesting(owner, *nested)}"
         )
     default = to_plain(field.default)
     kind = _infer_kind(where, default, **declared)
