@@ -173,6 +173,8 @@ class Keeper:
 
     def _append_history(self) -> None:
         """Appends to the history, starting with what a full disk refused earlier."""
+        if self._folder is None:  # another process writes
+            return
         path = self._folder.path
         missing = f"{path / run_directory.HISTORY} lacks generations, as do checkpoints"
         with optional(missing, self._told) as attempt:
