@@ -97,7 +97,7 @@ def test_the_embedded_set_can_be_carved_anew():
         (TRAIN | {"y_train": np.array(["a", None] * 30)}, "y_train holds pickled"),
         (TRAIN | {"x_train": IMAGES[:50]}, "train: 50 images and 60 labels"),
         (TRAIN | {"x_train": IMAGES.astype(int)}, "train image has dtype int64"),
-        (TRAIN | {"y_train": np.eye(3)[LABELS]}, "looks one-hot"),
+        (TRAIN | {"y_train": 2 * np.eye(3)[LABELS]}, "example 0 have the sum 2"),
         (TRAIN | {"y_train": LABELS * 2}, "no example of 2 of 5 classes"),
         (TRAIN | {"x_test": IMAGES[:0], "y_test": LABELS[:0]}, r"test image.*\(0, 4"),
         (TRAIN | TEST | {"x_test": IMAGES[:6, :3]}, r"test image .*\[3, 4, 1\]"),
