@@ -1,4 +1,4 @@
-"""Runs the commands `jepbt train`, `jepbt benchmark` and `jepbt report`.
+"""Runs the commands `jepbt train`, `compare`, `benchmark` and `report`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli.compare import EXAMPLE, CompareOptions, prepare_comparison
 from jepbt.cli.train import (
     MAIN_JOB,
     TrainOptions,
@@ -90,6 +91,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     train.add_arguments(TrainOptions, dest="options")
     train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
+    compare = add_command(
+        "compare",
+        prepare_comparison,
+        "tell whether it helped: losses and strategies over seeds, at equal cost",
+        "Trains each arm once a seed, from the same weights and on the same batches, "
+        "and reports paired differences to a control with intervals and tests.",
+    )
+    compare.epilog = EXAMPLE
+    compare.add_arguments(CompareOptions, dest="options")
     benchmark = add_command(
         "benchmark",
         prepare_benchmark,
