@@ -55,6 +55,11 @@ LOSSES: dict[str, Callable[[Hyper], losses.LossFn]] = {
 STRATEGIES = ("random_search", "pbt", "successive_halving")
 NAMES = (*LOSSES, *STRATEGIES)
 
+HELP = "tell whether it helped: losses and strategies over seeds, at equal cost"
+DESCRIPTION = (
+    "Trains each arm once a seed, from the same weights and on the same batches, and "
+    "reports paired differences to a control with intervals and tests."
+)
 EXAMPLE = """\
 example:
   Does evolving the loss help when 40 % of the training labels are wrong?

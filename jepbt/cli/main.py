@@ -18,7 +18,13 @@ from tqdm.auto import tqdm
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
-from jepbt.cli.compare import EXAMPLE, CompareOptions, prepare_comparison
+from jepbt.cli.compare import (
+    DESCRIPTION,
+    EXAMPLE,
+    HELP,
+    CompareOptions,
+    prepare_comparison,
+)
 from jepbt.cli.train import (
     MAIN_JOB,
     TrainOptions,
@@ -91,13 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     train.add_arguments(TrainOptions, dest="options")
     train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
-    compare = add_command(
-        "compare",
-        prepare_comparison,
-        "tell whether it helped: losses and strategies over seeds, at equal cost",
-        "Trains each arm once a seed, from the same weights and on the same batches, "
-        "and reports paired differences to a control with intervals and tests.",
-    )
+    compare = add_command("compare", prepare_comparison, HELP, DESCRIPTION)
     compare.epilog = EXAMPLE
     compare.add_arguments(CompareOptions, dest="options")
     benchmark = add_command(
