@@ -50,32 +50,33 @@ class Outcome:
     compile_seconds: float
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Compiled:
     """An arm's programs.
 
     Attributes:
-        task: the task that they were compiled for.
-        fingerprint: the hashes of what they compute, once they have been needed.
+        arm: the arm at the seed that they were compiled for.
         prepared: the run without its inputs, which come with each seed.
         score: the program that scores a winner: see `_make_scorer`.
+        fingerprints: the hashes of what they compute, once they have been needed, with
+            the strategy's (`True`) and without.
     """
 
-    task: Task
-    fingerprint: Mapping[str, str] | None
+    arm: Arm
     prepared: Prepared
     score: Callable[..., Any]
+    fingerprints: dict[bool, Mapping[str, str]]
 
 
 def compile_arm(
     entrant: Entrant, arm: Arm, seed: int, devices: Any, *, post_hoc: bool
 ) -> Compiled:
-    """Compiles an arm, for all seeds whose tasks compute the same."""
+    """Compiles an arm, for all seeds at which it computes the same."""
     config = dataclasses.replace(entrant.config, seed=seed)
     prepared = prepare(arm.task, strategy=arm.strategy, config=config, devices=devices)
     prepared = dataclasses.replace(prepared, inputs=None)
     score = _make_scorer(arm.task, config.num_generations, post_hoc)
-    return Compiled(arm.task, None, prepared, score)
+    return Compiled(arm, prepared, score, {})
 
 
 def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
@@ -84,14 +85,23 @@ def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
     Data are inputs of the programs, and may be others. What a function has closed over,
     such as class counts that a loss was built with, is a constant in them.
     """
-    if arm.task is compiled.task:
+    first = compiled.arm
+    if arm.task is first.task and arm.strategy == first.strategy:
         return True
-    if compiled.fingerprint is None:
-        member = trace_member(compiled.task, compiled.prepared.strategy, entrant.config)
-        compiled.fingerprint = member.fingerprint()
+    is_same = arm.strategy == first.strategy and arm.task.hparams is first.task.hparams
+    known, with_strategy = compiled.fingerprints, not is_same
+    if with_strategy not in known:
+        known[with_strategy] = _fingerprint(first, entrant, with_strategy)
+    return _fingerprint(arm, entrant, with_strategy) == known[with_strategy]
+
+
+def _fingerprint(arm: Arm, entrant: Entrant, with_strategy: bool) -> Mapping[str, str]:
     strategy = resolve_strategy(arm.strategy)
     member = trace_member(arm.task, strategy, entrant.config)
-    return member.fingerprint() == compiled.fingerprint
+    if not with_strategy:  # to lower its two functions takes longer than all the rest
+        traced = {**member.traced, "evolve": member.traced["evolve"][2:]}
+        member = dataclasses.replace(member, traced=traced)
+    return member.fingerprint()
 
 
 def run_arm(
