@@ -119,11 +119,12 @@ def run_arm(
         RuntimeError: if no member ever had a finite fitness.
         Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
     """
+    task, first = arm.task, compiled.prepared
     prepared = dataclasses.replace(
-        compiled.prepared,
-        task=arm.task,
+        first,
+        task=dataclasses.replace(first.task, data=task.data, shared=task.shared),
         config=dataclasses.replace(entrant.config, seed=seed),
-        inputs=place_inputs(arm.task, seed, compiled.prepared.mesh),
+        inputs=place_inputs(task, seed, first.mesh),
     )
     try:
         result = execute(prepared, [callback])
