@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,6 +125,28 @@ def check_each(where: str, name: str, values: Any, allowed: str) -> tuple[float,
     return tuple(values)
 
 
+def check_transition(where: str, name: str, value: Any) -> np.ndarray:
+    """Returns a matrix of probabilities `f64[C, C]`, or raises a `ValueError`."""
+    try:
+        matrix = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.ndim != 2 or len(matrix) != len(matrix.T) or len(matrix) < 2:
+        raise ValueError(
+            f"{_of(where)}{name} must be a matrix [C, C] of at least 2 classes, got "
+            f"shape {np.shape(value)}."
+        )
+    sums = matrix.sum(1)
+    is_off = ~(np.abs(sums - 1) < 1e-4) | ~np.all(matrix >= 0, axis=1)
+    if is_off.any():
+        row = int(np.argmax(is_off))
+        raise ValueError(
+            f"{_of(where)}{name} must hold probabilities, so that each row sums to "
+            f"one; row {row} is {matrix[row].tolist()}, whose sum is {sums[row]:.6g}."
+        )
+    return matrix
+
+
 def check_mapping(where: str, name: str, value: Any, example: str) -> None:
     """Raises a `TypeError` unless a value is a dictionary."""
     if not isinstance(value, Mapping):
@@ -159,5 +183,35 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     return True
 
 
+def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
+    """Makes a path that a user gave absolute, with `~` as the home folder.
+
+    Done once, where the path is given: a later change of the current folder then does
+    not change where it leads.
+
+    Example:
+        >>> user_path("run_dir", "/tmp/../runs")
+        PosixPath('/tmp/../runs')
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):  # Python's answer to a home that is not known
+        raise ValueError(
+            f"{name}={text!r}: the home folder that ~ stands for is not known. Set "
+            "HOME, or write the path without ~; a name that starts with it, as ./~name."
+        )
+    try:
+        return pathlib.Path(expanded).absolute()
+    except OSError as error:
+        raise ValueError(
+            f"{name}={text!r} starts from the current folder, which is gone "
+            f"({error.strerror}). Give a path that starts at the root."
+        ) from error
+
+
 def _refuse(where: str, given: str, allowed: str, error: type = ValueError) -> None:
-    raise error(f"{where}{': ' if where else ''}{given} must {allowed}.")
+    raise error(f"{_of(where)}{given} must {allowed}.")
+
+
+def _of(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -175,6 +175,11 @@ def mixup(strength: float | jax.Array) -> Augmentation:
     check_scalar("augment.mixup", "strength", strength, 0, 1)
 
     def augment(key, images, labels):
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"augment.mixup mixes floats, got inputs of {images.dtype}: token ids "
+                "cannot be mixed; counts can, as floats."
+            )
         share = jax.random.uniform(key, (images.shape[0],)) * strength / 2
 
         def mix(values):

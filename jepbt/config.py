@@ -47,6 +47,8 @@ class Config:
             limit.
         target_fitness: the fitness at which the run stops; `None` for no target.
         run_dir: a folder for the run's files, made if missing; `None` writes nothing.
+            `~` is the home folder; a relative path starts from the folder that is the
+            current one when the run begins, whatever a callback changes it to.
         resume: `True` continues the run in `run_dir` from its newest checkpoint, or
             starts one if there is none.
         checkpoint_every: the generations between two checkpoints, or "auto": at most

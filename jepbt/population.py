@@ -72,6 +72,20 @@ def take(tree: Any, parents: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[parents], tree)
 
 
+def like(example: Any, tree: Any) -> Any:
+    """Gives the leaves of a tree the types that another tree of its structure has.
+
+    Example:
+        >>> like({"a": jnp.int32(1)}, {"a": jnp.float32(2.0)})["a"].dtype.name
+        'int32'
+    """
+    return jax.tree.map(
+        lambda old, new: new if new.dtype == old.dtype else new.astype(old.dtype),
+        example,
+        tree,
+    )
+
+
 def where(mask: jax.Array, chosen: Any, otherwise: Any) -> Any:
     """Picks each slot's row from one of two trees, by a mask `bool[P]`."""
 

@@ -7,7 +7,7 @@ import pathlib
 import jepbt
 
 FLOORS = [
-    "arguments",
+    "arguments optional",
     "config population losses nn augment datasets",
     "hyperparameters models",
     "operators",

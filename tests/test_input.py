@@ -1,11 +1,13 @@
 """Everything a user can give wrongly, and the words that answer: before it compiles."""
 
 import contextlib
+import datetime
 import functools
 import io
 import re
 import shlex
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -30,8 +32,30 @@ NAN, INF = float("nan"), float("inf")
 NETWORK = models.as_model(models.MLP())
 LABELS = np.arange(40) % 4
 IMAGES = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+IDS = np.random.default_rng(0).integers(0, 9, (40, 6), np.uint8)
+DATE = datetime.date(2020, 1, 1)
+SPARSE = types.SimpleNamespace(toarray=lambda: IMAGES)  # all that is asked of one
+FRAME = types.SimpleNamespace(to_numpy=lambda: IMAGES)
 SMALL = {"population_size": 8, "num_generations": 2, "steps_per_generation": 3}
 SMALL |= {"chunk_size": 1, "progress": False}
+
+
+class OnGpu:
+    """Stands for a tensor that NumPy cannot reach."""
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Use Tensor.cpu() first")
+
+
+def filled(array, dtype, value):
+    """A copy in which one entry is something else."""
+    copy = array.astype(dtype)
+    copy[3, min(1, copy.shape[1] - 1)] = value
+    return copy
+
+
+def two_heads(key, params, variables, hparams, images, *, train):
+    return {"logits": images[:, :4], "aux": images[:, :1]}, variables
 
 
 class Refused(Exception):
@@ -64,10 +88,25 @@ class Empty(jepbt.HyperParameters):
     pass
 
 
+@dataclass
+class Nested(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(1e-3, min=1e-4, max=0.3, log=True)
+    inner: Hyper = field(default_factory=Hyper)
+
+
 class Linen(linen.Module):
     @linen.compact
     def __call__(self, x):
         return linen.Dense(4)(x)
+
+
+class Cast(linen.Module):
+    """Would read standardised pixels as ids."""
+
+    @linen.compact
+    def __call__(self, ids):
+        embedded = linen.Embed(9, 3)(ids.astype(jnp.int32))
+        return linen.Dense(4)(embedded.reshape(len(ids), -1))
 
 
 class Nnx(nnx.Module):
@@ -192,9 +231,9 @@ COMMANDS = {
     "train --max-seconds nan": "max_seconds=nan must be a number above 0",
     "train --max-seconds 2h": "invalid",
     "train --target-fitness nan": "target_fitness=nan must be a number",
-    "train --run-dir file": "run_dir='file' is a file. Name a folder",
+    "train --run-dir file": "/file' is a file. Name a folder",
     "train --run-dir ''": "run_dir='' must be a folder's path",
-    "train --run-dir run": "run_dir='run' holds a run already",
+    "train --run-dir run": "/run' holds a run already",
     "train --log-level loud": "log_level='loud' must be one of 'debug', 'info'",
     "train --progress maybe": "maybe",
     "train --data fashon_mnist": "Did you mean 'fashion_mnist'",
@@ -214,7 +253,7 @@ COMMANDS = {
     "benchmark --figure no/such.png": "figure='no/such.png': its folder does not",
     "report": "the following arguments are required: RUN_DIR",
     "report nowhere": "name the folder of a run",
-    "report file": "'file' holds no generation yet",
+    "report file": "/file' holds no generation yet",
     "report run": "name the folder of a run",
 }
 
@@ -257,11 +296,11 @@ TABLE = [
         ({"progress": "no"}, "progress='no' must be True or False"),
         ({"run_dir": 3}, "run_dir=3 must be a folder's path ... or None"),
         ({"run_dir": ""}, "run_dir='' must be a folder's path"),
-        ({"run_dir": "file"}, "run_dir='file' is a file. Name a folder"),
-        ({"run_dir": "file/run"}, "run_dir='file/run' cannot be written to"),
+        ({"run_dir": "file"}, "/file' is a file. Name a folder"),
+        ({"run_dir": "file/run"}, "/file/run' cannot be written to"),
         ({"run_dir": "x" * 300}, "cannot be written to: File name too long"),
         ({"run_dir": "a\0b"}, "run_dir='a\\x00b' must be ... without null"),
-        ({"run_dir": "run"}, "run_dir='run' holds a run already ... another folder"),
+        ({"run_dir": "run"}, "/run' holds a run already ... another folder"),
         ({"popluation_size": 3}, "Did you mean population_size", TypeError),
         ({"config": {"seed": 1}}, "must be a jepbt.Config, got dict", TypeError),
         ({"config": jepbt.Config}, "must be a jepbt.Config, got", TypeError),
@@ -327,6 +366,36 @@ TABLE = [
         ),
         ({"data": jepbt.Splits([1, 2, 3], [1, 2])}, "task.data.train must hold arrays"),
         (
+            {"data": jepbt.Splits({"x": [LABELS, LABELS.astype(str)]}, IMAGES)},
+            "task.data.train ... leaf ['x'][1] is a NumPy array of <U21: leave texts",
+            TypeError,
+        ),
+        (
+            {"data": jepbt.Splits(IMAGES, LABELS.astype("datetime64[s]"))},
+            "task.data.validation ... datetime64[s]: make dates numbers",
+            TypeError,
+        ),
+        (
+            {"data": jepbt.Splits(IMAGES, IMAGES, np.full(3, None))},
+            "task.data.test ... NumPy array of object: give its rows one shape",
+            TypeError,
+        ),
+        (
+            {"data": jepbt.Splits(FRAME, IMAGES)},
+            "leaf itself is a SimpleNamespace: pass it as .to_numpy()",
+            TypeError,
+        ),
+        ({"shared": {"name": "w"}}, "task.shared ... ['name'] is a str", TypeError),
+        (
+            {
+                "train_step": lambda key, s, h, b, shared: (
+                    s,
+                    {"loss": 0.0, "gradients": {"norm": 0.0}},
+                )
+            },
+            "metric 'gradients' must be a scalar, got a dict ... 'gradients/norm'",
+        ),
+        (
             {
                 "train_step": lambda key, s, h, b, shared: (
                     {"x": s["x"][:2]},
@@ -380,6 +449,44 @@ TABLE = [
         (
             {"hparams": Listed},
             "Listed.layers has no default. Give it one: jepbt.hparam",
+        ),
+        (
+            {"hparams": Nested},
+            "Nested.inner: ... is a dataclass ... declare its fields in Nested, or inherit",
+        ),
+        (
+            {"data": (IMAGES, LABELS, IMAGES, LABELS)},
+            "got tuple of 4. More splits than one are given to ... from_arrays",
+            TypeError,
+        ),
+        (
+            {"model": (lambda key, x: ({}, {}), two_heads)},
+            "got a dict of ['aux'] (1, 1), ['logits'] (1, 4) ... Return that one array",
+        ),
+        (
+            {"data": (IDS, LABELS), "model": Cast()},
+            "model: it makes whole numbers of its inputs ... ids.astype(np.int32)",
+        ),
+        (
+            {
+                "data": (IDS.astype(int), LABELS),
+                "augment": lambda h: augment.mixup(0.5),
+            },
+            "augment.mixup mixes floats, got inputs of int32: token ids cannot be",
+        ),
+        (
+            {
+                "data": (IDS.astype(int), LABELS),
+                "augment": lambda h: lambda key, ids, labels: (ids + 0.5, labels),
+            },
+            "made float32[1, 6] of int32[1, 6]. Token ids cannot be mixed",
+        ),
+        (
+            {
+                "data": (IMAGES.reshape(10, 3, 8, 1).repeat(8, 3), LABELS[:10]),
+                "model": models.CNN(num_classes=4),
+            },
+            "got shape (1, 3, 8, 8). Channels come last: images.transpose(0, 2, 3, 1)",
         ),
         ({"model": None}, "model is missing. With hparams=Hyper"),
         ({"loss": None}, "classification: loss is missing"),
@@ -435,7 +542,7 @@ TABLE = [
         ),
         (
             {"loss": lambda h: lambda logits, labels: logits},
-            "loss: ... shape [B], got (1, 4)",
+            "loss: ... shape [B] ... its mean over the outputs; got (1, 4)",
         ),
         (
             {"loss": lambda h: losses.brier if h.rate > 1 else losses.cross_entropy},
@@ -979,8 +1086,8 @@ TABLE = [
         ({"resume": 1}, "resume=1 must be True or False"),
         ({"resume": True}, "resume=True needs run_dir"),
         ({"run_dir": 3}, "run_dir=3 must be a folder's path"),
-        ({"run_dir": "file"}, "run_dir='file' is a file. Name a folder"),
-        ({"run_dir": "run"}, "run_dir='run' holds a run already ... resume=True"),
+        ({"run_dir": "file"}, "/file' is a file. Name a folder"),
+        ({"run_dir": "run"}, "/run' holds a run already ... resume=True"),
         ({"strategy": "ebpt"}, "strategy='ebpt' ... Did you mean 'epbt'"),
         (
             {"strategy": jepbt.epbt},
@@ -1132,12 +1239,52 @@ TABLE = [
             "train image is no array: its examples have different shapes",
         ),
         (
-            {"train": (IMAGES.astype(object), LABELS)},
-            "train image is an array of objects",
+            {"train": (np.full((40, 6), print), LABELS)},
+            "train image is an array of objects (builtin_function_or_method); stack",
         ),
         (
-            {"train": (IMAGES.astype(int), LABELS)},
-            "train image has dtype int64; allowed are uint8",
+            {"train": (filled(IMAGES, object, "a"), LABELS)},
+            "train image holds texts, 'a' at (3, 1): make numbers of them ... ids",
+        ),
+        (
+            {"train": (filled(IMAGES, object, None), LABELS)},
+            "train image has missing values, the first at (3, 1): remove ... .fillna",
+        ),
+        (
+            {"train": (IMAGES > 0, LABELS.astype("datetime64[s]"))},
+            "train label has dtype datetime64[s] and holds dates: pass numbers",
+        ),
+        (
+            {"train": (IMAGES + 1j, LABELS)},
+            "train image has dtype complex64 and holds complex numbers",
+        ),
+        (
+            {"train": (np.ma.masked_less(IMAGES, 0), LABELS)},
+            "train image is a masked array ... values of which are missing: fill them",
+        ),
+        (
+            {"train": (SPARSE, LABELS)},
+            "train image is a sparse matrix (SimpleNamespace) ... .toarray()",
+        ),
+        (
+            {"train": (OnGpu(), LABELS)},
+            "NumPy cannot read this OnGpu (Use Tensor.cpu() first). Pass a NumPy",
+        ),
+        (
+            {"train": ((image for image in IMAGES), LABELS)},
+            "is no array, but of type generator: collect ... np.stack(list(examples))",
+        ),
+        (
+            {"train": (np.zeros((40, 2, 2), np.int64), LABELS)},
+            "dtype int64 and values from 0 to 0: they fit ... images.astype(np.uint8)",
+        ),
+        (
+            {"train": (np.full((40, 2, 2), 256, np.uint16), LABELS)},
+            "dtype uint16 and ... 256: scale them, (images / 65535).astype(np.float32)",
+        ),
+        (
+            {"train": (np.full((40, 6), 2**31), LABELS)},
+            "which 32 bits cannot hold: scale them, as floats",
         ),
         (
             {"train": (IMAGES[:, 0], LABELS)},
@@ -1159,17 +1306,54 @@ TABLE = [
         ),
         (
             {"train": (IMAGES, LABELS + 0.5)},
-            "train label has dtype float64; labels are integers",
+            "train label has dtype float64 ... labels are integers ... regression",
         ),
         (
-            {"train": (IMAGES, np.eye(4)[LABELS])},
-            "looks one-hot ... labels.argmax(axis=1)",
+            {"train": (IMAGES, np.eye(4)[LABELS] + np.eye(4)[0])},
+            "those of example 0 have the sum 2 ... several labels ... multilabel.py",
+        ),
+        (
+            {"train": (IMAGES, np.full((40, 2), [1.5, -0.5]))},
+            "have the sum 1 and the least is -0.5. Logits become ... jax.nn.softmax",
+        ),
+        (
+            {"train": (IMAGES, np.zeros((40, 3, 3), int))},
+            "For a label on each pixel, examples/multilabel.py shows how",
+        ),
+        (
+            {"train": (IMAGES, np.eye(4)[LABELS]), "num_classes": 5},
+            "probabilities of 4 classes; there are 5",
+        ),
+        (
+            {"train": (IMAGES, LABELS.astype(object) * NAN)},
+            "train label has 40 values like nan at (0,)",
+        ),
+        (
+            {"train": (IMAGES, filled(LABELS[:, None], object, "cat")[:, 0])},
+            "train label holds texts, 'cat' at (3,): number the classes ... np.unique",
+        ),
+        (
+            {"train": (IMAGES, LABELS + 1)},
+            "first being class 0 ... np.unique(labels, return_inverse=True)[1]",
+        ),
+        (
+            {"train": (IMAGES[1:2], LABELS[1:2])},
+            "train has 1 example, of which none can be spared",
         ),
         ({"train": (IMAGES, LABELS[:, None])}, "is a column ... labels[:, 0]"),
         (
             {"train": (IMAGES, LABELS - 1)},
             "train label has 10 values outside 0 to 2, the first being -1",
         ),
+        (
+            {"train": (IMAGES, -LABELS // 2)},
+            "train label has 30 values outside 0 to 1, the first being -1 ... unique",
+        ),
+        (
+            {"train": (IMAGES, filled(LABELS[:, None], object, DATE)[:, 0])},
+            "train label holds dates: pass numbers, as (dates - first) ... found date",
+        ),
+        ({"train": (IMAGES, None)}, "train label is None, where an array is needed"),
         (
             {"train": (IMAGES, LABELS * 0)},
             "num_classes=1 by the largest training label",
@@ -1216,7 +1400,7 @@ TABLE = [
         ({"data": (IMAGES, LABELS[:3])}, "data has 40 inputs and 3 targets"),
         (
             {"data": (IMAGES, LABELS.astype(str))},
-            "data target has dtype <U21; it must hold real numbers",
+            "data target has dtype <U21 and holds texts: numbers to predict",
         ),
         (
             {"data": (IMAGES * NAN, LABELS)},
@@ -1237,7 +1421,7 @@ TABLE = [
             {"model": models.MLP(num_classes=3)},
             "predictions [B, 1] of the data's 1 targets, got (1, 3)",
         ),
-        ({"loss": lambda h: optax.squared_error}, "loss: ... shape [B], got (1, 1)"),
+        ({"loss": lambda h: optax.squared_error}, "loss: ... shape [B] ... got (1, 1)"),
     ),
     # ---- What reads a run
     (

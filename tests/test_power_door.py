@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parent.parent / "examples"
-SHORT = ["pbt_toy", "rl_cartpole", "frozen_backbone"]
+SHORT = ["pbt_toy", "rl_cartpole", "frozen_backbone", "multilabel"]
 
 
 def load(name):
@@ -95,6 +95,32 @@ def test_heads_share_one_backbone():
     assert sum(leaf[0].size for leaf in params["dense1"].values()) == 650
     assert set(result.task.shared) == set(first.best.params)
     assert result.best.fitness.mean > 0.15  # by chance 0.1, give or take 0.01
+
+
+def test_several_labels_and_labels_per_pixel_are_scored_as_is_said():
+    """By hand: 1 of 3 labels named or true is right; 3 of 4 pixels are."""
+    example = load("multilabel")
+    labels = np.float32([[1, 1, 0, 0]])
+    overlap = example.overlap(np.float32([[2, -1, 3, -4]]), labels)
+    np.testing.assert_allclose(overlap, 1 / 3)
+    pixels = np.array([[[0, 1], [2, 10]]])
+    logits = np.eye(11, dtype=np.float32)[[[[0, 1], [3, 10]]]]
+    assert example.right_pixels(logits, pixels) == 0.75
+    h = example.Hyper(0.1, 4.0)
+    loss = example.label_per_pixel(h, logits, pixels)
+    right, wrong = np.log(np.e + 10) - 1, np.log(np.e + 10)
+    np.testing.assert_allclose(loss, (9 * right + 4 * wrong) / 4, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_several_labels_and_labels_per_pixel_are_learned():
+    results = load("multilabel").main(
+        population_size=2, num_generations=2, steps_per_generation=20, progress=False
+    )
+    for result in results.values():
+        fitness = result.history.fitness
+        assert np.nanmax(fitness[-1]) > np.nanmax(fitness[0]) - 0.01
+    assert results["pixels"].best.fitness.mean > 0.5  # background alone
 
 
 def start_resnets(folder, monkeypatch, *flags):

@@ -10,8 +10,8 @@ import itertools
 import json
 import os
 import pathlib
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from jepbt.checkpoints.checkpoint import FOLDER, without_keys
 from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.optional import warn
 from jepbt.results import Generation, to_json
 from jepbt.results.json_lines import NO_CHOICES, from_lines
 
@@ -202,7 +203,11 @@ def save_member(
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
         arrays[name] = array
     weights = io.BytesIO()
-    np.savez(weights, **arrays)
+    # Not `np.savez`, which takes an array named "file" for its own argument.
+    with zipfile.ZipFile(weights, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     # If the weights cannot be written, what describes the earlier ones stays.
     replace(folder / "weights.npz", weights.getbuffer())
     values = {}
@@ -211,25 +216,6 @@ def save_member(
         values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
     text = json.dumps({**facts, "hparams": values}, indent=2, default=str)
     replace(folder / "member.json", text.encode())
-
-
-def write_safely(
-    write: Callable[[pathlib.Path, Any], None], folder: pathlib.Path, content: Any
-) -> bool:
-    """Writes a file of the run, and tells if it could; a full disk costs no run."""
-    try:
-        write(folder, content)
-    except OSError as error:
-        # A disk that fills up while a file is written does not say which.
-        name = os.path.basename(error.filename2 or error.filename or "a file")
-        warnings.warn(
-            f"run_dir={str(folder)!r} cannot be written to ({name}: "
-            f"{error.strerror}): the run goes on, and its result stays in memory.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return False
-    return True
 
 
 def replace(
@@ -275,8 +261,7 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
 
 
 def _warn_unlocked(folder: pathlib.Path, why: str) -> None:
-    message = f"run_dir={str(folder)!r} {why}: see to it that no other run writes there"
-    warnings.warn(f"{message}.", RuntimeWarning, stacklevel=3)
+    warn(f"run_dir={str(folder)!r} {why}: see to it that no other run writes there.")
 
 
 def discard(folder: pathlib.Path) -> None:

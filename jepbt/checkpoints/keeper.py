@@ -6,7 +6,6 @@ import contextlib
 import pathlib
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from jepbt.config import Config
 from jepbt.engine import Best, RunState
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs
+from jepbt.optional import optional, reason_of, warn
 from jepbt.results import Generation
 from jepbt.results.json_lines import NO_CHOICES, odd_choices
 
@@ -42,11 +42,12 @@ class Keeper:
         self._folder, self._config = folder, config
         self._root: pathlib.Path | None = None
         if config.run_dir is not None:
-            self._root = pathlib.Path(config.run_dir).absolute() / checkpoint.FOLDER
+            self._root = pathlib.Path(config.run_dir) / checkpoint.FOLDER
         self._manager: Any = None
         self._choices: Mapping[str, Sequence] = NO_CHOICES
         self._first: Best | None = None
         self._unwritten: list[Generation] = []
+        self._told: set[str] = set()
         self._number = self._saved = -1
         self._is_live = False
         self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
@@ -125,8 +126,9 @@ class Keeper:
     def _let_go(self) -> None:
         try:
             self._wait()
-            if self._manager is not None:
-                self._manager.close()
+            with optional(f"orbax has not let go of {self._root}"):
+                if self._manager is not None:
+                    self._manager.close()
         finally:
             if self._folder is not None:
                 self._folder.release()
@@ -136,7 +138,9 @@ class Keeper:
         folder = self._folder
         if number < 0:
             if folder is not None:
-                run_directory.write_safely(_start_history, folder.path, None)
+                path = folder.path / run_directory.HISTORY
+                with optional(f"{path} may hold an earlier run's lines"):
+                    run_directory.replace(path, b"")
             return None
         generations = run_directory.read_history(
             folder.path, number + 1, self._choices, cut=True
@@ -169,14 +173,15 @@ class Keeper:
 
     def _append_history(self) -> None:
         """Appends to the history, starting with what a full disk refused earlier."""
-        while self._unwritten:
-            first = self._unwritten[0]
-            if not run_directory.write_safely(self._append, self._folder.path, first):
-                return
-            self._unwritten.pop(0)
-
-    def _append(self, folder: pathlib.Path, report: Generation) -> None:
-        run_directory.append_history(folder, report, self._choices)
+        path = self._folder.path
+        missing = f"{path / run_directory.HISTORY} lacks generations, as do checkpoints"
+        with optional(missing, self._told) as attempt:
+            while self._unwritten:
+                first = self._unwritten[0]
+                run_directory.append_history(path, first, self._choices)
+                self._unwritten.pop(0)
+        if not attempt.failed:
+            self._told.discard(missing)  # the next time is news again
 
     def _is_due(self, number: int) -> bool:
         every = self._config.checkpoint_every
@@ -196,13 +201,12 @@ class Keeper:
         if agree(len(self._unwritten)):  # it could not be continued without its history
             return
         self._started = time.monotonic()
-        arrays = checkpoint.pack(state, self._first)
         self._saved = number = self._number
-
         errors = []
 
         def save() -> None:
             try:
+                arrays = checkpoint.pack(state, self._first)
                 manager = self._open()
                 import orbax.checkpoint as orbax
 
@@ -222,6 +226,7 @@ class Keeper:
         """Adds the manifest; orbax calls this in the first process, in its thread."""
         checkpoint.sync(self._folder.path / run_directory.HISTORY)
         checkpoint.seal(self._root, self._saved, self._folder.new_facts)
+        self._told.discard(self._no_checkpoint)
         self._rest()
 
     def _rest(self) -> None:
@@ -246,18 +251,17 @@ class Keeper:
             self._manager = None
         self._saved = -1
         self._rest()
-        if self._folder is not None:
-            checkpoint.clean(self._root)
-        kept = checkpoint.list_all(self._root)
-        last = f"the last is of generation {int(kept[0].name)}" if kept else "none"
-        reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
-        warnings.warn(
-            f"no checkpoint could be written to {str(self._root)!r} ({reason}): the "
-            f"run goes on without ({last}).",
-            RuntimeWarning,
-            stacklevel=5,
-        )
+        last = "none"
+        with contextlib.suppress(OSError):  # a disk that has failed, or is gone
+            if self._folder is not None:
+                checkpoint.clean(self._root)
+            if kept := checkpoint.list_all(self._root):
+                last = f"the last is of generation {int(kept[0].name)}"
+        if self._no_checkpoint not in self._told:
+            self._told.add(self._no_checkpoint)
+            reason = reason_of(error)
+            warn(f"{self._no_checkpoint} ({reason}): all else goes on ({last}).")
 
-
-def _start_history(folder: pathlib.Path, _: None) -> None:
-    run_directory.replace(folder / run_directory.HISTORY, b"")
+    @property
+    def _no_checkpoint(self) -> str:
+        return f"no checkpoint could be written to {str(self._root)!r}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import differences
 from jepbt.config import Config
+from jepbt.optional import optional, warn
 
 if TYPE_CHECKING:
     import filelock
@@ -53,8 +54,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Lets other runs use the folder."""
-        if self.lock is not None:
-            self.lock.release()
+        with optional(f"run_dir={str(self.path)!r} stays locked by this process"):
+            if self.lock is not None:
+                self.lock.release()
 
     def known_chunk(self, num_members: int) -> int:
         """Returns the chunk size that the run began with; 0 if it does not fit."""
@@ -84,20 +86,23 @@ class RunFolder:
                 f"{where} holds a run of that many generations."
             )
         if before.get("versions") != identity["versions"]:
-            logger.warning(
-                "%s was started with %s and goes on with %s: bits may differ",
-                self.path,
-                before.get("versions"),
-                identity["versions"],
-            )
+            with optional("the log lacks a line on other versions"):
+                logger.warning(
+                    "%s was started with %s and goes on with %s: bits may differ",
+                    self.path,
+                    before.get("versions"),
+                    identity["versions"],
+                )
 
     def check_space(self, num_bytes: int, config: Config) -> None:
         """Refuses a run whose checkpoints, of so many bytes each, do not fit."""
+        free = math.inf
+        with optional("no one knows whether the disk has room for checkpoints"):
+            free = shutil.disk_usage(self.path).free
         there = len(checkpoint.list_all(self.checkpoints))
         # A new checkpoint is whole before the oldest one goes.
         count = min(config.keep_checkpoints + 1, config.num_generations)
         missing = max(count - there, 1) * num_bytes
-        free = shutil.disk_usage(self.path).free
         if missing > free:
             raise ValueError(
                 f"run_dir={str(self.path)!r}: keep_checkpoints="
@@ -119,7 +124,7 @@ class RunFolder:
         """Renames checkpoints that are not whole, and warns which one is used."""
         for path, reason in self.damaged:
             aside = path.with_name(f"damaged-{path.name}")
-            _warn(
+            warn(
                 f"checkpoint {str(path)!r} is damaged ({reason}): the one before it "
                 f"is used, of generation {self.generation}. What is left of "
                 f"it is now {aside.name!r}."
@@ -135,10 +140,10 @@ class RunFolder:
         Half-written ones go too, and links and files that only have a checkpoint's
         name: orbax would fail when their turn came to be removed.
         """
-        checkpoint.clean(self.checkpoints)
-        for number, path in enumerate(checkpoint.list_all(self.checkpoints)):
-            if number >= num_kept or path.is_symlink() or not path.is_dir():
-                with contextlib.suppress(OSError):
+        with optional(f"{self.checkpoints} keeps more than it should"):
+            checkpoint.clean(self.checkpoints)
+            for number, path in enumerate(checkpoint.list_all(self.checkpoints)):
+                if number >= num_kept or path.is_symlink() or not path.is_dir():
                     checkpoint.remove(path)
 
     def _identity_before(self) -> Mapping[str, Any]:
@@ -160,7 +165,7 @@ class RunFolder:
                     "its config.json does not say what it was. Name another folder."
                 )
         if self.facts is None:
-            _warn(
+            warn(
                 f"{where} holds a run without a checkpoint: it starts again from its "
                 "first generation."
             )
@@ -176,7 +181,8 @@ def open_folder(config: Config) -> RunFolder | None:
     with released_on_error(folder):
         # Another run may have been here between the question and the lock.
         run_directory.claim(config.run_dir, resume=config.resume)
-        checkpoint.clean(folder.checkpoints)
+        with optional(f"{folder.checkpoints} keeps what was half-written"):
+            checkpoint.clean(folder.checkpoints)
         if config.resume:
             _find_newest(folder)
     return folder
@@ -206,7 +212,3 @@ def _find_newest(folder: RunFolder) -> None:
             f"run_dir={str(folder.path)!r} holds a run of which no checkpoint is whole "
             f"({reasons}). Put a copy back, or name another folder."
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=4)

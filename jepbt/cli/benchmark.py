@@ -13,12 +13,14 @@ import jax
 
 import jepbt
 from jepbt import plots
-from jepbt.arguments import check_whole
+from jepbt.arguments import check_whole, user_path
 from jepbt.benchmark import ScalingReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
 from jepbt.benchmark.startup import format_startup, measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
+from jepbt.cli.say import say
 from jepbt.engine.devices import use_compilation_cache
+from jepbt.optional import optional
 
 NAMES = tuple(dict.fromkeys(workload.name for workload in WORKLOADS))
 
@@ -60,7 +62,7 @@ def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
             check_whole("", name, getattr(options, name), 1)
     for name in ("json", "figure"):
         if getattr(options, name) is not None:
-            _check_file(name, getattr(options, name))
+            setattr(options, name, _check_file(name, getattr(options, name)))
     if options.quick:
         first = {workload.name: workload for workload in reversed(workloads)}
         workloads = [_shorten(first[name]) for name in NAMES if name in first]
@@ -87,31 +89,32 @@ def _shorten(workload: Workload) -> Workload:
     )
 
 
-def _check_file(name: str, path: str) -> None:
-    if not pathlib.Path(path).absolute().parent.is_dir():
+def _check_file(name: str, given: str) -> str:
+    path = user_path(name, given)
+    if not path.parent.is_dir():
         raise ValueError(
-            f"{name}={path!r}: its folder does not exist. Make it first, or name a "
+            f"{name}={given!r}: its folder does not exist. Make it first, or name a "
             "file in one that does."
         )
-    if pathlib.Path(path).is_dir():
-        raise ValueError(f"{name}={path!r} is a folder. Name a file in it.")
+    if path.is_dir():
+        raise ValueError(f"{name}={given!r} is a folder. Name a file in it.")
+    return str(path)
 
 
 def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
     if options.startup:
         startup = measure_startup()
-        print(format_startup(startup))
+        say(format_startup(startup))
         _write_json(options.json, {"startup": startup})
         return
     jepbt.use_all_cpu_cores()
     use_compilation_cache()
     num_rounds = options.num_rounds or (2 if options.quick else 5)
     devices = jax.devices()
-    print(
+    say(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | {len(devices)} x "
         f"{devices[0].device_kind} | Fashion-MNIST, cross-entropy, SGD with momentum, "
-        "a learning rate for each member",
-        flush=True,
+        "a learning rate for each member"
     )
     models, scalings = [], []
     with start_workers() as workers:
@@ -122,19 +125,20 @@ def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
                 num_rounds=num_rounds,
                 with_compiled=not options.quick,
             )
-            print(f"\n{speed}", flush=True)
+            say(f"\n{speed}")
             costs = scaling(
                 make_task(workload),
                 max_population=options.max_population or workload.population_size,
                 num_rounds=num_rounds,
             )
-            print(f"\n{costs}", flush=True)
+            say(f"\n{costs}")
             facts = {"speed": dataclasses.asdict(speed)}
             models.append(facts | {"scaling": json.loads(costs.to_json())})
             scalings.append(costs)
     _write_json(options.json, {"models": models})
     if options.figure is not None:
-        _draw(pathlib.Path(options.figure), workloads, scalings)
+        with optional(f"{options.figure} is not drawn"):
+            _draw(pathlib.Path(options.figure), workloads, scalings)
 
 
 def _draw(
@@ -148,7 +152,7 @@ def _draw(
         axes = plots.scaling(costs)
         axes.set_title(f"{workload.title}, batch {workload.batch_size}")
         axes.figure.savefig(target)
-        print(f"Look: {target}")
+        say(f"Look: {target}")
 
 
 def _write_json(path: str | None, facts: dict) -> None:
@@ -156,5 +160,6 @@ def _write_json(path: str | None, facts: dict) -> None:
         return
     versions = {"jepbt": jepbt.__version__, "jax": jax.__version__}
     text = json.dumps({"versions": versions} | facts, indent=1, allow_nan=False)
-    pathlib.Path(path).write_text(text + "\n")
-    print(f"All numbers: {path}")
+    with optional(f"{path} is not written"):
+        pathlib.Path(path).write_text(text + "\n")
+        say(f"All numbers: {path}")

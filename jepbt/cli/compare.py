@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import optax
-from tqdm.auto import tqdm
 
 import jepbt
 from jepbt import config as configs
 from jepbt import losses
-from jepbt.arguments import check_whole
+from jepbt.arguments import check_whole, user_path
 from jepbt.checkpoints import folder as run_directory
+from jepbt.cli.say import say, say_aside
 from jepbt.cli.train import MAIN_JOB, resume_command
 from jepbt.comparison import (
     Comparison,
@@ -30,6 +30,7 @@ from jepbt.comparison import (
     run_comparison,
 )
 from jepbt.datasets import Dataset, with_label_noise
+from jepbt.optional import optional
 from jepbt.tasks import StandardHyperParameters
 
 
@@ -62,10 +63,11 @@ DESCRIPTION = (
 )
 EXAMPLE = """\
 example:
-  Does evolving the loss help when 40 % of the training labels are wrong?
+  Does evolving the loss help when 40 % of the training labels are wrong, each class
+  mistaken for one other?
 
     jepbt compare --arms fixed,taylor,gce,random_search --primary taylor \\
-        --label-noise 0.4 --seeds 5 --model mlp
+        --label-noise 0.4 --label-noise-pattern pairs --seeds 5 --model mlp
 """
 
 
@@ -87,6 +89,8 @@ class CompareOptions:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
         label_noise: the share of training labels to make wrong, others at each seed.
         validation_label_noise: the share of validation labels to make wrong.
+        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
+            one other, drawn by the seed.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         device: cpu, gpu or tpu; what JAX prefers if left out.
         population_size: the number of networks of each run.
@@ -108,6 +112,7 @@ class CompareOptions:
     data: str = "fashion_mnist"
     label_noise: float = 0.0
     validation_label_noise: float = 0.0
+    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
     model: Literal["cnn", "mlp"] = "cnn"
     device: str | None = None
     population_size: int = MAIN_JOB.population_size
@@ -154,9 +159,9 @@ def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
 def _folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
     """Names the folder, and removes one that was made if nothing comes of it."""
     if config.run_dir is not None:
-        yield pathlib.Path(config.run_dir)
+        yield user_path("run_dir", config.run_dir)
         return
-    folder = run_directory.next_numbered("runs")
+    folder = run_directory.next_numbered(user_path("runs", "runs"))
     try:
         yield folder
     except BaseException:
@@ -180,7 +185,11 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
     @functools.lru_cache(maxsize=1)  # all arms of a seed share it
     def dataset_at(seed: int) -> Dataset:
         return with_label_noise(
-            clean, noise[0], validation_label_noise=noise[1], seed=seed
+            clean,
+            noise[0],
+            validation_label_noise=noise[1],
+            pattern=options.label_noise_pattern,
+            seed=seed,
         )
 
     def make(name: str, dataset: Dataset) -> tuple[jepbt.Task, str]:
@@ -216,7 +225,7 @@ def _make_task(
 
 def _print_before(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
     task, config = plan.entrants[0].first.task, plan.config
-    print(
+    say(
         f"{len(plan.entrants)} arms x {len(plan.seeds)} seeds: "
         f"{', '.join(entrant.name for entrant in plan.entrants)} | "
         f"{task.about['data']} ({task.about['data_note']})\n"
@@ -226,12 +235,12 @@ def _print_before(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
     )
     total = len(plan.seeds) * len(plan.entrants)
     if len(plan.missing) < total:
-        print(f"{total - len(plan.missing)} of {total} runs are finished already")
+        say(f"{total - len(plan.missing)} of {total} runs are finished already")
 
 
 def _run(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
     def announce(outcome: Outcome) -> None:
-        tqdm.write(
+        say(
             f"{outcome.arm}, seed {outcome.seed}: {outcome.score:.4f}, "
             f"{outcome.seconds:.1f} s"
         )
@@ -239,12 +248,13 @@ def _run(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
     try:
         comparison = run_comparison(plan, announce)
     except jepbt.Interrupted as stop:
-        print(f"\n{describe_rest(plan)}\n{go_on}   goes on", file=sys.stderr)
+        say_aside(f"\n{describe_rest(plan)}\n{go_on}   goes on")
         sys.exit(128 + stop.signal_number)
-    print(f"\n{comparison}\n")
-    run_directory.write_safely(_write, folder, comparison)
-    print(f"Look: {folder / 'figures' / 'comparison.png'}")
-    print(f"All numbers: {folder / 'comparison.json'}")
+    say(f"\n{comparison}\n")
+    with optional(f"{folder} lacks the comparison's files"):
+        _write(folder, comparison)
+    say(f"Look: {folder / 'figures' / 'comparison.png'}")
+    say(f"All numbers: {folder / 'comparison.json'}")
 
 
 def _write(folder: pathlib.Path, comparison: Comparison) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from simple_parsing import ArgumentParser, DashVariant
-from tqdm.auto import tqdm
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
@@ -25,6 +24,7 @@ from jepbt.cli.compare import (
     CompareOptions,
     prepare_comparison,
 )
+from jepbt.cli.say import say, say_aside
 from jepbt.cli.train import (
     MAIN_JOB,
     TrainOptions,
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mistakes = () if is_debugged else (ValueError, TypeError, OSError)
     failures = () if is_debugged else RuntimeError
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **kwargs: tqdm.write(
-            f"jepbt: warning: {message}", file=sys.stderr
+        warnings.showwarning = lambda message, *rest, **kwargs: say_aside(
+            f"jepbt: warning: {message}"
         )
         try:
             try:
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_interruption(stop, arguments)
             return 128 + stop.signal_number
         except KeyboardInterrupt:  # before training, or the second Ctrl-C
-            print("jepbt: stopped at once", file=sys.stderr)
+            say_aside("jepbt: stopped at once")
             return 128 + signal.SIGINT
         except failures as error:  # nothing was learned
-            print(f"jepbt: {error}", file=sys.stderr)
+            say_aside(f"jepbt: {error}")
             return 1
     return 0
 
@@ -128,7 +128,7 @@ def _exit_with(name: str) -> Callable[[str], NoReturn]:
 
 
 def _fail(message: str) -> int:
-    print(f"jepbt: error: {message}", file=sys.stderr)
+    say_aside(f"jepbt: error: {message}")
     return 2
 
 
@@ -136,4 +136,4 @@ def _prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
     """Writes the page, and returns a function that prints its path."""
     path = write_report(arguments.run_dir)
     size = path.stat().st_size / 1e6
-    return lambda: print(f"{path} ({size:.1f} MB): open it in any browser")
+    return lambda: say(f"{path} ({size:.1f} MB): open it in any browser")

@@ -16,16 +16,18 @@ from typing import Literal
 import jax
 import numpy as np
 from simple_parsing import choice
-from tqdm.auto import tqdm
 
 import jepbt
 from jepbt import config as configs
+from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
+from jepbt.cli.say import say, say_aside
 from jepbt.datasets import with_label_noise
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
 from jepbt.strategies import STRATEGY_NAMES
 from jepbt.training import Prepared, Result, execute, prepare
+from jepbt.training.progress import is_terminal
 
 MAIN_JOB = jepbt.Config(num_generations=15, steps_per_generation=60, batch_size=32)
 """The settings of `jepbt train` without flags: a whole evolution in a few minutes."""
@@ -39,6 +41,8 @@ class TrainOptions:
         data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
         label_noise: the share of training labels to make wrong, from 0 to 1.
         validation_label_noise: the share of validation labels to make wrong.
+        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
+            one other, drawn by the seed.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
         strategy: the rule that chooses parents and hyperparameters after a generation.
         device: cpu, gpu or tpu; what JAX prefers if left out.
@@ -47,6 +51,7 @@ class TrainOptions:
     data: str = "fashion_mnist"
     label_noise: float = 0.0
     validation_label_noise: float = 0.0
+    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
     model: Literal["cnn", "mlp"] = "cnn"
     strategy: str = choice(*STRATEGY_NAMES, default="epbt")
     device: str | None = None
@@ -61,6 +66,7 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
         jepbt.datasets.load(options.data),
         options.label_noise,
         validation_label_noise=options.validation_label_noise,
+        pattern=options.label_noise_pattern,
         seed=arguments.config.seed,
     )
     prepared = _prepare(dataset, options, arguments.config)
@@ -82,7 +88,7 @@ def _run(prepared: Prepared, go_on: str) -> None:
     done, wanted = len(result.history), prepared.config.num_generations
     is_anyone_left = np.isfinite(result.history.fitness[-1]).any()
     if done < wanted and is_anyone_left:
-        print(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
+        say(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
 
 
 def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
@@ -90,7 +96,7 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)
-    folder = config.run_dir or run_directory.next_numbered("runs")
+    folder = config.run_dir or run_directory.next_numbered(user_path("runs", "runs"))
     try:
         return prepare(
             task,
@@ -115,7 +121,7 @@ def _print_before(prepared: Prepared, go_on: str) -> None:
         for name, rows in task.data._asdict().items()
         if rows is not None
     )
-    print(
+    say(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | "
         f"{_count(prepared.mesh.size, f'{kind} device')} | {about['data']} {sizes} "
         f"({about['data_note']})"
@@ -126,14 +132,14 @@ def _print_before(prepared: Prepared, go_on: str) -> None:
         f"{name}[8]" if isinstance(space, TaylorLoss) else name
         for name, space in spaces(task.hparams).items()
     )
-    print(
+    say(
         f"{config.population_size} {about['model']}s x {weights:,} weights | "
         f"{config.num_generations} generations x {config.steps_per_generation} steps "
         f"of {config.batch_size} | evolving {evolving}"
     )
     steps = config.num_generations * config.steps_per_generation
     flops = config.population_size * steps * prepared.step_flops
-    print(
+    say(
         f"needs {prepared.memory_bytes / 1e9:.2f} of "
         f"{prepared.memory_limit / 1e9:.0f} GB, {flops / 1e12:.3g} TFLOP to train | "
         f"{_count(prepared.chunk.size, 'member')} at a time on each device "
@@ -142,23 +148,23 @@ def _print_before(prepared: Prepared, go_on: str) -> None:
         f"{config.keep_checkpoints} kept"
     )
     if prepared.held.generation >= 0:
-        print(f"goes on after generation {prepared.held.generation + 1}")
-    print(f"{prepared.folder}   Ctrl-C saves; {go_on}   goes on")
+        say(f"goes on after generation {prepared.held.generation + 1}")
+    say(f"{prepared.folder}   Ctrl-C saves; {go_on}   goes on")
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
     """Makes a callback that estimates the run's time once, and logs without a bar."""
     num_generations = prepared.config.num_generations
     first = prepared.held.generation + 1
-    has_bar = prepared.config.progress and sys.stderr.isatty()
+    has_bar = prepared.config.progress and is_terminal(sys.stderr)
 
     def announce(report: Generation) -> None:
         if report.number == first < num_generations - 1:
             seconds = (num_generations - first) * sum(report.seconds.values())
-            tqdm.write(f"about {_duration(seconds)}, by its first generation")
+            say(f"about {_duration(seconds)}, by its first generation")
         if not has_bar:
             number = f"{report.number + 1}/{num_generations}"
-            print(f"generation {number}  {describe(report)}", flush=True)
+            say(f"generation {number}  {describe(report)}")
 
     return announce
 
@@ -171,7 +177,7 @@ def _print_after(result: Result, prepared: Prepared) -> None:
         report = result.test()
         test = f"test ({len(data.test['label']):,}, read once)"
         scores = report.best, report.median, report.first
-    print()
+    say()
     _print_row("", f"{heading:22}{test}")
     names = f"winner #{result.best.slot}", "median", "first gen."
     winners = result.best, result.median, result.first_best
@@ -194,11 +200,11 @@ def _print_after(result: Result, prepared: Prepared) -> None:
     _print_row("time", times)
     left = f"{_count(result.num_founders, 'founder')} left of {config.population_size}"
     _print_row("lineage", f"{left}; {result.num_failed} failed")
-    print(
+    say(
         "Did evolution help?  One run cannot tell: compare with --strategy "
         "random_search over several seeds."
     )
-    print(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
+    say(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
 
 
 def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
@@ -206,16 +212,15 @@ def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -
     result = stop.result
     is_over = len(result.history) == result.config.num_generations
     command = resume_command(arguments, result.run_dir)
-    print(
+    say_aside(
         f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
         f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}\n"
-        + ("it had no more to do" if is_over else f"{command}   goes on"),
-        file=sys.stderr,
+        + ("it had no more to do" if is_over else f"{command}   goes on")
     )
 
 
 def _print_row(name: str, text: str | None) -> None:
-    print(f"{name:14}{text}")
+    say(f"{name:14}{text}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -16,12 +15,16 @@ from jepbt.comparison.arms import Arm, Entrant, check_same_data, describe_spaces
 from jepbt.comparison.plan import Plan, is_classification
 from jepbt.comparison.report import Comparison, Cost
 from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
+from jepbt.engine.switches import own_rules
+from jepbt.optional import optional, warn
 from jepbt.training import Interrupted
+from jepbt.training.progress import is_terminal
 
 BIASED = " + biases"
 """Ends the name of an arm whose classes got biases after training."""
 
 
+@own_rules()
 def run_comparison(
     plan: Plan, observe: Callable[[Outcome], None] = lambda outcome: None
 ) -> Comparison:
@@ -73,17 +76,15 @@ def _run(
 ) -> Outcome:
     """Runs an arm at a seed, and compiles it if no program does what it does."""
     name, seconds = entrant.name, 0.0
-    bar.set_description_str(f"{name}, seed {seed}")
+    _show(bar, f"{name}, seed {seed}")
     is_first = name not in compiled
     if is_first or not serves(compiled[name], arm, entrant):
         if not is_first:
-            warnings.warn(
+            warn(
                 f"compare: arm {name!r} computes something else at seed {seed} than at "
                 "the seed before, and is compiled anew. Its functions, not only its "
                 "data, depend on the seed: a constant, such as class counts or the "
-                "mean of the pixels, is part of the program. Task.shared is not.",
-                RuntimeWarning,
-                stacklevel=4,
+                "mean of the pixels, is part of the program. Task.shared is not."
             )
         programs = compile_arm(entrant, arm, seed, plan.devices, post_hoc=plan.post_hoc)
         compiled[name] = programs
@@ -93,7 +94,7 @@ def _run(
         entrant,
         arm,
         seed,
-        lambda report: bar.update(),
+        lambda report: _show(bar),
         post_hoc=plan.post_hoc,
     )
     return dataclasses.replace(outcome, compile_seconds=seconds)
@@ -101,22 +102,45 @@ def _run(
 
 @contextlib.contextmanager
 def _progress_bar(plan: Plan) -> Iterator[tqdm]:
-    """Opens a bar over the generations of all runs, with the time that is left."""
+    """Opens a bar over the generations of all runs, with the time that is left.
+
+    It stays hidden where nobody would see it.
+    """
+    in_terminal = is_terminal(sys.stderr)
     is_shown = plan.config.progress and jax.process_index() == 0
-    width = "{bar:20}" if sys.stderr.isatty() else "{bar}"
     total, missing = len(plan.seeds) * len(plan.entrants), len(plan.missing)
     per_run = plan.config.num_generations
-    with (
-        tqdm(
+    bar = tqdm(disable=True)
+    with optional("there is no progress bar"):
+        bar = tqdm(
             total=total * per_run,
             initial=(total - missing) * per_run,
-            disable=None if is_shown else True,  # None: hidden unless in a terminal
-            bar_format="{n_fmt}/{total_fmt} " + width + " {elapsed}, {remaining} left  "
-            "{desc}",
+            # None: hidden unless in a terminal
+            disable=None if is_shown and in_terminal is not None else True,
+            bar_format="{n_fmt}/{total_fmt} "
+            + ("{bar:20}" if in_terminal else "{bar}")
+            + " {elapsed}, {remaining} left  {desc}",
             ascii=" =",
-        ) as bar
-    ):
+            delay=1e-9,  # one that fails while it is made fails again when it is freed
+        )
+    try:
         yield bar
+    finally:
+        with optional("the progress bar stays"):
+            bar.close()
+
+
+def _show(bar: tqdm, text: str | None = None) -> None:
+    """Moves the bar on by a generation, or shows another text beside it."""
+    if bar.disable:
+        return
+    with optional("the progress bar has stopped") as attempt:
+        if text is None:
+            bar.update()
+        else:
+            bar.set_description_str(text)
+    if attempt.failed:
+        bar.disable = True
 
 
 def _report(plan: Plan) -> Comparison:

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from jepbt import config as configs
-from jepbt.arguments import check_bool, check_mapping, check_whole, is_whole
+from jepbt.arguments import (
+    check_bool,
+    check_mapping,
+    check_whole,
+    is_whole,
+    user_path,
+)
 from jepbt.checkpoints import identify
 from jepbt.comparison.arms import Entrant, Source, enter
 from jepbt.comparison.record import Record, open_record
 from jepbt.config import Config
 from jepbt.engine.devices import choose_devices
+from jepbt.engine.forks import check_fork
+from jepbt.engine.switches import own_rules
 from jepbt.tasks import Task
 
 
@@ -50,6 +58,7 @@ class Plan:
         return [pair for pair in pairs if pair not in self.record.outcomes]
 
 
+@own_rules()
 def plan_comparison(
     arms: Mapping[str, Source],
     *,
@@ -62,6 +71,7 @@ def plan_comparison(
     **fields: Any,
 ) -> Plan:
     """Checks everything that a user gave, without compiling: see `compare`."""
+    check_fork("compare")
     _check_names(arms)
     control, primary = _choose(arms, control, primary)
     seeds = _read_seeds(seeds)
@@ -165,6 +175,9 @@ def _merge(config: Config | None, fields: Mapping[str, Any]) -> Config:
             )
     config = dataclasses.replace(config or Config(), **fields)
     configs.check(config)
+    if config.run_dir is not None:
+        folder = user_path("run_dir", config.run_dir)
+        config = dataclasses.replace(config, run_dir=folder)
     for name, reason in _OWN.items():
         default = Config.__dataclass_fields__[name].default
         if name in fields or getattr(config, name) != default:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import pathlib
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
 from jepbt.comparison.runs import Outcome
+from jepbt.optional import optional, warn
 from jepbt.results.json_lines import UNREADABLE, to_lists
 
 RUNS = "runs.jsonl"
@@ -38,7 +38,8 @@ class Record:
         """Takes in a finished run, and writes it down."""
         self.outcomes[outcome.arm, outcome.seed] = outcome
         if self.folder is not None:
-            run_directory.write_safely(_append, self.folder, outcome)
+            with optional(f"{self.folder / RUNS} lacks a run that has finished"):
+                _append(self.folder, outcome)
 
 
 def open_record(
@@ -125,11 +126,9 @@ def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
         try:
             outcome = _parse(line.decode())
         except UNREADABLE as error:
-            warnings.warn(
+            warn(
                 f"line {number} of {str(path)!r} is damaged ({error}): that run is "
-                "done again.",
-                RuntimeWarning,
-                stacklevel=4,
+                "done again."
             )
             continue
         outcomes[outcome.arm, outcome.seed] = outcome

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jepbt.arguments import check_whole, is_real, is_whole
+from jepbt.datasets.conversion import pixel_advice, to_inputs, to_labels
 from jepbt.datasets.dataset import Dataset, Split, stratified_split
 
 
@@ -26,20 +27,21 @@ def from_arrays(
 ) -> Dataset:
     """Makes a data set of the user's arrays, after checking them.
 
-    Images `[N, H, W]` gain a channel axis. `uint8` stays as it is, floats become
-    `float32`. Anything that `np.asarray` accepts will do; arrays are copied only if
-    they must be converted.
+    Images `[N, H, W]` gain a channel axis. `uint8` counts as pixels and stays as it is,
+    at any rank; other integers are allowed as `[N, D]` only, such as token ids, and
+    become `int32`; floats and bools become `float32`. Anything that `np.asarray`
+    accepts will do; arrays are copied only if they must be converted.
 
     Args:
-        train: `(images, labels)` or `{"image": images, "label": labels}`: images of
-            `uint8` or float, `[N, H, W, C]`, `[N, H, W]` or `[N, D]`, labels
-            integer `[N]`.
+        train: `(images, labels)` or `{"image": images, "label": labels}`: images
+            `[N, H, W, C]`, `[N, H, W]` or `[N, D]`; labels integer `[N]`, or a
+            probability for each class, `[N, C]`, in rows that sum to one.
         validation: images and labels like `train`; or the fraction or number of
             examples to carve out of `train`, with the classes in equal proportion.
         test: images and labels like `train`, or None.
         num_classes: the number of classes, of which some may have no training example.
             None takes the largest training label plus one, and then each class needs
-            one.
+            one; labels `[N, C]` tell by themselves.
         name: the data set's name, for reports.
         seed: the seed of the carving, which depends on nothing else.
 
@@ -75,10 +77,11 @@ def from_arrays(
         carved = stratified_split(everything["label"], count, seed)
         for field, rows in zip(("train", "validation"), carved, strict=True):
             splits[field] = {part: array[rows] for part, array in everything.items()}
-    if num_classes is None:
+    if num_classes is None and splits["train"]["label"].ndim == 1:
         _check_no_class_missing(splits["train"]["label"], classes)
     for split in splits.values():
-        split["label"] = split["label"].astype(np.int32)
+        if split["label"].ndim == 1:
+            split["label"] = split["label"].astype(np.int32)
     return Dataset(name, **{"test": None, **splits}, num_classes=classes)
 
 
@@ -100,7 +103,7 @@ def _to_split(field: str, value: Any) -> Split:
             f'{{"image": ..., "label": ...}}{allowed}; got {type(value).__name__}.'
         )
     image = _to_images(f"{field} image", image)
-    label = _to_labels(f"{field} label", label)
+    label = to_labels(f"{field} label", label)
     if len(image) != len(label):
         raise ValueError(
             f"{field}: {len(image)} images and {len(label)} labels; each image needs "
@@ -109,88 +112,29 @@ def _to_split(field: str, value: Any) -> Split:
     return {"image": image, "label": label}
 
 
-def to_array(field: str, value: Any) -> np.ndarray:
-    """Makes an array, but not one of objects, of what a user gave."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # NumPy's answer to ragged nested sequences
-        raise ValueError(
-            f"{field} is no array: its examples have different shapes. Crop, resize or "
-            "pad them to one."
-        ) from error
-    if array.dtype == object:
-        raise ValueError(
-            f"{field} is an array of objects; stack its examples into one array of "
-            "numbers, all of one shape."
-        )
-    return array
-
-
 def _to_images(field: str, value: Any) -> np.ndarray:
-    images = to_array(field, value)
-    is_float = np.issubdtype(images.dtype, np.floating)
-    if images.dtype != np.uint8 and not is_float:
-        raise ValueError(
-            f"{field} has dtype {images.dtype}; allowed are uint8, for pixels from 0 "
-            "to 255, and floats. Convert it by .astype of one of them: token ids to "
-            "np.float32, which the network turns back."
-        )
+    images = to_inputs(field, value)
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise ValueError(
             f"{field} has shape {images.shape}; allowed are [N, D], [N, H, W] and "
             "[N, H, W, C], none of them 0."
         )
-    if is_float:
-        images = to_float32(field, images)
+    if images.dtype.kind in "iu" and images.dtype != np.uint8 and images.ndim > 2:
+        raise ValueError(
+            f"{field} has {pixel_advice(images)}. Images are uint8, from 0 to 255, or "
+            "floats; other integers are token ids or counts, [N, T]."
+        )
     return images[..., None] if images.ndim == 3 else images
-
-
-def to_float32(field: str, array: np.ndarray) -> np.ndarray:
-    """Converts to `float32`, and refuses values that are not finite in it."""
-    with np.errstate(over="ignore"):
-        converted = array.astype(np.float32, copy=False)
-    bad = ~np.isfinite(converted)
-    if not bad.any():
-        return converted
-    first = tuple(map(int, np.unravel_index(np.argmax(bad), bad.shape)))
-    value = array[first]
-    advice = (
-        "which float32 cannot hold; scale them"
-        if np.isfinite(value)
-        else "which no network can learn from; remove or repair those examples"
-    )
-    raise ValueError(
-        f"{field} has {np.count_nonzero(bad)} values like {value} at {first}, the "
-        f"first of them, {advice}."
-    )
-
-
-def _to_labels(field: str, value: Any) -> np.ndarray:
-    labels = to_array(field, value)
-    if labels.ndim == 2:
-        is_column = labels.shape[1] == 1
-        what = "is a column" if is_column else "looks one-hot"
-        cure = "[:, 0]" if is_column else ".argmax(axis=1)"
-        raise ValueError(
-            f"{field} has shape {labels.shape} and {what}; labels are integers [N]: "
-            f"pass labels{cure}."
-        )
-    if labels.ndim != 1:
-        raise ValueError(f"{field} has shape {labels.shape}; labels are integers [N].")
-    if not np.issubdtype(labels.dtype, np.integer) and labels.size:
-        raise ValueError(
-            f"{field} has dtype {labels.dtype}; labels are integers from 0 to "
-            "num_classes - 1: convert numbers by .astype(int), and names by "
-            "np.unique(labels, return_inverse=True)[1]."
-        )
-    return labels
 
 
 def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
     """Returns the number of classes, taken from the labels if the user gave none."""
     source = ""
-    if num_classes is None:
-        num_classes = int(labels.max()) + 1
+    if num_classes is None and labels.ndim == 2:
+        num_classes = labels.shape[1]
+    elif num_classes is None:
+        # Negative labels are refused later, whatever the largest one is.
+        num_classes = max(int(labels.max()) + 1, 2 if labels.min() < 0 else 0)
         source = " by the largest training label"
     if not is_whole(num_classes) or num_classes < 2:
         raise ValueError(
@@ -201,14 +145,22 @@ def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
 
 
 def _check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
-    """Refuses labels outside 0 to `num_classes - 1`."""
+    """Refuses labels of classes that there are not."""
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes:
+            raise ValueError(
+                f"{field} label has shape {labels.shape}, with probabilities of "
+                f"{labels.shape[1]} classes; there are {num_classes}."
+            )
+        return
     bad = (labels < 0) | (labels >= num_classes)
     if bad.any():
         first = int(np.argmax(bad))
         raise ValueError(
             f"{field} label has {np.count_nonzero(bad)} values outside 0 to "
             f"{num_classes - 1}, the first being {labels[first]} at {first}. Number "
-            "the classes from 0, or pass num_classes."
+            "the classes from 0, np.unique(labels, return_inverse=True)[1], or pass "
+            "num_classes."
         )
 
 
@@ -224,11 +176,19 @@ def check_like_train(field: str, part: str, split: Split, train: Split) -> None:
 
 
 def _validation_count(validation: Any, num_examples: int) -> int:
-    """Returns the number of examples that a fraction or number carves out."""
+    """Returns the number of examples that a fraction or number carves out.
+
+    A fraction takes one at least.
+    """
+    if num_examples < 2:
+        raise ValueError(
+            f"train has {num_examples} example, of which none can be spared for "
+            "validation; give it at least 2, or validation=(images, labels)."
+        )
     if is_whole(validation):
         count = int(validation)
     elif is_real(validation) and 0 < validation < 1:
-        count = round(float(validation) * num_examples)
+        count = max(1, round(float(validation) * num_examples))
     else:
         raise ValueError(
             f"validation={validation!r}; allowed are a fraction between 0 and 1, a "
@@ -252,5 +212,7 @@ def _check_no_class_missing(labels: np.ndarray, num_classes: int) -> None:
         raise ValueError(
             f"train label has no example of {num_missing} of {num_classes} classes, "
             f"the first being class {first}, once validation is taken. Number the "
-            f"classes without gaps, or pass num_classes={num_classes} if this is meant."
+            "classes without gaps, np.unique(labels, return_inverse=True)[1], or, if "
+            "this is meant, make the data by jepbt.datasets.from_arrays(..., "
+            f"num_classes={num_classes})."
         )

@@ -15,7 +15,8 @@ class Dataset:
     """The splits of one data set, as `load` and `from_arrays` make them.
 
     A split is a dictionary of "image", `uint8` or `float32` `[N, H, W, C]` or
-    `[N, D]`, and "label", `int32[N]`.
+    `[N, D]`, or `int32[N, D]`, and "label", `int32[N]`, or `f32[N, C]` with each
+    class's probability. The splits may have labels of either kind.
 
     Attributes:
         name: the name of the data set.
@@ -58,7 +59,7 @@ def stratified_split(
     down or up; those with the largest remainders are rounded up.
 
     Args:
-        labels: `int[N]`, the class of each example.
+        labels: `int[N]`, the class of each example, or probabilities `f32[N, C]`.
         num_validation: the number of examples for validation.
         seed: the seed of the draw.
 
@@ -75,7 +76,7 @@ def stratified_split(
         >>> labels[validation].tolist()
         [0, 1, 1]
     """
-    labels = np.asarray(labels)
+    labels = classes_of(np.asarray(labels))
     if not 1 <= num_validation < len(labels):
         raise ValueError(
             f"num_validation={num_validation} of {len(labels)} examples: it must leave "
@@ -91,6 +92,16 @@ def stratified_split(
     shuffled = class_of[order]
     is_validation = rank_in_class(shuffled) < quotas[shuffled]
     return np.sort(order[~is_validation]), np.sort(order[is_validation])
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Returns each example's class, `int[N]`: the likeliest of probabilities `[N, C]`.
+
+    Example:
+        >>> classes_of(np.array([[0.2, 0.8], [0.6, 0.4]])).tolist()
+        [1, 0]
+    """
+    return labels.argmax(1) if labels.ndim == 2 else labels
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.datasets import tfds
 from jepbt.datasets.arrays import from_arrays
 from jepbt.datasets.dataset import Dataset, rank_in_class
-from jepbt.datasets.label_noise import check_rate, with_label_noise
+from jepbt.datasets.label_noise import check_pattern, check_rate, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
 KEYS = (("x_{}", "y_{}"), ("{}_image", "{}_label"))
@@ -39,6 +40,7 @@ def load(
     validation: float | None = None,
     label_noise: float = 0.0,
     validation_label_noise: float = 0.0,
+    label_noise_pattern: str | np.ndarray = "uniform",
     seed: int = 0,
     data_dir: str | os.PathLike | None = None,
 ) -> Dataset:
@@ -67,6 +69,8 @@ def load(
             CIFAR-10), in proportion for a slice.
         label_noise: the share of training labels to make wrong: see `with_label_noise`.
         validation_label_noise: the share of validation labels to make wrong.
+        label_noise_pattern: "uniform"; "pairs", where each class is mistaken for one
+            other; or a matrix `[C, C]`, whose rows sum to one.
         seed: the seed of the carving and the noise, which depend on nothing else.
         data_dir: the folder where TFDS keeps its data, for "tfds:" names only. None
             takes `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
@@ -91,6 +95,7 @@ def load(
     """
     check_rate("label_noise", label_noise)
     check_rate("validation_label_noise", validation_label_noise)
+    check_pattern(label_noise_pattern)
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     is_tfds = text.startswith("tfds:")
     if data_dir is not None and not is_tfds:
@@ -103,11 +108,15 @@ def load(
     elif text in NAMES:
         dataset = _embedded(text, validation, seed)
     elif text.endswith(".npz"):
-        dataset = _from_npz(Path(text), validation, seed)
+        dataset = _from_npz(user_path("name", text), validation, seed)
     else:
         raise _unknown(name)
     return with_label_noise(
-        dataset, label_noise, validation_label_noise=validation_label_noise, seed=seed
+        dataset,
+        label_noise,
+        validation_label_noise=validation_label_noise,
+        pattern=label_noise_pattern,
+        seed=seed,
     )
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import user_path
+
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "validation", "test")
 CACHE = "jepbt_arrays.npz"  # in the folder of the records, and deleted with it
@@ -67,7 +69,7 @@ def load_arrays(name: str, data_dir: str | os.PathLike | None) -> dict[str, np.n
     C]`, and "SPLIT_label", `int64[N]`.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    folder = Path(data_dir or default).expanduser()
+    folder = user_path("data_dir, or TFDS_DATA_DIR,", data_dir or default)
     with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
         builder = _find_builder(name, folder)
         if not builder.is_prepared():
@@ -96,7 +98,8 @@ def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
             np.savez(file, **arrays)
         os.replace(part, cache)
     except OSError:  # a read-only folder or a full disk: the records can be read again
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _find_builder(name: str, folder: Path) -> Any:

@@ -60,14 +60,14 @@ def batch_indices(
     first_epoch = start // num_examples
     num_epochs = (count - 1) // num_examples + 2  # as many as a generation can touch
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, first_epoch + epoch))(
-        jnp.arange(num_epochs)
+        jnp.arange(num_epochs, dtype=jnp.int32)
     )
     if num_examples <= _FEW:
         epochs = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)
         offset = start % num_examples
         rows = jax.lax.dynamic_slice(epochs.ravel(), (offset,), (count,))
     else:
-        positions = start + jnp.arange(count)
+        positions = start + jnp.arange(count, dtype=jnp.int32)
         words = jax.vmap(lambda key: jax.random.bits(key, (_ROUNDS,), jnp.uint32))(keys)
         of_position = words[positions // num_examples - first_epoch]
         rows = _permute(positions % num_examples, of_position, num_examples)

@@ -83,6 +83,12 @@ def check_step(before: PyTree, result: Any) -> None:
             f"'loss', got {sorted(metrics) if isinstance(metrics, dict) else metrics}."
         )
     for name, value in metrics.items():
+        if not hasattr(value, "shape"):
+            raise ValueError(
+                f"train_step: metric {name!r} must be a scalar, got a "
+                f"{type(value).__name__}. Give each of its numbers a name of its own, "
+                f"such as '{name}/norm'."
+            )
         if value.shape != ():
             raise ValueError(
                 f"train_step: metric {name!r} must be a scalar, got shape "

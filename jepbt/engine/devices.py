@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jepbt.arguments import user_path
+from jepbt.optional import optional
 
 AXIS = "population"
 
@@ -44,13 +47,13 @@ def map_members(
         chunk = min(chunk_size, num_members)
         run = lambda member: function(member, common)  # noqa: E731
         if chunk == num_members > 1:
-            return jax.vmap(run)(members)
+            return _together(run)(members)
         if chunk == 1:
             return jax.lax.map(run, members)
         chunked = jax.tree.map(
             lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), members
         )
-        results = jax.lax.map(jax.vmap(run), chunked)
+        results = jax.lax.map(_together(run), chunked)
         return jax.tree.map(
             lambda leaf: leaf.reshape(num_members, *leaf.shape[2:]), results
         )
@@ -78,6 +81,24 @@ def map_members(
         )(members, common)
 
     return over_devices
+
+
+def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Batches a member's function, and says what can be done if it cannot be."""
+
+    def batched(members):
+        try:
+            return jax.vmap(run)(members)
+        except (NotImplementedError, ValueError) as error:
+            if "callback" in str(error).lower():
+                error.add_note(
+                    "Several members are computed together, in no order: call back "
+                    "without ordered=True, and give jax.pure_callback a vmap_method "
+                    "such as 'sequential'. chunk_size=1 computes one after the other."
+                )
+            raise
+
+    return batched
 
 
 def trace_apart(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
@@ -215,7 +236,7 @@ def count_cpu_cores() -> int:
         >>> count_cpu_cores() >= 1
         True
     """
-    if hasattr(os, "sched_getaffinity"):
+    with contextlib.suppress(AttributeError, OSError):  # a system that does not tell
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -261,6 +282,13 @@ def use_compilation_cache() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "jepbt"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    with optional("compiled programs are not kept for the next start"):
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -16,28 +16,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jepbt.config import Config
-from jepbt.engine.batches import batch_indices
-from jepbt.engine.devices import map_members, over_members, replicated
+from jepbt.engine.devices import over_members, replicated
 from jepbt.engine.evaluation import (
     behaviour_shape,
-    count_rows,
     keep_best,
     score_member,
 )
 from jepbt.engine.inheritance import inherit
+from jepbt.engine.spec import Spec
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
-from jepbt.hyperparameters import decode
+from jepbt.engine.steps import member_steps, share_steps
+from jepbt.hyperparameters import decode, default_member
 from jepbt.population import (
-    BATCHES,
     FIRST_HPARAMS,
     FIRST_STATES,
     FRESH,
-    PREPARE,
     STRATEGY,
-    TRAIN,
     Member,
     PyTree,
     derive_key,
+    like,
     take,
     where,
 )
@@ -90,7 +88,8 @@ def generation(
     Returns:
         The state after the evaluation, and what the generation reports.
     """
-    parents, info = jnp.arange(state.population.fitness.size), {}
+    parents = jnp.arange(state.population.fitness.size, dtype=jnp.int32)
+    info = {}
     if evolves:
         state, plan = phases.evolve(inputs, number, state)
         parents, info = plan.parents, plan.info
@@ -100,40 +99,6 @@ def generation(
     state = phases.evaluate(inputs, number, metrics, state)
     lap("evaluate", state)
     return state, make_record(state, metrics, parents, info)
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """Says what a run is made of: all that its functions read beside arrays.
-
-    Attributes:
-        task: the task of one member.
-        strategy: the strategy between members.
-        config: checked, with its batch size decided.
-        mesh: the devices that share the population; `None` for no sharding.
-        chunk_size: the members of a device that are computed together.
-    """
-
-    task: Task
-    strategy: Strategy
-    config: Config
-    mesh: Mesh | None = None
-    chunk_size: int = 1
-
-    @property
-    def slots(self) -> jax.Array:
-        """The numbers of all slots, `i32[P]`."""
-        return jnp.arange(self.config.population_size)
-
-    def over_members(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Batches a function of one member: see `map_members`."""
-        return map_members(function, mesh=self.mesh, chunk_size=self.chunk_size)
-
-    def place(self, tree: PyTree, sharding: Callable[[Mesh], Any]) -> PyTree:
-        """Tells the compiler where arrays lie, if there are devices to choose from."""
-        if self.mesh is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, sharding(self.mesh))
 
 
 def make_phases(
@@ -168,6 +133,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
     )
     if spec.task.repair is not None:
         hparams = spec.task.repair(hparams)
+    hparams = like(default_member(spec.task.hparams), hparams)
 
     def init(member, inputs):
         slot, hparams = member
@@ -175,7 +141,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         return spec.task.init(key, decode(hparams))
 
     state = spec.over_members(init)((spec.slots, hparams), inputs)
-    unknown = jnp.full(size, jnp.nan)
+    unknown = jnp.full(size, jnp.nan, jnp.float32)
     population = Member(state, hparams, unknown)
     nobody = Best(
         dataclasses.replace(take(population, 0), fitness=jnp.float32(-jnp.inf)),
@@ -184,7 +150,9 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         jnp.int32(-1),
     )
     shape = behaviour_shape(spec.task, spec.strategy, *take((state, hparams), 0))
-    behaviour = None if shape is None else jnp.full((size, *shape), jnp.nan)
+    behaviour = None
+    if shape is not None:
+        behaviour = jnp.full((size, *shape), jnp.nan, jnp.float32)
     evaluation = Evaluation(unknown, unknown, behaviour)
     return RunState(population, evaluation, nobody, strategy_state)
 
@@ -212,6 +180,12 @@ def evolve(
     )
     if spec.task.repair is not None:
         plan = plan._replace(hparams=spec.task.repair(plan.hparams))
+    # A strategy may compute in 64 bits where they are switched on.
+    strategy_state = like(state.strategy, strategy_state)
+    plan = plan._replace(
+        parents=plan.parents.astype(jnp.int32),
+        hparams=like(state.population.hparams, plan.hparams),
+    )
     members = inherit(state.population.state, plan.parents, spec.mesh)
     stays = plan.parents == spec.slots
     if plan.fresh is not None:
@@ -257,20 +231,13 @@ def train(
         metrics as means over the steps.
     """
     population = state.population
-    indices = prepared = None
-    if inputs.train is not None and spec.config.batches == "shared":
-        key = derive_key(inputs.key, BATCHES)
-        indices = _draw_batches(spec, key, number, inputs.train)
-    if spec.task.prepare is not None:
-        prepared = spec.task.prepare(
-            derive_key(inputs.key, PREPARE, number),
-            population,
-            take(inputs.train, indices),
-            inputs.shared,
-        )
+    indices, prepared = share_steps(spec, inputs, number, population)
 
     def train_member(member, common):
-        return _train_member(spec, *member, *common)
+        slot, state, hparams = member
+        step, counted = member_steps(spec, slot, hparams, *common)
+        state, metrics = jax.lax.scan(step, state, counted)
+        return state, jax.tree.map(jnp.mean, metrics)
 
     trained, metrics = spec.over_members(train_member)(
         (spec.slots, population.state, population.hparams),
@@ -278,37 +245,6 @@ def train(
     )
     population = dataclasses.replace(population, state=trained)
     return dataclasses.replace(state, population=population), metrics
-
-
-def _train_member(spec, slot, state, hparams, inputs, number, indices, prepared):
-    """Takes one member's steps: its state, and the means of its metrics."""
-    member_key = derive_key(inputs.key, TRAIN, number, slot)
-    values = decode(hparams)
-    if inputs.train is not None and indices is None:
-        own_key = derive_key(inputs.key, BATCHES, slot)
-        indices = _draw_batches(spec, own_key, number, inputs.train)
-
-    def step(state, counted):
-        count, rows, extra = counted
-        key = jax.random.fold_in(member_key, count)
-        batch = take(inputs.train, rows)
-        if spec.task.prepare is not None:
-            batch = (batch, extra)
-        return spec.task.train_step(key, state, values, batch, inputs.shared)
-
-    counts = jnp.arange(spec.config.steps_per_generation)
-    state, metrics = jax.lax.scan(step, state, (counts, indices, prepared))
-    return state, jax.tree.map(jnp.mean, metrics)
-
-
-def _draw_batches(spec, key, number, rows) -> jax.Array:
-    return batch_indices(
-        key,
-        number,
-        num_examples=count_rows(rows),
-        batch_size=spec.config.batch_size,
-        num_steps=spec.config.steps_per_generation,
-    )
 
 
 def evaluate(

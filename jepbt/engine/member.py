@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
+from jepbt.engine.own_values import find_copies, renew
 from jepbt.hyperparameters import (
     HyperParameters,
     decode,
@@ -22,9 +22,11 @@ from jepbt.hyperparameters import (
     sample_population,
     spaces,
 )
+from jepbt.optional import optional
 from jepbt.population import Member, Population, PyTree
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
+from jepbt.tasks.task import check_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class TracedMember:
         traced: the traced functions behind each part of a run, by its name, without
             the training step.
         step: the lowered training step.
+        task: the task whose steps are traced: the one given, unless its states hold
+            copies of hyperparameters, which steps then make anew.
     """
 
     state: PyTree
@@ -49,6 +53,7 @@ class TracedMember:
     step_flops: float
     traced: Mapping[str, Sequence[Any]]
     step: Any
+    task: Task
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes what is computed: `"init"`, `"evolve"`, `"train"`, `"evaluate"`.
@@ -106,31 +111,27 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         >>> 2 * 2 * 10 * 100 * 2 < member.step_flops < 10_000
         True
     """
+    if jax.config.jax_disable_jit:
+        raise ValueError(
+            "jax_disable_jit is on, and a population is trained by compiled programs. "
+            "Switch it off (JAX_DISABLE_JIT=0); jax.debug.print works inside a step, "
+            "and task.train_step can be called by hand."
+        )
     first = _trace_strategy_init(task, strategy, config)
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
-    key = _key_shape()
-
-    def init(key, hparams):
-        return task.init(key, decode(hparams))
-
-    def step(key, state, hparams, batch, shared):
-        return task.train_step(key, state, decode(hparams), batch, shared)
+    check_behaviour(task, strategy)
+    steps = trace_steps(task, config)
+    state, hparams = steps.started.out_info, steps.hparams
+    _check_outside(steps.stepped, steps.num_inputs, "train_step")
+    traced = {"init": [steps.started], "evolve": [first], "evaluate": []}
+    traced["train"] = [] if steps.prepared is None else [steps.prepared]
 
     def evaluate(key, state, hparams, batch, shared):
         return task.evaluate(key, state, decode(hparams), batch, shared)
 
-    started = jax.jit(init).trace(key, hparams)
-    state = started.out_info
-    batch, rows = batch_shapes(task.data, config)
-    check_behaviour(task, strategy)
-    traced = {"init": [started], "evolve": [first], "train": [], "evaluate": []}
-    if task.prepare is not None:
-        prepared = _trace_prepare(task, batch, config)
-        traced["train"].append(prepared)
-        batch = batch, _rows_of(prepared.out_info)
-    stepped = jax.jit(step).trace(key, state, hparams, batch, task.shared)
-    check_step(state, stepped.out_info)
-    scored = jax.jit(evaluate).trace(key, state, hparams, rows, task.shared)
+    _, rows = batch_shapes(task.data, config)
+    scoring = _key_shape(), state, hparams, rows, task.shared
+    scored = jax.jit(evaluate).trace(*scoring)
+    _check_outside(scored, len(jax.tree.leaves(scoring)), "evaluate")
     traced["evaluate"].append(scored)
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
     if rows is not None and shape != (config.batch_size,):
@@ -143,8 +144,68 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         _trace_strategy_step(strategy, first.out_info, config, behaviour)
     )
     traced["evolve"] += _trace_hooks(task, state, hparams, first.out_info[1])
-    lowered = _lower(stepped)
-    return TracedMember(state, hparams, batch, _count_flops(lowered), traced, lowered)
+    lowered = _lower(steps.stepped)
+    flops = _count_flops(lowered)
+    return TracedMember(state, hparams, steps.batch, flops, traced, lowered, steps.task)
+
+
+class Steps(NamedTuple):
+    """How a member begins and trains, traced on shapes.
+
+    Attributes:
+        task: the task whose steps these are: see `TracedMember`.
+        hparams: the shapes of a member's hyperparameters.
+        batch: the shapes of a batch, as `train_step` takes it.
+        started: the traced `init`.
+        prepared: the traced `prepare`, or `None`.
+        stepped: the traced `train_step`.
+        num_inputs: the number of arrays that a step takes.
+    """
+
+    task: Task
+    hparams: HyperParameters
+    batch: PyTree
+    started: Any
+    prepared: Any
+    stepped: Any
+    num_inputs: int
+
+
+def trace_steps(task: Task, config: Config) -> Steps:
+    """Traces how a member begins and trains, with its own hyperparameters throughout.
+
+    Args:
+        task: the task to be trained.
+        config: checked, with its batch size decided.
+
+    Raises:
+        ValueError: if the functions do not fit together.
+    """
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    init = jax.jit(lambda key, hparams: task.init(key, decode(hparams)))
+    started = init.trace(_key_shape(), hparams)
+    batch, _ = batch_shapes(task.data, config)
+    prepared = None
+    if task.prepare is not None:
+        prepared = _trace_prepare(task, batch, config)
+        batch = batch, _rows_of(prepared.out_info)
+    args = _key_shape(), started.out_info, hparams, batch, task.shared
+
+    def trace(task):
+        def step(key, state, hparams, batch, shared):
+            return task.train_step(key, state, decode(hparams), batch, shared)
+
+        step = jax.jit(step)
+        return step, step.trace(*args)
+
+    step, stepped = trace(task)
+    check_step(started.out_info, stepped.out_info)
+    copies = find_copies(init, step, *args)
+    if copies:
+        task = renew(task, copies)
+        _, stepped = trace(task)
+    num_inputs = len(jax.tree.leaves(args))
+    return Steps(task, hparams, batch, started, prepared, stepped, num_inputs)
 
 
 def decide_batch_size(task: Task, config: Config) -> Config:
@@ -155,10 +216,27 @@ def decide_batch_size(task: Task, config: Config) -> Config:
             "jepbt.classification('fashion_mnist')."
         )
     spaces(task.hparams)
+    check_arrays(task)
     if config.batch_size is not None:
         return config
     check_whole("", "batch_size", task.batch_size, 1)
     return dataclasses.replace(config, batch_size=task.batch_size)
+
+
+def _check_outside(traced: Any, num_inputs: int, name: str) -> None:
+    """Refuses a function that reads what belongs to the trace of another one.
+
+    JAX hands such values to the function as inputs of their own.
+    """
+    if len(traced.jaxpr.in_avals) > num_inputs:
+        raise ValueError(
+            f"{name} reads a value that init has computed and kept outside of the "
+            "arrays of its state, such as the `tx` of flax's TrainState made from "
+            "hyperparameters: every child would have its parent's. Keep arrays alone "
+            "in the state, and make the rest where it is used: in train_step, updates, "
+            "opt_state = optax.adam(h.learning_rate).update(gradients, "
+            "state.opt_state, state.params)."
+        )
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:
@@ -220,7 +298,7 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
         hparams = sample_population(key, task.hparams, config.population_size)
         keys = jax.random.split(key, config.population_size)
         state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
-        return Member(state, hparams, jnp.zeros(config.population_size))
+        return Member(state, hparams, jnp.zeros(config.population_size, jnp.float32))
 
     num_steps = config.steps_per_generation
     batches = jax.tree.map(
@@ -258,14 +336,7 @@ def _lower(traced: Any) -> Any:
 
 
 def _count_flops(step: Any) -> float:
-    try:
+    with optional("the arithmetic of a training step is not counted"):
         analysis = step.cost_analysis() or {}
         return max(0.0, float(analysis.get("flops", 0.0)))
-    except Exception as error:
-        warnings.warn(
-            "the arithmetic of a training step could not be counted "
-            f"({type(error).__name__}: {str(error)[:200]}); the run goes on without.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return 0.0
+    return 0.0

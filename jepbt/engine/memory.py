@@ -6,6 +6,7 @@ the data. What a step needs beside that, the compiler knows, and says after comp
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from jepbt.config import Config
 from jepbt.engine.member import TracedMember
+from jepbt.optional import optional
 from jepbt.tasks import Task
 
 
@@ -56,7 +58,9 @@ def check_memory(
 
 def reserved_bytes(program: Any) -> int:
     """Adds up what a compiled program holds on one device while it runs."""
-    memory = program.memory_analysis()
+    memory = None
+    with optional("what a program reserves is not known, and not checked"):
+        memory = program.memory_analysis()
     if memory is None:
         return 0
     return (
@@ -102,11 +106,13 @@ def readable(count: float) -> str:
 
 def memory_limit(device: jax.Device) -> int:
     """Finds how much memory a run may use on one device."""
-    statistics = device.memory_stats() if device.platform != "cpu" else None
+    statistics = None
+    with optional("the memory of a device is not known, and taken to be the host's"):
+        statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     limits = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # it does not tell
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in (
         "/sys/fs/cgroup/memory.max",

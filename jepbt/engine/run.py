@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 
 from jepbt.config import Config, check
 from jepbt.engine.devices import check_chunk
+from jepbt.engine.forks import check_fork
 from jepbt.engine.generation import Phases, generation, make_phases
-from jepbt.engine.member import decide_batch_size
+from jepbt.engine.member import decide_batch_size, trace_steps
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
+from jepbt.engine.switches import own_rules
 from jepbt.population import Population
 from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Splits, Task
@@ -38,6 +41,7 @@ def make_run(
     Raises:
         TypeError: if the task or the strategy is of another type.
         ValueError: if a field of the config is not allowed.
+        RuntimeError: in a forked process whose parent has used JAX.
 
     Example:
         Three seeds of two members that climb `-x²`, as one program:
@@ -66,6 +70,7 @@ def make_run(
         >>> history.fitness.shape, bool((best.member.fitness > -1).all())
         ((3, 5, 2), True)
     """
+    check_fork("make_run")
     check(config)
     for name, value, kind in (("task", task, Task), ("strategy", strategy, Strategy)):
         if not isinstance(value, kind):
@@ -76,9 +81,10 @@ def make_run(
     check_chunk(config.chunk_size, config.population_size)
     config = decide_batch_size(task, config)
     chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
-    phases = make_phases(task, strategy, config, chunk_size=chunk_size)
 
+    @own_rules()
     def run(key, data):
+        check_fork("run(key, data)")
         if data is not None and not isinstance(data, Splits):
             raise TypeError(
                 "run(key, data): data must be a jepbt.Splits such as task.data, or "
@@ -86,12 +92,14 @@ def make_run(
             )
         # The task's own arrays may be NumPy's, whose rows a traced index cannot pick.
         data, shared = jax.tree.map(jnp.asarray, (data, task.shared))
+        current = trace_steps(dataclasses.replace(task, data=data), config).task
+        phases = make_phases(current, strategy, config, chunk_size=chunk_size)
         inputs = make_inputs(key, data, shared)
         after_first = phases._replace(evolve=functools.partial(_evolve_later, phases))
         state, history = jax.lax.scan(
             lambda state, number: generation(after_first, inputs, number, state),
             phases.init(inputs),
-            jnp.arange(config.num_generations),
+            jnp.arange(config.num_generations, dtype=jnp.int32),
         )
         return state.population, state.best, history
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepbt.engine.switches import own_rules
 from jepbt.host.candidate import Candidate, decode_population, encode_population
 from jepbt.host.progress import Pending, Progress
 from jepbt.hyperparameters import encode
@@ -26,7 +27,7 @@ def start(
 ) -> Progress:
     """Makes the first population, with new draws for repeated hyperparameters."""
     num_members = len(population)
-    with _on_cpu():
+    with _on_cpu(), own_rules():
         state, drawn = strategy.init(
             derive_key(jax.random.key(seed), FIRST_HPARAMS),
             type(population[0].hparams),
@@ -99,8 +100,10 @@ def _step(
     """Runs the strategy's step over all slots, with the key of these indices."""
     candidates = progress.candidates
     generation = math.ceil(sum(progress.ages) / len(candidates))
-    with _on_cpu():
-        stepped = _compile(strategy.step)(
+    with _on_cpu(), own_rules():
+        step = strategy.step
+        # An edited function may stay the same object, with other code.
+        stepped = _compile(step, getattr(step, "__code__", None))(
             np.uint32(seed),
             tuple(map(np.int32, indices)),
             np.int32(generation),
@@ -115,7 +118,7 @@ def _step(
 
 
 @functools.lru_cache(maxsize=16)
-def _compile(step: Callable) -> Callable:
+def _compile(step: Callable, code: Any) -> Callable:
     @jax.jit
     def evolve(seed, indices, generation, state, hparams, *measured):
         key = derive_key(jax.random.key(seed), STRATEGY, *indices)

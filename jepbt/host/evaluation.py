@@ -99,7 +99,11 @@ def mistaken(what: str, error: BaseException) -> Failure:
 
 def one_line(error: BaseException) -> str:
     """Writes an error's type and message in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        text = str(error)
+    except Exception:  # an error whose own message fails
+        text = "its message cannot be shown"
+    return " ".join(f"{type(error).__name__}: {text}".split())
 
 
 def _trace(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from jepbt.host.evaluation import (
     mistaken,
     one_line,
 )
+from jepbt.optional import optional
 
 
 class _InThisProcess:
@@ -78,8 +79,9 @@ class _OnExecutor:
             return slot, failed(error)
 
     def close(self) -> None:
-        for future in self._pending:
-            future.cancel()
+        with optional("evaluations that nobody waits for may still run"):
+            for future in self._pending:
+                future.cancel()
 
     def _broken(self, error: BaseException) -> RuntimeError:
         return RuntimeError(
@@ -217,9 +219,9 @@ class _Worker:
                 "before it could work; its own error is above. A script needs "
                 "`if __name__ == '__main__':` around what starts a run."
             )
-        how = (
-            f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        )
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        with contextlib.suppress(ValueError):  # some signals have no name
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else how
         return Failure(f"its process died ({how})")
 
     def end(self, timeout: float) -> None:
@@ -234,8 +236,9 @@ class _Worker:
         try:
             os.killpg(self.process.pid, number)
         except (ProcessLookupError, PermissionError):  # gone, or has no group yet
-            if self.process.is_alive():
-                os.kill(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                if self.process.is_alive():
+                    os.kill(self.process.pid, number)
 
 
 def _work(connection: Any, pickled_function: bytes) -> None:

@@ -13,15 +13,16 @@ import math
 import os
 import pathlib
 import time
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.checkpoints.folder import describe_spaces
 from jepbt.config import check_folder
+from jepbt.engine.forks import check_fork
 from jepbt.engine.state import Record
 from jepbt.host import breeding
 from jepbt.host.candidate import Candidate, encode_population
@@ -36,6 +37,7 @@ from jepbt.host.checks import (
 from jepbt.host.evaluation import EvaluationFn, Failure, Outcome
 from jepbt.host.evaluators import Evaluator, open_evaluator
 from jepbt.host.progress import Progress, open_run, save
+from jepbt.optional import warn
 from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy, resolve_strategy
 
@@ -110,7 +112,8 @@ def epbt(
         run_dir: a folder for `config.json`, `history.jsonl` and `candidates.pkl`, a
             pickle of the population after every generation, with whatever objects the
             evaluation function returned. Loading a pickle runs code: continue only
-            runs of your own.
+            runs of your own. `~` is the home folder; a relative path starts from the
+            folder that is the current one now, whatever evaluations change it to.
         resume: `True` continues the run that `run_dir` holds, if it holds one. Only
             the missing generations run, perhaps more than planned at first.
 
@@ -121,9 +124,15 @@ def epbt(
     Raises:
         TypeError: for an argument of the wrong type; the message names it. Later, if
             the evaluation function returns anything but a new candidate.
-        ValueError: for a value that is not allowed. Later, if `run_dir` cannot be
+        ValueError: for a value that is not allowed, also a `run_dir` that cannot be
             written to.
-        RuntimeError: later, if all evaluations of a generation fail.
+        RuntimeError: in a forked process whose parent has used JAX. Later, if all
+            evaluations of a generation fail.
+
+    Warns:
+        RuntimeWarning: if an evaluation fails; or if `run_dir` cannot be written to any
+            more, from a disk that is full: the run goes on, and what is missing is
+            written once it can be.
 
     Example:
         >>> from dataclasses import dataclass
@@ -145,6 +154,7 @@ def epbt(
         Liang et al., "Regularized Evolutionary Population-Based Training", 2021,
         https://arxiv.org/abs/2002.04225
     """
+    check_fork("epbt")
     hparams_type = check_population(initial_population)
     check_settings(n_generations, retries, seed, asynchronous, resume)
     check_evaluation(evaluation_function, n_processes, executor, initial_population)
@@ -164,7 +174,8 @@ def epbt(
                 "asynchronous": asynchronous,
                 "seed": int(seed),
             }
-            folder, progress = open_run(run_dir, resume, settings, resources)
+            path = user_path("run_dir", run_dir)
+            folder, progress = open_run(path, resume, settings, resources)
         elif resume:
             raise ValueError("resume=True needs run_dir, the folder of the run.")
         if progress is None:
@@ -206,6 +217,8 @@ class _Run:
     progress: Progress
     failures: list[Failure] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    unwritten: list[Generation] = dataclasses.field(default_factory=list)
+    told: set[str] = dataclasses.field(default_factory=set)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -233,7 +246,8 @@ def _generations(run: _Run, resources: contextlib.ExitStack) -> Iterator[Candida
                     f"{run.failures[0].traceback}"
                 )
             if run.folder is not None:
-                save(run.folder, progress, _report(run, generation))
+                run.unwritten.append(_report(run, generation))
+                save(run.folder, progress, run.unwritten, run.told)
             yield progress.best
 
 
@@ -287,11 +301,9 @@ def _receive(run: _Run) -> int:
         raise TypeError(f"{where}: {outcome.reason}.\n{outcome.traceback}".rstrip())
     else:
         run.failures.append(outcome)
-        warnings.warn(
+        warn(
             f"the evaluation of {where} failed: {outcome.reason}. Hyperparameters: "
-            f"{given.hparams}. Its fitness is nan.",
-            RuntimeWarning,
-            stacklevel=4,  # the line that asks the generator for the next best
+            f"{given.hparams}. Its fitness is nan."
         )
         # The model it was given: what the failed evaluation made of it is lost.
         outcome = copy.copy(given)

@@ -14,9 +14,10 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from jepbt.checkpoints import differences
+from jepbt.checkpoints import RunFolder, differences
 from jepbt.checkpoints import folder as run_directory
 from jepbt.host.candidate import Candidate
+from jepbt.optional import optional
 from jepbt.results import Generation
 
 _CANDIDATES = "candidates.pkl"
@@ -73,19 +74,33 @@ def open_run(
 ) -> tuple[pathlib.Path, Progress | None]:
     """Takes a folder for a run until `resources` closes, and loads the run in it."""
     folder = run_directory.claim(path, resume=resume)
-    lock = run_directory.lock(folder)
-    if lock is not None:
-        resources.callback(lock.release)
+    held = RunFolder(folder, run_directory.lock(folder))
+    resources.callback(held.release)
     # Another run may have come between the first look and the lock.
     run_directory.claim(path, resume=resume)
-    if run_directory.holds_run(folder):
-        return folder, _load(folder, settings)
-    run_directory.write_config(folder, settings)
+    try:
+        if run_directory.holds_run(folder):
+            return folder, _load(folder, settings)
+        run_directory.write_config(folder, settings)
+    except OSError as error:
+        raise run_directory.not_writable(folder, error) from error
     return folder, None
 
 
-def save(folder: pathlib.Path, progress: Progress, report: Generation) -> None:
-    """Writes a generation's report and everything that the next ones need."""
+def save(
+    folder: pathlib.Path,
+    progress: Progress,
+    reports: list[Generation],
+    told: set[str],
+) -> None:
+    """Writes reports on generations, and everything that the next ones need.
+
+    What cannot be written, on a full disk for example, stays in `reports`, to be
+    written with the next generation. The run goes on.
+
+    Raises:
+        TypeError: if a candidate cannot be pickled.
+    """
     try:
         content = pickle.dumps(progress)
     except Exception as error:  # whatever the model's own pickling raises
@@ -93,11 +108,14 @@ def save(folder: pathlib.Path, progress: Progress, report: Generation) -> None:
             f"a candidate cannot be pickled, which run_dir={str(folder)!r} needs: "
             f"{type(error).__name__}: {error}"
         ) from error
-    try:
-        run_directory.append_history(folder, report)
+    missing = f"run_dir={str(folder)!r} lacks generations"
+    with optional(missing, told) as attempt:
+        while reports:
+            run_directory.append_history(folder, reports[0])
+            reports.pop(0)
         run_directory.replace(folder / _CANDIDATES, content, sync=True)
-    except OSError as error:
-        raise run_directory.not_writable(folder, error) from error
+    if not attempt.failed:
+        told.discard(missing)  # the next time is news again
 
 
 def _load(folder: pathlib.Path, settings: Mapping[str, Any]) -> Progress | None:

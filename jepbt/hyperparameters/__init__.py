@@ -9,8 +9,15 @@ from jepbt.hyperparameters.declaration import (
     spaces,
     taylor_hparam,
 )
-from jepbt.hyperparameters.draws import columns, draw_for, normal, whole_below
-from jepbt.hyperparameters.numeric import MIN_FACTOR, Integer, Number, Real, Vector
+from jepbt.hyperparameters.draws import (
+    columns,
+    draw_for,
+    normal,
+    whole_below,
+    whole_of_two,
+)
+from jepbt.hyperparameters.integer import Integer
+from jepbt.hyperparameters.numeric import MIN_FACTOR, Number, Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
 from jepbt.hyperparameters.values import (
     clip_all,
@@ -55,4 +62,5 @@ __all__ = [
     "taylor_hparam",
     "to_python",
     "whole_below",
+    "whole_of_two",
 ]

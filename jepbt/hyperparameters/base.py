@@ -21,19 +21,21 @@ class Space:
         dtype: the dtype of its leaf, `float32` or `int32`.
         ordered: `True` if a small step makes sense, so that mutations move values
             instead of only drawing them anew.
+        is_wide: `True` if `prior` needs a second uniform number for each, `rest`.
     """
 
     default: Any
     shape: ClassVar[tuple[int, ...]] = ()
     dtype: ClassVar[type] = np.float32
     ordered: ClassVar[bool] = True
+    is_wide: ClassVar[bool] = False
 
     @classmethod
     def declare(cls, where: str, **declared: Any) -> Space:
         """Makes the space of a declared field, or raises a `ValueError`."""
         raise NotImplementedError
 
-    def prior(self, uniform: jax.Array) -> jax.Array:
+    def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Turns uniform numbers `f32[..., *shape]` into draws from the prior."""
         raise NotImplementedError
 

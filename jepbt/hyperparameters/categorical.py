@@ -72,7 +72,15 @@ class Categorical(Space):
         """`True` if the choices are numbers, which member code can read as values."""
         return all(isinstance(choice, int | float) for choice in self.choices)
 
-    def prior(self, uniform: jax.Array) -> jax.Array:
+    def _numbers(self) -> np.ndarray | None:
+        """Returns choices that are numbers in 32 bits; `None` if they do not fit."""
+        numbers = np.array(self.choices)
+        if numbers.dtype.kind in "fb":
+            return numbers.astype(np.float32 if numbers.dtype.kind == "f" else bool)
+        fits = (numbers >= -(2**31)).all() and (numbers < 2**31).all()
+        return numbers.astype(np.int32) if fits else None
+
+    def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Draws each choice with equal probability."""
         return whole_below(len(self.choices), uniform)
 
@@ -100,7 +108,8 @@ class Categorical(Space):
         """Places ordered choices between 0 and 1, others each on an axis of its own."""
         if self.ordered:
             return leaf.astype(jnp.float32)[:, None] / (len(self.choices) - 1)
-        return jax.nn.one_hot(leaf, len(self.choices)) / math.sqrt(2)
+        places = jax.nn.one_hot(leaf, len(self.choices), dtype=jnp.float32)
+        return places / math.sqrt(2)
 
     def encode(self, value: Any) -> np.ndarray:
         """Turns a choice into its index."""
@@ -110,15 +119,19 @@ class Categorical(Space):
         """Turns indices into the numbers that they stand for, or into a `Choice`."""
         if not self.is_numeric:
             return Choice(leaf, self.choices, name)
-        return jnp.asarray(np.array(self.choices))[leaf]
+        numbers = self._numbers()
+        if numbers is None:
+            raise ValueError(
+                f"{name}: choices={self.choices} do not fit the 32 bits that a whole "
+                "number has in a compiled program. Write them as floats or, to pick "
+                "functions by jepbt.choose, as texts."
+            )
+        return jnp.asarray(numbers)[leaf]
 
     def readable(self, leaf: np.ndarray) -> np.ndarray:
         """Turns indices into an array of the choices."""
-        if self.is_numeric:
-            choices = np.array(self.choices)
-            narrow = {"f": np.float32, "i": np.int32, "b": bool}  # as on the device
-            choices = choices.astype(narrow[choices.dtype.kind])
-        else:
+        choices = self._numbers() if self.is_numeric else None
+        if choices is None:
             choices = np.empty(len(self.choices), object)
             choices[:] = self.choices
         return choices[np.asarray(leaf)]

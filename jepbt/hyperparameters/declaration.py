@@ -15,7 +15,8 @@ import numpy as np
 
 from jepbt.hyperparameters.base import Space, to_plain
 from jepbt.hyperparameters.categorical import Categorical
-from jepbt.hyperparameters.numeric import Integer, Real, Vector
+from jepbt.hyperparameters.integer import Integer
+from jepbt.hyperparameters.numeric import Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
 from jepbt.losses import taylorglo
 
@@ -69,12 +70,24 @@ class HyperParameters:
         # `dataclass(slots=True)` makes a second class: it passes here again, and each
         # reads its fields only when flattened, after the decorator has done its work.
         def flatten(h):
-            key = jax.tree_util.GetAttrKey
-            return [(key(name), getattr(h, name)) for name in _names(cls)], None
+            key, fields = jax.tree_util.GetAttrKey, _fields(cls)
+            return [(key(f.name), getattr(h, f.name)) for f in fields], fields
 
         jax.tree_util.register_pytree_with_keys(
-            cls, flatten, lambda _, leaves: build(cls, leaves)
+            cls, flatten, lambda fields, leaves: _build(cls, fields, leaves)
         )
+
+
+class _Fields(tuple):
+    """The declared fields of a class as they are now.
+
+    An edited class may stay the same object (IPython's autoreload). Its fields are new
+    ones, which compare by identity: whatever is kept for a class, JAX's compiled
+    programs too, is kept for these.
+    """
+
+    def __repr__(self) -> str:
+        return ", ".join(field.name for field in self)
 
 
 def hparam(
@@ -190,12 +203,14 @@ def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
             "hparams must be a dataclass that inherits from jepbt.HyperParameters, "
             f"got {hparams_type!r}.{hint}"
         )
-    return _read_spaces(hparams_type)
+    return _read_spaces(hparams_type, _fields(hparams_type))
 
 
-@functools.cache
-def _read_spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
-    if not _names(hparams_type):
+@functools.lru_cache(maxsize=256)
+def _read_spaces(
+    hparams_type: type[HyperParameters], fields: _Fields
+) -> Mapping[str, Space]:
+    if not fields:
         raise ValueError(
             f"{hparams_type.__name__} has no fields: nothing would evolve. "
             "Add one with jepbt.hparam(...)."
@@ -206,13 +221,12 @@ def _read_spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
         annotations = {}
     return {
         field.name: _space(hparams_type.__name__, field, annotations.get(field.name))
-        for field in dataclasses.fields(hparams_type)
+        for field in fields
     }
 
 
-@functools.cache
-def _names(hparams_type: type[HyperParameters]) -> tuple[str, ...]:
-    """Returns the field names, or raises if the dataclass decorator was forgotten."""
+def _fields(hparams_type: type[HyperParameters]) -> _Fields:
+    """Returns the fields, or raises if the dataclass decorator was forgotten."""
     if not (
         dataclasses.is_dataclass(hparams_type)
         # A subclass inherits `__dataclass_fields__`, so its own attributes decide.
@@ -225,14 +239,18 @@ def _names(hparams_type: type[HyperParameters]) -> tuple[str, ...]:
             f"{hparams_type.__name__} inherits from jepbt.HyperParameters but is no "
             "dataclass: write @dataclasses.dataclass above the class."
         )
-    return tuple(field.name for field in dataclasses.fields(hparams_type))
+    return _Fields(dataclasses.fields(hparams_type))
 
 
 def build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
     """Makes an instance without its `__init__`, which may be frozen or check values."""
-    hparams = object.__new__(hparams_type)
-    for name, leaf in zip(_names(hparams_type), leaves, strict=True):
-        object.__setattr__(hparams, name, leaf)
+    return _build(hparams_type, _fields(hparams_type), leaves)
+
+
+def _build(cls: type, fields: _Fields, leaves: Sequence[Any]) -> HyperParameters:
+    hparams = object.__new__(cls)
+    for field, leaf in zip(fields, leaves, strict=True):
+        object.__setattr__(hparams, field.name, leaf)
     return hparams
 
 
@@ -244,6 +262,9 @@ def _space(owner: str, field: dataclasses.Field, annotation: Any) -> Space:
     if "genome" in declared:
         return TaylorLoss.declare(where, **declared)
     if field.default is dataclasses.MISSING:
+        nested = {annotation, field.default_factory}
+        if nesting := _nesting(owner, *nested):
+            raise ValueError(f"{where}:{nesting}")
         raise ValueError(
             f"{where} has no default. Give it one: jepbt.hparam(0.1, min=0.0, max=1.0)."
         )
@@ -270,7 +291,19 @@ def _infer_kind(where, default, *, choices, ordered, **_) -> type[Space]:
         f"{where}: a default of {default!r} cannot evolve in the compiled program, "
         "whose arrays are numbers of fixed shape. Use a float, an int, or "
         "jepbt.hparam(..., choices=(...)) and jepbt.choose."
+        f"{_nesting(where.partition('.')[0], type(default))}"
     )
+
+
+def _nesting(owner: str, *kinds: Any) -> str:
+    """Returns advice for dataclasses that stand inside another one."""
+    for kind in filter(dataclasses.is_dataclass, kinds):
+        return (
+            f" {kind.__name__} is a dataclass, and hyperparameters are one flat class: "
+            f"declare its fields in {owner}, or inherit them, class {owner}"
+            f"({kind.__name__})."
+        )
+    return ""
 
 
 def _check_annotation(

@@ -1,16 +1,16 @@
-"""Describes hyperparameters that are numbers: real, whole, or a vector of reals."""
+"""Describes hyperparameters that are numbers; the real ones, alone or in a vector."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.arguments import check_bool, is_real, is_whole
+from jepbt.arguments import check_bool, is_real
 from jepbt.hyperparameters.base import Space
 from jepbt.hyperparameters.draws import normal
 
@@ -50,10 +50,10 @@ class Number(Space):
         """The smallest and the largest value that the device may hold."""
         return _round_inside(self.min, +1), _round_inside(self.max, -1)
 
-    def prior(self, uniform: jax.Array) -> jax.Array:
+    def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Draws uniformly between the bounds, or log-normally about the default."""
         if self.is_bounded:
-            return self.clip(_between(uniform, self.min, self.max, self.log))
+            return self.clip(between(uniform, self.min, self.max, self.log))
         default = np.broadcast_to(np.float32(self.default), uniform.shape)
         return self.clip(default * jnp.exp(0.5 * normal(uniform)))
 
@@ -72,8 +72,14 @@ class Number(Space):
         return value * jnp.maximum(1 + sigma * noise, MIN_FACTOR)
 
     def multiply(self, value, factor, noise):
-        """Multiplies by the factor."""
-        return value * factor
+        """Multiplies by the factor, which could never leave zero.
+
+        From exactly there it adds: a factor of 1.2 adds a fifth of the range.
+        """
+        if not self.is_bounded or not self.min <= 0 <= self.max:
+            return value * factor
+        from_zero = (self.max - self.min) * (factor - 1)
+        return jnp.where(value == 0, from_zero, value * factor)
 
     def coordinates(self, leaf: jax.Array) -> jax.Array:
         """Places values in [0, 1], by their logarithm where that is their scale."""
@@ -118,54 +124,6 @@ class Real(Number):
             if bound is not None and value == limit:
                 return float(bound)
         return float(str(value))
-
-
-class Integer(Number):
-    """A whole number."""
-
-    dtype: ClassVar = np.int32
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """The smallest and the largest value that the device may hold."""
-        low = -(2**31) if self.min is None else self.min
-        return low, 2**31 - 1 if self.max is None else self.max
-
-    def prior(self, uniform: jax.Array) -> jax.Array:
-        """Draws uniformly, each number as likely as its cell `[n, n + 1)`."""
-        if not self.is_bounded:
-            return super().prior(uniform)
-        cells = _between(uniform, self.min, self.max + 1, self.log)
-        return self.clip(jnp.floor(cells))
-
-    def clip(self, value: jax.Array) -> jax.Array:
-        """Rounds values and brings them inside the bounds."""
-        return super().clip(jnp.round(value).astype(jnp.int32))
-
-    def move(self, value, noise, side, *, sigma, redraw):
-        """Moves like a real number; rounded at random in proportion.
-
-        Otherwise small numbers could not move: adding a uniform number between -0.5 and
-        0.5 before rounding rounds up as often as the fraction says.
-        """
-        moved = super().move(value, noise, side, sigma=sigma, redraw=redraw)
-        return moved + (side - 0.5)
-
-    def multiply(self, value, factor, noise):
-        """Multiplies by the factor and rounds away from the old value."""
-        size = jnp.abs(value) * factor
-        size = jnp.where(factor > 1, jnp.ceil(size), jnp.floor(size))
-        return jnp.sign(value) * size
-
-    def to_python(self, leaf: np.ndarray) -> int:
-        """Returns an `int`."""
-        return int(leaf)
-
-    def check(self, where: str, value: Any) -> None:
-        """Raises unless a value is a whole number inside the bounds."""
-        if not is_whole(value):
-            raise TypeError(f"{where}={value!r} must be a whole number.")
-        super().check(where, value)
 
 
 class Vector(Real):
@@ -256,9 +214,10 @@ def _check_number(where: str, name: str, value: Any, default: float) -> None:
         )
 
 
-def _between(uniform: jax.Array, low: float, high: float, log: bool) -> jax.Array:
+def between(uniform: jax.Array, low: float, high: float, log: bool) -> jax.Array:
+    """Turns numbers from 0 to below 1 into uniform or log-uniform ones of a range."""
     if log:
-        return jnp.exp(_between(uniform, math.log(low), math.log(high), False))
+        return jnp.exp(between(uniform, math.log(low), math.log(high), False))
     return low + (high - low) * uniform
 
 

@@ -52,7 +52,7 @@ class TaylorLoss(Space):
         """The norm of the default's `direction`, which an effective genome keeps."""
         return float(np.linalg.norm(taylorglo.direction(np.array(self.default))))
 
-    def prior(self, uniform: jax.Array) -> jax.Array:
+    def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Draws the default plus its noise."""
         seed = jnp.broadcast_to(jnp.asarray(self.default), uniform.shape)
         step = self.noise * normal(uniform) if self.noise else jnp.zeros_like(uniform)

@@ -18,8 +18,11 @@ from jepbt.hyperparameters.base import Space
 from jepbt.hyperparameters.categorical import Categorical
 from jepbt.hyperparameters.declaration import HyperParameters, build, spaces
 from jepbt.hyperparameters.draws import columns, draw_for
-from jepbt.hyperparameters.numeric import Integer, Real, Vector
+from jepbt.hyperparameters.integer import Integer
+from jepbt.hyperparameters.numeric import Real, Vector
 from jepbt.hyperparameters.taylor import TaylorLoss
+
+_REST = 0x72657374  # makes a key for wide integers' second numbers
 
 KINDS = {
     kind.__name__: kind for kind in (Real, Integer, Vector, Categorical, TaylorLoss)
@@ -56,7 +59,7 @@ def map_fields(
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
     """Brings every field back into its space, after operators that may not know it."""
-    return map_fields(lambda space, leaf: space.clip(leaf), hparams)
+    return map_fields(lambda space, leaf: space.clip(leaf).astype(space.dtype), hparams)
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -129,6 +132,12 @@ def sample_prior(
         jax.ShapeDtypeStruct((num_members, *space.shape), space.dtype)
         for space in fields
     ]
-    uniforms = columns(draw_for(key, shapes, 1)[0], shapes)
-    leaves = [space.prior(u) for space, u in zip(fields, uniforms, strict=True)]
+    draws = [columns(draw_for(key, shapes, 1)[0], shapes)]
+    if any(space.is_wide for space in fields):
+        rest = draw_for(jax.random.fold_in(key, _REST), shapes, 1)[0]
+        draws.append(columns(rest, shapes))
+    leaves = [
+        space.prior(*u).astype(space.dtype)
+        for space, *u in zip(fields, *draws, strict=True)
+    ]
     return build(hparams_type, leaves)

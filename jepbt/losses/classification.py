@@ -9,14 +9,14 @@ that are class indices, raise a `ValueError` that tells a remedy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jepbt.arguments import check_scalar
+from jepbt.arguments import check_scalar, check_transition
 from jepbt.losses import taylorglo
 
 LossFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -253,28 +253,6 @@ def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
         return -jnp.sum(labels * jnp.log(seen + 1e-6), axis=-1)
 
     return loss
-
-
-def check_transition(where: str, name: str, value: Any) -> np.ndarray:
-    """Returns a matrix of probabilities `f64[C, C]`, or raises a `ValueError`."""
-    try:
-        matrix = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        matrix = np.empty(0)
-    if matrix.ndim != 2 or len(matrix) != len(matrix.T) or len(matrix) < 2:
-        raise ValueError(
-            f"{where}: {name} must be a matrix [C, C] of at least 2 classes, got shape "
-            f"{np.shape(value)}."
-        )
-    sums = matrix.sum(1)
-    is_off = ~(np.abs(sums - 1) < 1e-4) | ~np.all(matrix >= 0, axis=1)
-    if is_off.any():
-        row = int(np.argmax(is_off))
-        raise ValueError(
-            f"{where}: {name} must hold probabilities, so that each row sums to one; "
-            f"row {row} is {matrix[row].tolist()}, whose sum is {sums[row]:.6g}."
-        )
-    return matrix
 
 
 def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array:

@@ -119,6 +119,15 @@ def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
         counts = jax.tree.map(jnp.zeros_like, state_of(module, nnx.RngCount))
         nnx.update(module, counts)
 
+    def settings(module, key, hparams, train):
+        """Gives `rngs` to modules that require it, or keep no streams themselves."""
+        call = type(module).__call__
+        rngs = inspect.signature(call).parameters.get("rngs")
+        keeps_own = bool(jax.tree.leaves(state_of(module, nnx.RngState)))
+        if rngs is None or (keeps_own and rngs.default is not rngs.empty):
+            return _settings(call, hparams, train)
+        return _settings(call, hparams, train, rngs=nnx.Rngs(key))
+
     def init(key, images, hparams=None):
         module = build(key)
         return state_of(module, nnx.Param), state_of(module, other)
@@ -135,13 +144,15 @@ def from_nnx(factory: Callable[..., Any]) -> tuple[Callable, Callable]:
         nnx.update(module, params)
         nnx.update(module, variables)
         reseed(module, key)
-        logits = module(images, **_settings(type(module).__call__, hparams, train))
+        logits = module(images, **settings(module, key, hparams, train))
         return logits, state_of(module, other) if train else variables
 
     return init, apply
 
 
-def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, Any]:
+def _settings(
+    call: Callable[..., Any], hparams: Any, train: bool, **more: Any
+) -> dict[str, Any]:
     """Picks the keyword arguments that a module's `__call__` names."""
     offered = {
         "hparams": hparams,
@@ -150,6 +161,7 @@ def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, 
         "is_training": train,
         "deterministic": not train,
         "use_running_average": not train,
+        **more,
     }
     named = inspect.signature(call).parameters
     missing = [
@@ -164,7 +176,7 @@ def _settings(call: Callable[..., Any], hparams: Any, train: bool) -> dict[str, 
             f"model: {call.__qualname__} needs {', '.join(missing)}, and is given, "
             f"beside its input, only {', '.join(offered)}, as far as it names them. "
             "Give it a default; random numbers come from self.make_rng(...) in linen, "
-            "from an nnx.Rngs that the module keeps in nnx."
+            "from an argument `rngs`, or an nnx.Rngs that the module keeps, in nnx."
         )
     return {name: value for name, value in offered.items() if name in named}
 

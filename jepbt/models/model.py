@@ -6,7 +6,8 @@ makes a `Model` of each.
 
 A flax module's `__call__` takes the images first. Of `hparams`, `train`, `training`,
 `is_training`, `deterministic` and `use_running_average` it gets those that its
-signature names: this is how hyperparameters reach a network. A dropout rate that
+signature names: this is how hyperparameters reach a network. An nnx module also gets
+`rngs`, unless it keeps random streams and can do without. A dropout rate that
 evolves is an array, and flax's own Dropout compares its rate in Python, so give the
 rate to `jepbt.nn.dropout` instead. In linen:
 
@@ -17,11 +18,11 @@ rate to `jepbt.nn.dropout` instead. In linen:
         x = jepbt.nn.dropout(key, x, hparams.dropout, train=train)
         return nn.Dense(10)(x)
 
-In nnx, with `self.rngs = rngs` among the layers of `__init__`:
+In nnx, where `rngs` is an `nnx.Rngs` of the step's, or kept in `__init__`:
 
-    def __call__(self, images, *, hparams, train):
+    def __call__(self, images, *, hparams, train, rngs):
         x = nnx.relu(self.hidden(images))
-        key = self.rngs.dropout()
+        key = rngs.dropout()
         x = jepbt.nn.dropout(key, x, hparams.dropout, train=train)
         return self.head(x)
 

@@ -282,7 +282,9 @@ def _check_pixels(name: str, images: jax.Array) -> None:
     """Refuses what is not a batch of images, or too small to be halved twice."""
     shape = images.shape
     if len(shape) != 4 or min(shape[1:3]) < 4 or shape[3] < 1:
+        is_turned = len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 4
+        hint = " Channels come last: images.transpose(0, 2, 3, 1)." * is_turned
         raise ValueError(
             f"{name} takes images [B, H, W, C] of at least 4x4 pixels, which it halves "
-            f"twice, got shape {shape}. For other shapes there is models.MLP."
+            f"twice, got shape {shape}.{hint} For other shapes there is models.MLP."
         )

@@ -71,7 +71,8 @@ def gaussian(
     def vary(space, value, noise, side, anew, chance):
         moved = space.move(value, noise, side, sigma=sigma, redraw=redraw)
         is_reset = chance < (reset if space.ordered else redraw)
-        return space.clip(jnp.where(is_reset, space.prior(anew), moved))
+        # What is drawn anew has no other use for the numbers that would move it.
+        return space.clip(jnp.where(is_reset, space.prior(anew, side), moved))
 
     return lambda key, hparams: _vary_all(vary, key, hparams)
 
@@ -81,11 +82,13 @@ def perturb(
 ) -> MutationFn:
     """Builds PBT's explore: multiply by one of the factors, or draw anew.
 
-    Integers are rounded away from their old value, so that they always move.
-    Categoricals only draw anew; ordered ones move to the neighbour on the factor's side
-    (above 1, up), or to the only one at an end. Every entry of a vector draws for
-    itself. Loss coefficients get the additive step of their own `sigma`, since a factor
-    cannot leave zero. Everything here that is not about single numbers is our choice.
+    Integers are rounded away from their old value, so that only a bound can hold them.
+    Since no factor leaves zero, an integer there moves by one to the factor's side, a
+    real number by `factor - 1` of its range. Categoricals only draw anew; ordered ones
+    move to the neighbour on the factor's side (above 1, up), or to the only one at an
+    end. Every entry of a vector draws for itself. Loss coefficients get the additive
+    step of their own `sigma`. Everything here that is not about single numbers, and
+    what happens at zero, is our choice.
 
     Args:
         factors: positive numbers, of which each value draws one.
@@ -112,9 +115,10 @@ def perturb(
         check_real("perturb", f"factors[{number}]", factor, 0, above=True)
 
     def vary(space, value, noise, which, anew, chance):
-        factor = jnp.array(factors)[whole_below(len(factors), which)]
+        factor = jnp.array(factors, jnp.float32)[whole_below(len(factors), which)]
         moved = space.multiply(value, factor, noise)
-        return space.clip(jnp.where(chance < resample, space.prior(anew), moved))
+        drawn = space.prior(anew, which)
+        return space.clip(jnp.where(chance < resample, drawn, moved))
 
     return lambda key, hparams: _vary_all(vary, key, hparams)
 

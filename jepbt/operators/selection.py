@@ -66,7 +66,7 @@ def binary_tournament(key: jax.Array, fitness: jax.Array) -> jax.Array:
     slots = jnp.arange(fitness.size)
     live = best_first(fitness)
     num_live = jnp.sum(~jnp.isnan(fitness))
-    draws = jax.random.uniform(key, (2, fitness.size))
+    draws = jax.random.uniform(key, (2, fitness.size), jnp.float32)
     first = whole_below(jnp.maximum(num_live, 1), draws[0])
     # A step from 1 to num_live - 1 around the circle never meets the same member.
     second = first + 1 + whole_below(jnp.maximum(num_live - 1, 1), draws[1])
@@ -115,7 +115,7 @@ def draw_opponents(key: jax.Array, fitness: jax.Array) -> jax.Array:
     live = jnp.argsort(~is_live, stable=True)  # live slots first
     place = jnp.cumsum(is_live) - 1
     num_others = jnp.sum(is_live) - is_live
-    uniform = jax.random.uniform(key, fitness.shape)
+    uniform = jax.random.uniform(key, fitness.shape, jnp.float32)
     draw = whole_below(jnp.maximum(num_others, 1), uniform)
     # A live slot skips its own place; a dead one has none.
     draw = draw + (is_live & (draw >= place))
@@ -155,7 +155,7 @@ def truncation(fraction: float = 0.2) -> SelectionFn:
         # A population of one copies nobody, unless it counts as its own best.
         num_best = jnp.clip(num_live, 1, max(num_moved, 1))
         is_moved = (ranks >= fitness.size - num_moved) | is_dead
-        uniform = jax.random.uniform(key, fitness.shape)
+        uniform = jax.random.uniform(key, fitness.shape, jnp.float32)
         donors = order[whole_below(num_best, uniform)]
         moves = is_moved & (ranks >= num_best) & (num_live > 0)
         return jnp.where(moves, donors, slots)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jepbt.losses import EvolvedLoss
+from jepbt.optional import optional
 from jepbt.plots import style
 from jepbt.plots.history import rank_founders
 from jepbt.plots.losses import curves
@@ -53,7 +55,10 @@ def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -
         _show_loss(run) if run.has_loss else "",
         f'<div style="{_QUIET}">Lineage: shares of the founders, '
         f"{len(history.surviving_founders)} left</div>",
-        as_image(_draw_founders(run), "shares of the founders over the generations"),
+        as_image(
+            functools.partial(_draw_founders, run),
+            "shares of the founders over the generations",
+        ),
     ]
     return f'<div class="jepbt-card" style="{_STYLE}">{"".join(parts)}</div>'
 
@@ -93,11 +98,18 @@ def typeset(loss: EvolvedLoss) -> str:
     )
 
 
-def as_image(figure: Figure, description: str) -> str:
-    """Writes a figure as an `<img>` that holds its own data."""
+def as_image(draw: Callable[[], Figure], description: str) -> str:
+    """Writes a figure as an `<img>` that holds its own data; where it fails, nothing.
+
+    Matplotlib follows the user's settings, some of which need what is not there: LaTeX
+    for example.
+    """
     buffer = io.BytesIO()
-    # Twice the pixels that it is shown with, to be sharp everywhere.
-    figure.savefig(buffer, format="png", dpi=2 * 96)
+    with optional("pictures of the run are missing") as attempt:
+        # Twice the pixels that it is shown with, to be sharp everywhere.
+        draw().savefig(buffer, format="png", dpi=2 * 96)
+    if attempt.failed:
+        return ""
     png = buffer.getvalue()
     width = int.from_bytes(png[16:20], "big") // 2  # from the header of the PNG
     return (
@@ -114,8 +126,9 @@ def _write_table(run: Recorded) -> str:
         values = values[line]
         picture = ""
         if values.dtype.kind in "fi":
-            figure = _draw_schedule(values, getattr(space, "log", False))
-            picture = as_image(figure, f"schedule of {name}")
+            log = getattr(space, "log", False)
+            draw = functools.partial(_draw_schedule, values, log)
+            picture = as_image(draw, f"schedule of {name}")
         rows.append(
             f'<tr style="{_PLAIN}"><td style="text-align:left">{html.escape(name)}</td>'
             f'<td>{picture}</td><td style="text-align:right"><b>'
@@ -127,7 +140,7 @@ def _write_table(run: Recorded) -> str:
 def _show_loss(run: Recorded) -> str:
     loss = run.evolved_loss
     description = "the winner's loss, solid, and cross-entropy, dashed"
-    curve = as_image(_draw_loss(run), description)
+    curve = as_image(functools.partial(_draw_loss, run), description)
     return (
         f'<div style="{_ROW}">{curve}<div style="flex:1 1 20em">{typeset(loss)}'
         f'<div style="{_QUIET}">attraction to zero error {loss.attraction:+.1f}</div>'

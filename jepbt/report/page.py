@@ -8,6 +8,7 @@ hovering, clicking and scatter plots of thousands of points built in.
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib.resources
 import json
@@ -15,7 +16,7 @@ import os
 import pathlib
 import string
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from jepbt.report.card import as_image, format_value, make_card
 from jepbt.report.reproduce import reproduce
 from jepbt.results import Recorded, Score, lineage, recorded
 from jepbt.results.json_lines import to_lists
+
+if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
+    from matplotlib.figure import Figure
 
 _ENVIRONMENT = ("data", "data_note", "num_classes", "examples", "model")
 _ENVIRONMENT += ("platform", "devices", "chunk_size")
@@ -49,7 +53,7 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     Example:
         >>> write_report("runs/0001")  # doctest: +SKIP
     """
-    run = recorded.read(pathlib.Path(run_dir))
+    run = recorded.read(run_dir)
     path = run.folder / "report.html"
     run_directory.replace(path, make_page(run).encode())
     return path
@@ -128,10 +132,13 @@ def _figures(run: Recorded) -> Iterator[str]:
         captions["evolved_loss"] = "The winner's loss, early to late, and its gradient."
         captions["attraction"] = "Each loss's effect on a confident, correct output."
     for name, caption in captions.items():
-        figure = np.ravel(getattr(plots, name)(run))[0].figure
-        image = as_image(figure, caption)
+        image = as_image(functools.partial(_draw, name, run), caption)
         caption = html.escape(caption)
         yield f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _draw(name: str, run: Recorded) -> Figure:
+    return np.ravel(getattr(plots, name)(run))[0].figure
 
 
 def _chart_data(run: Recorded) -> dict[str, Any]:

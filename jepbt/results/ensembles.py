@@ -5,6 +5,7 @@ A task says how by its `blend`; `jepbt.classification` and `jepbt.regression` ha
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.engine.evaluation import mean_score
+from jepbt.engine.forks import check_fork
 from jepbt.hyperparameters import decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
 from jepbt.results.history import History
+from jepbt.results.pickled import AbsentTask, to_host
 from jepbt.tasks import Task
 
 # After them a running mean of momentum 0.99 keeps 0.7 % of its first value.
@@ -40,6 +43,17 @@ class Ensemble:
     members: Any = dataclasses.field(repr=False)
     task: Task = dataclasses.field(repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        states, hparams = self.members
+        members = to_host(states), jax.device_get(hparams)
+        return vars(self) | {"members": members, "task": AbsentTask(self.task)}
+
+    def __copy__(self) -> Ensemble:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: Any) -> Ensemble:
+        return dataclasses.replace(self, members=copy.deepcopy(self.members, memo))
+
     def predict(self, batch: PyTree) -> jax.Array:
         """Averages the members' predictions: probabilities, for a classification.
 
@@ -49,6 +63,7 @@ class Ensemble:
         Returns:
             `f32[B, C]`.
         """
+        check_fork("predict")
         return _predict(self.task, jax.random.key(0), self.members, batch)
 
 
@@ -94,6 +109,7 @@ def average_weights(
 
 
 def _best_slots(task: Task, history: History, k: int) -> list[int]:
+    check_fork("ensemble() or average()")
     if task.blend is None or task.data is None:
         raise ValueError(
             "this task has no `blend`: it does not say how its members' predictions "

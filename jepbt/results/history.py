@@ -72,6 +72,13 @@ class History:
     def __len__(self) -> int:
         return len(self.generations)
 
+    def __getstate__(self) -> dict[str, list[Generation]]:
+        return {"generations": self.generations}  # the arrays are made of them
+
+    def __setstate__(self, state: Mapping[str, list[Generation]]) -> None:
+        self.__init__()
+        self.generations = state["generations"]
+
     @property
     def fitness(self) -> np.ndarray:
         """`f32[G, P]`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import pathlib
 import types
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.hyperparameters import Categorical, HyperParameters, spaces
 from jepbt.results.history import Generation, History
 
@@ -80,7 +80,7 @@ def load_history(run: str | os.PathLike) -> History:
         raise TypeError(
             f"load_history: run must be the folder of a run, got {type(run).__name__}."
         )
-    path = pathlib.Path(run)
+    path = user_path("run", run)
     if path.is_dir():
         path = path / "history.jsonl"
     try:
@@ -226,7 +226,7 @@ def _exact_columns(
     exact = {}
     for name, column in _columns(generation).items():
         if name in choices:
-            exact[name] = [_find(value, choices[name]) for value in column.tolist()]
+            exact[name] = number_choices(column, choices[name])
         elif column.dtype != object and not _comes_back(column):
             content = base64.b64encode(column.tobytes()).decode()
             exact[name] = [str(column.dtype), list(column.shape), content]
@@ -241,14 +241,30 @@ def _read_exact(
     columns = {}
     for name, value in exact.items():
         if name in choices:
-            columns[name] = np.empty(len(value), object)
-            for slot, number in enumerate(value):  # at once, tuples would become rows
-                columns[name][slot] = choices[name][number]
+            columns[name] = name_choices(value, choices[name])
         elif isinstance(value[0], str):
             kind, shape, content = value
             flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))
             columns[name] = flat.reshape(shape).copy()
     return columns
+
+
+def number_choices(column: np.ndarray, choices: Sequence) -> list[int]:
+    """Finds the numbers of a column's choices, which may be any objects."""
+    return [_find(value, choices) for value in column.tolist()]
+
+
+def name_choices(numbers: Sequence[int], choices: Sequence) -> np.ndarray:
+    """Makes a column of the choices that numbers stand for.
+
+    Example:
+        >>> name_choices([1, 0], (None, max)).tolist() == [max, None]
+        True
+    """
+    column = np.empty(len(numbers), object)
+    for slot, number in enumerate(numbers):  # at once, tuples would become rows
+        column[slot] = choices[number]
+    return column
 
 
 def _find(value: Any, choices: Sequence) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.config import Config
 from jepbt.hyperparameters import Space, losses_in, read_space, spaces
 from jepbt.losses import EvolvedLoss
@@ -87,7 +88,7 @@ def read(run: Any) -> Recorded:
     if isinstance(run, History):  # it knows no spaces
         return Recorded(run)
     if isinstance(run, str | os.PathLike):
-        return _read_folder(pathlib.Path(run))
+        return _read_folder(user_path("run", run))
     try:
         facts = run.history, run.task, run.config, run.run_dir
     except AttributeError:

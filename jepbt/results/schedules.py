@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jepbt.arguments import user_path
 from jepbt.results.json_lines import UNREADABLE, from_lists, to_lists
 
 FORMAT = "jepbt-schedule-1"
@@ -101,14 +101,14 @@ def load_schedules(run: str | os.PathLike) -> Schedules:
         ValueError: if the file cannot be read, or holds something else.
 
     Example:
-        >>> import tempfile
+        >>> import pathlib, tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "schedule.json"
         >>> written = Schedules({"rate": np.array([0.5, 0.1], np.float32)}, 10)
         >>> _ = path.write_text(written.to_json())
         >>> load_schedules(path).by_generation["rate"]
         array([0.5, 0.1], dtype=float32)
     """
-    path = pathlib.Path(run)
+    path = user_path("run", run)
     if path.is_dir():
         path = path / "schedule.json"
     try:

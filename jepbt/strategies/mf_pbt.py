@@ -110,5 +110,5 @@ def mf_pbt(
 
 def _draw(key: jax.Array, allowed: jax.Array) -> jax.Array:
     """Draws one of the allowed columns for each row; any column if none is allowed."""
-    scores = jax.random.uniform(key, allowed.shape)
+    scores = jax.random.uniform(key, allowed.shape, jnp.float32)
     return jnp.argmax(jnp.where(allowed, scores, -1.0), 1).astype(jnp.int32)

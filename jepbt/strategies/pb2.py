@@ -104,9 +104,9 @@ def pb2(
     def init(key, hparams_type, num_members, num_generations):
         hparams = sample_population(key, hparams_type, num_members)
         window = max(1, num_observations // num_members)
-        unknown = jnp.full((num_members, window), jnp.nan)
+        unknown = jnp.full((num_members, window), jnp.nan, jnp.float32)
         width = coordinates(hparams).shape[1] + 2
-        rows = jnp.zeros((num_members, window, width))
+        rows = jnp.zeros((num_members, window, width), jnp.float32)
         return _Past(unknown[:, 0], rows, unknown), hparams
 
     def step(key, past, generation, hparams, evaluation):
@@ -139,12 +139,12 @@ def coordinates(hparams: HyperParameters) -> jax.Array:
         space.coordinates(getattr(hparams, name))
         for name, space in spaces(type(hparams)).items()
     ]
-    return jnp.concatenate(columns, 1)
+    return jnp.concatenate(columns, 1).astype(jnp.float32)
 
 
 def best_kernel(points: Points, values: jax.Array) -> Kernel:
     """Picks the likeliest of twelve kernels for observations."""
-    lengths, drifts, noises = map(jnp.asarray, _KERNELS.T)
+    lengths, drifts, noises = jnp.asarray(_KERNELS.T, jnp.float32)
     kernels = Kernel(lengths * math.sqrt(points.inputs.shape[1]), drifts, noises)
     likely = jax.lax.map(lambda k: log_likelihood(k, points, values), kernels)
     return take(kernels, jnp.argmax(likely))
@@ -205,7 +205,7 @@ def _explore(draw, past, generation, inherited, moves) -> HyperParameters:
         return jax.lax.cond(moves[slot], choose, skip, pending, slot)
 
     slots = jnp.arange(moves.size)
-    nowhere = jnp.zeros((moves.size, inputs.shape[1]))
+    nowhere = jnp.zeros((moves.size, inputs.shape[1]), jnp.float32)
     pending = place(nowhere, 0.0, now, jnp.zeros_like(moves))
     return jax.lax.scan(one, pending, slots)[1]
 

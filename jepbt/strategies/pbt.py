@@ -66,7 +66,8 @@ def pbt(
 
     # The state is each member's last evaluations, newest first; copies inherit them.
     def init(key, hparams_type, num_members, num_generations):
-        recent = jnp.full((num_members, exploit.num_evaluations), jnp.nan)
+        shape = num_members, exploit.num_evaluations
+        recent = jnp.full(shape, jnp.nan, jnp.float32)
         return recent, sample_population(key, hparams_type, num_members)
 
     def step(key, recent, generation, hparams, evaluation):

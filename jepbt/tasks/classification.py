@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -58,20 +58,22 @@ def classification(
     `loss` and `optimizer` are functions of a member's own hyperparameters, called
     inside the compiled step, so that one program serves every value. Inputs of `uint8`,
     vectors too, count as pixels: they stay so on the device and are standardised by the
-    training split's mean and deviation when read. Floats are taken as they are; pass
-    token ids as `float32`, and convert them to integers in the network. A TaylorGLO
-    loss that could not train is repaired before a member spends steps on it. Fitness
-    is the validation accuracy.
+    training split's mean and deviation when read. Floats are taken as they are, and so
+    are all other integers `[N, T]`, such as token ids, as `int32`: pass ids of `uint8`
+    as `ids.astype(np.int32)`. A TaylorGLO loss that could not train is repaired before
+    a member spends steps on it. Fitness is the validation accuracy.
 
     Args:
         data: the name of a data set, a `Dataset`, or `(images, labels)`, a tenth of
-            which becomes the validation split.
+            which becomes the validation split. Labels are integers `[N]`, or `[N, C]`,
+            each class's probability; then the likeliest class counts as right.
         hparams: the class of the hyperparameters, which makes `model`, `loss` and
             `optimizer` required. None evolves learning rate, momentum, weight decay,
             dropout and loss.
         model: a flax linen module, a function `rngs -> nnx.Module`, a `models.Model`,
             or a pair `(init, apply)`.
-        loss: `h -> (logits [B, C], one-hot labels [B, C]) -> f32[B]`.
+        loss: `h -> (logits [B, C], labels [B, C]) -> f32[B]`; labels are one-hot, or
+            the data's own probabilities.
         optimizer: `h -> optax.GradientTransformation`.
         augment: `h -> (key, images, labels) -> (images, labels)`, such as
             `lambda h: jepbt.augment.shift(h.shift)`, for training batches as the
@@ -118,7 +120,7 @@ def classification(
     parts = Supervised(
         data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
-        labels=lambda batch: jax.nn.one_hot(batch["label"], num_classes),
+        labels=lambda batch: _probabilities(batch["label"], num_classes),
         num_outputs=num_classes,
         outputs=f"logits [B, {num_classes}] for the data's {num_classes} classes",
         score=_score,
@@ -145,10 +147,20 @@ def classification(
     return parts.task(about=about, repair=task_repair)
 
 
+def _probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
+    if labels.ndim == 2:
+        return labels
+    return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
-    is_correct = jnp.argmax(logits, -1) == batch["label"]
+    label = batch["label"]
+    label = jnp.argmax(label, -1) if label.ndim == 2 else label
+    is_correct = jnp.argmax(logits, -1) == label
     # argmax of nan is class 0: a broken network would score on that class.
-    return jnp.where(jnp.isfinite(logits).all(-1), is_correct, jnp.nan)
+    return jnp.where(
+        jnp.isfinite(logits).all(-1), is_correct.astype(jnp.float32), jnp.nan
+    )
 
 
 def _as_dataset(data: Any) -> datasets.Dataset:
@@ -156,11 +168,16 @@ def _as_dataset(data: Any) -> datasets.Dataset:
         return data
     if isinstance(data, str):
         return datasets.load(data)
-    if isinstance(data, tuple) and len(data) == 2:
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    if is_pair or isinstance(data, Mapping):
         return datasets.from_arrays(data)
+    got = type(data).__name__
+    got += f" of {len(data)}" if isinstance(data, tuple | list) else ""
     raise TypeError(
         "classification: data must be a data set's name, a jepbt.datasets.Dataset, or "
-        f"(images, labels), got {type(data).__name__}. See jepbt.datasets.from_arrays."
+        f"(images, labels), two arrays; got {got}. More splits than one are given to "
+        "jepbt.datasets.from_arrays(train, validation, test), each a pair; what yields "
+        "examples one by one is collected first, by np.stack."
     )
 
 

@@ -106,7 +106,7 @@ def make_teacher(
             return total / jnp.maximum(num_teachers, 1)
 
         targets = jax.lax.map(teach, batches)
-        weight = jnp.where(num_teachers > 0, settings.weight, 0.0)
+        weight = jnp.where(num_teachers > 0, jnp.float32(settings.weight), 0.0)
         return Lesson(targets, jnp.full(targets.shape[:1], weight))
 
     return prepare

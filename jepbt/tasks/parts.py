@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.tasks.optimizers import as_transformation, update
 
 _MUST = "must be a function of the hyperparameters that returns"
 WANTED = {
@@ -22,6 +24,12 @@ WANTED = {
     "optax.sgd(h.learning_rate)",
 }
 _ADVICE = "Use jax.numpy functions, jax.lax.cond or jepbt.choose."
+_ONE_HOT = (
+    "loss: it takes class numbers [B], and labels are one-hot here, f32[B, C], so that "
+    "augmentations can mix them. Of optax use softmax_cross_entropy, whose values are "
+    "the same as those of softmax_cross_entropy_with_integer_labels; for any other "
+    "loss, loss=lambda h: lambda logits, labels: yours(logits, labels.argmax(-1))."
+)
 ADVICE = {
     "augment": _ADVICE,
     "loss": _ADVICE,
@@ -66,11 +74,13 @@ def check_parts(task: Any) -> None:
 
 def _try_model(task, key, member, labels) -> tuple[Any, Any]:
     """Returns the shapes of the weights and of the outputs."""
+    inputs = task.data.train[task.inputs]
 
     def init(key, images, h):
         return task.network.init(key, images, decode(h))
 
-    made = jax.eval_shape(init, key, task.example, member)
+    with _noting_inputs(inputs):
+        made = jax.eval_shape(init, key, task.example, member)
     params, variables = _check_pair("model: init", "(params, variables)", made)
     for train in (True, False):
 
@@ -80,15 +90,68 @@ def _try_model(task, key, member, labels) -> tuple[Any, Any]:
                 key, params, variables, hparams, images, train=train
             )
 
-        applied = jax.eval_shape(apply, key, params, variables, member, task.example)
+        arguments = key, params, variables, member, task.example
+        with _noting_inputs(inputs):
+            applied = jax.eval_shape(apply, *arguments)
         outputs, _ = _check_pair("model: apply", "(logits, variables)", applied)
-        got = getattr(outputs, "shape", type(outputs).__name__)
+        got = getattr(outputs, "shape", None)
+        cure = "Change the last layer's size."
+        if got is None:
+            got, cure = _name_outputs(outputs), "Return that one array alone."
         if got != labels.shape:
             raise ValueError(
                 f"model: its output must be {task.outputs}, got {got} for one example. "
-                "Change the last layer's size."
+                f"{cure}"
             )
+    if inputs.dtype == np.uint8 and inputs.ndim == 2:
+        _check_reads_pixels(apply, *arguments)
     return params, outputs
+
+
+def _check_reads_pixels(apply: Any, *arguments: Any) -> None:
+    """Refuses `uint8[N, T]` for a network whose outputs do not follow its inputs.
+
+    Token ids of that type would be standardised like pixels, and what the network makes
+    whole numbers of would mean nothing. A derivative that is zero whatever the weights
+    are tells such a network.
+    """
+    *others, example = arguments
+    follows = []
+
+    @jax.custom_jvp
+    def probe(outputs):
+        return outputs
+
+    def see(primals, tangents):
+        zero = jax.custom_derivatives.SymbolicZero
+        follows.append(not isinstance(tangents[0], zero))
+        return primals[0], jnp.zeros_like(primals[0])
+
+    probe.defjvp(see, symbolic_zeros=True)
+
+    def differentiate(images, *others):
+        def outputs(images):
+            return probe(apply(*others, images)[0])
+
+        return jax.vjp(outputs, images)[0]
+
+    try:
+        jax.eval_shape(differentiate, example, *others)
+    except (TypeError, ValueError, NotImplementedError):
+        return  # something in it has no derivative by the inputs, as none is needed
+    if not any(follows):
+        raise ValueError(
+            "model: it makes whole numbers of its inputs, and these, of uint8, count "
+            "as pixels, which it sees standardised. Pass token ids as "
+            "ids.astype(np.int32); pixels scaled, (pixels / 255).astype(np.float32)."
+        )
+
+
+def _name_outputs(outputs: Any) -> str:
+    """Names the arrays of a network with several outputs, for people."""
+    leaves = jax.tree_util.tree_leaves_with_path(outputs)
+    shapes = [f"{jax.tree_util.keystr(p)} {jnp.shape(leaf)}" for p, leaf in leaves]
+    return f"a {type(outputs).__name__} of {', '.join(shapes) or 'nothing'}"
 
 
 def _try_augment(augment, key, member, images, labels) -> None:
@@ -107,9 +170,11 @@ def _try_augment(augment, key, member, images, labels) -> None:
     for name, old, new in zip(*before, distorted, strict=True):
         was, now = describe(old), describe(new)
         if was != now:
+            is_of_ids = getattr(old, "dtype", None) == jnp.int32
+            cure = " Token ids cannot be mixed; counts can, .astype(np.float32)."
             raise ValueError(
                 f"augment: it must keep the shape and dtype of the {name}, and made "
-                f"{now} of {was}."
+                f"{now} of {was}.{cure if is_of_ids else ''}"
             )
 
 
@@ -117,24 +182,56 @@ def _try_loss(loss, member, logits, labels) -> None:
     def compute(h, logits, labels):
         return _made_by("loss", loss, h, "outputs, labels")(logits, labels)
 
-    value = jax.eval_shape(compute, member, logits, labels)
-    got = getattr(value, "shape", type(value).__name__)
-    if got not in (labels.shape[:1], ()):
-        raise ValueError(
-            "loss: it must return one number for each example, shape [B], got "
-            f"{got} for one example."
-        )
+    def shape_of(labels):
+        value = jax.eval_shape(compute, member, logits, labels)
+        return getattr(value, "shape", type(value).__name__)
+
+    def takes_class_numbers():
+        try:
+            return shape_of(jax.ShapeDtypeStruct(rows, jnp.int32)) in (rows, ())
+        except (TypeError, ValueError):
+            return False
+
+    rows = labels.shape[:1]
+    try:
+        got = shape_of(labels)
+    except (TypeError, ValueError) as error:
+        if takes_class_numbers():
+            raise ValueError(_ONE_HOT) from error
+        raise
+    if got in (rows, ()):
+        return
+    if takes_class_numbers():
+        raise ValueError(_ONE_HOT)
+    average = ", such as its mean over the outputs" if got == logits.shape else ""
+    raise ValueError(
+        f"loss: it must return one number for each example, shape [B]{average}; got "
+        f"{got} for one example."
+    )
 
 
 def _try_optimizer(optimizer, member, params) -> None:
-    def update(h, params):
-        transformation = optimizer(decode(h))
-        if not isinstance(transformation, optax.GradientTransformation):
-            kind = type(transformation).__name__
-            raise TypeError(f"optimizer: {WANTED['optimizer']}; it returned {kind}.")
-        return transformation.update(params, transformation.init(params), params)
+    def norm(params):
+        return optax.tree.norm(params, squared=True)
 
-    jax.eval_shape(update, member, params)
+    def try_update(h, params):
+        made = optimizer(decode(h))
+        transformation = as_transformation(made)
+        if transformation is None:
+            kind = type(made).__name__
+            raise TypeError(f"optimizer: {WANTED['optimizer']}; it returned {kind}.")
+        more = {"value": norm(params), "value_fn": norm}
+        return update(made, params, transformation.init(params), params, **more)
+
+    try:
+        jax.eval_shape(try_update, member, params)
+    except (AttributeError, ValueError) as error:
+        error.add_note(
+            "optimizer: it was given one pytree of weights and one of their gradients, "
+            "the mean over a batch. Optimizers that keep pairs of weights, or need a "
+            "gradient for each example, cannot be used."
+        )
+        raise
 
 
 def _made_by(name: str, function: Any, h: Any, arguments: str) -> Any:
@@ -154,6 +251,21 @@ def _check_pair(what: str, wanted: str, result: Any) -> tuple[Any, Any]:
         got = f"{len(result)} values" if isinstance(result, tuple) else repr(result)
         raise TypeError(f"{what} must return {wanted}, got {got}.")
     return result
+
+
+@contextlib.contextmanager
+def _noting_inputs(inputs: np.ndarray) -> Iterator[None]:
+    """Adds to a network's own error how it sees inputs that may be token ids."""
+    try:
+        yield
+    except Exception as error:
+        if inputs.ndim == 2 and inputs.dtype != np.int32:
+            how = "standardised, since they are uint8" * (inputs.dtype == np.uint8)
+            error.add_note(
+                f"The network is given float32 inputs{how and f', {how}'}. Token "
+                "ids are passed as ids.astype(np.int32)."
+            )
+        raise
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import optax
 
 from jepbt import models
 from jepbt.arguments import check_whole
-from jepbt.datasets.arrays import check_like_train, to_array, to_float32
+from jepbt.datasets.arrays import check_like_train
+from jepbt.datasets.conversion import to_array, to_float32, to_inputs
 from jepbt.hyperparameters import HyperParameters, hparam
 from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
@@ -46,12 +47,13 @@ def regression(
     the `D` targets of each example: in the targets' own units, comparable between
     members, and 0 at best. (R² ranks members alike, and is
     `1 + fitness / variance of the targets`.) Targets and float inputs are taken as they
-    are; inputs of `uint8` are standardised as in `classification`.
+    are, and so are integers `[N, T]`, as `int32`; inputs of `uint8` are standardised as
+    in `classification`.
 
     Args:
         data: `(inputs, targets)`, a tenth of which becomes the validation split; or
             `Splits(train, validation, test)` of such pairs, the last perhaps None.
-            Inputs are `[N, ...]` of `uint8` or float, targets numbers, `[N]` or
+            Inputs are `[N, ...]` of any numbers, targets numbers too, `[N]` or
             `[N, D]`; `[N]` counts as `[N, 1]`.
         hparams: the class of the hyperparameters, which makes `model` and `optimizer`
             required. None evolves learning rate and weight decay.
@@ -149,8 +151,13 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
             f"regression: {name} must be (inputs, targets), or data a jepbt.Splits of "
             f"such pairs; got {type(value).__name__}."
         )
-    inputs = _to_numbers(f"regression: {name} input", value[0], keeps_pixels=True)
-    targets = _to_numbers(f"regression: {name} target", value[1])
+    field = f"regression: {name} input"
+    inputs = _check_example(field, to_inputs(field, value[0]))
+    if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8 and inputs.ndim != 2:
+        inputs = to_float32(field, inputs)
+    field = f"regression: {name} target"
+    targets = to_array(field, value[1], "numbers to predict are needed")
+    targets = to_float32(field, _check_example(field, targets))
     if inputs.ndim < 2:
         raise ValueError(
             f"regression: {name} input has shape {inputs.shape}; allowed is [N, ...] "
@@ -169,11 +176,7 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
     return {"input": inputs, "target": targets.reshape(len(targets), -1)}
 
 
-def _to_numbers(field: str, value: Any, keeps_pixels: bool = False) -> np.ndarray:
-    array = to_array(field, value)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{field} has dtype {array.dtype}; it must hold real numbers.")
+def _check_example(field: str, array: np.ndarray) -> np.ndarray:
     if 0 in array.shape or array.ndim == 0:
         raise ValueError(f"{field} has shape {array.shape}; there must be an example.")
-    is_kept = keeps_pixels and array.dtype == np.uint8
-    return array if is_kept else to_float32(field, array)
+    return array

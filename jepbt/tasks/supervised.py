@@ -17,6 +17,7 @@ from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.population import PyTree, take
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
+from jepbt.tasks.optimizers import as_transformation, update
 from jepbt.tasks.parts import check_parts
 from jepbt.tasks.task import Blend, Splits, Task
 
@@ -76,8 +77,10 @@ class Supervised:
     @property
     def example(self) -> jax.ShapeDtypeStruct:
         """The shape of a batch of one example."""
-        shape = (1, *self.data.train[self.inputs].shape[1:])
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
+        inputs = self.data.train[self.inputs]
+        is_float = inputs.dtype == np.uint8 or inputs.dtype.kind not in "iu"
+        dtype = jnp.float32 if is_float else jnp.int32
+        return jax.ShapeDtypeStruct((1, *inputs.shape[1:]), dtype)
 
     @property
     def is_taught(self) -> bool:
@@ -104,7 +107,8 @@ class Supervised:
         """Draws a member's weights."""
         zeros = jnp.zeros(self.example.shape, self.example.dtype)
         params, variables = self.network.init(key, zeros, hparams)
-        return Learner(params, self.optimizer(hparams).init(params), variables)
+        optimizer = as_transformation(self.optimizer(hparams))
+        return Learner(params, optimizer.init(params), variables)
 
     def train_step(self, key, state, hparams, batch, shared):
         """Takes one step of the optimizer."""
@@ -126,8 +130,13 @@ class Supervised:
 
         differentiate = jax.value_and_grad(objective, has_aux=True)
         (value, variables), gradients = differentiate(state.params)
-        updates, opt_state = self.optimizer(hparams).update(
-            gradients, state.opt_state, state.params
+        updates, opt_state = update(
+            self.optimizer(hparams),
+            gradients,
+            state.opt_state,
+            state.params,
+            value=value,
+            value_fn=lambda params: objective(params)[0],
         )
         params = optax.apply_updates(state.params, updates)
         return Learner(params, opt_state, variables), {"loss": value}
@@ -167,7 +176,7 @@ def _average_states(states: Learner) -> Learner:
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
-    """Makes a function that standardises uint8 pixels by channel, and leaves floats."""
+    """Makes a function that standardises uint8 pixels by channel, and nothing else."""
     if images.dtype != np.uint8:
         return lambda batch: batch
     channels = images.reshape(-1, images.shape[-1] if images.ndim == 4 else 1)

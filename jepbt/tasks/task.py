@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters
@@ -45,7 +47,9 @@ class Task:
 
     Attributes:
         hparams: the class of what evolves.
-        init: `(key, hparams) -> state`.
+        init: `(key, hparams) -> state`. Arrays of the state that are made of
+            hyperparameters alone, and that steps leave as they are, such as those of
+            `optax.inject_hyperparams`, are made anew of the member's own in each step.
         train_step: `(key, state, hparams, batch, shared) -> (state, metrics)`; metrics
             are scalars by name, `"loss"` among them.
         evaluate: `(key, state, hparams, batch, shared) -> f32[B]`, one score for each
@@ -121,6 +125,47 @@ class Task:
                 )
 
 
+def check_arrays(task: Task) -> None:
+    """Raises a `TypeError` for a leaf of a task's data that is no array of numbers."""
+    if isinstance(task.data, Splits):
+        for name, rows in task.data._asdict().items():
+            _check_leaves(f"task.data.{name}", rows)
+    _check_leaves("task.shared", task.shared)
+
+
+def _check_leaves(where: str, tree: PyTree) -> None:
+    """Refuses what lies in a pytree and is no array of numbers, by its path.
+
+    Python's own numbers are left to whoever needs a leading axis.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        kind, cure = type(leaf).__name__, "make it an array of numbers, one shape a row"
+        if isinstance(leaf, np.ndarray | np.generic):
+            is_number = leaf.dtype.kind in "biufc" or jnp.issubdtype(
+                leaf.dtype, jnp.floating
+            )
+            kind = f"NumPy array of {leaf.dtype}"
+            cure = _CURES.get(leaf.dtype.kind, cure)
+        else:
+            is_number = isinstance(
+                leaf, jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex
+            )
+            cure = "pass it as .to_numpy()" if hasattr(leaf, "to_numpy") else cure
+            cure = _CURES["U"] if isinstance(leaf, str | bytes) else cure
+        if not is_number:
+            raise TypeError(
+                f"{where} must hold arrays of numbers, and its leaf "
+                f"{jax.tree_util.keystr(path) or 'itself'} is a {kind}: {cure}."
+            )
+
+
+_CURES = {
+    "U": "leave texts out, or number them, np.unique(texts, return_inverse=True)[1]",
+    "M": "make dates numbers, (dates - first) / np.timedelta64(1, 's')",
+    "m": "make durations numbers, durations / np.timedelta64(1, 's')",
+    "O": "give its rows one shape, padded and with a mask, in one array of numbers",
+}
+_CURES |= {"S": _CURES["U"], "T": _CURES["U"]}
 _ARGUMENTS = {
     "init": "key, hparams",
     "train_step": "key, state, hparams, batch, shared",

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from jepbt.optional import optional
+
 
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and did so after a whole generation.
@@ -32,6 +34,10 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Left to itself, an exception is made again from its message alone.
+        return type(self), (self.result, self.signal_number)
+
 
 class StopRequest:
     """Remembers the signal that has asked a run to stop.
@@ -49,7 +55,8 @@ def listen() -> Iterator[StopRequest]:
     """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once.
 
     Handlers can be set on the main thread alone; elsewhere signals are left to whoever
-    owns that thread. The handlers found are put back.
+    owns that thread. The handlers found are put back, unless others were set meanwhile.
+    One that was not set from Python could not be, and is left where it is.
 
     Yields:
         The request, to be looked at between calls into the program.
@@ -60,20 +67,31 @@ def listen() -> Iterator[StopRequest]:
         True
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[signal.Signals, Any] = {}
 
     def handle(signal_number, frame):
         request.signal_number = signal_number
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        put_back()
 
-    for number in before:
-        signal.signal(number, handle)
+    def put_back():
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with optional(f"{number.name} will not save the run before it ends it"):
+                before[number] = _handler_of(number)
+                signal.signal(number, handle)
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with optional("signals are still handled as during the run"):
+            put_back()
+
+
+def _handler_of(number: signal.Signals) -> Any:
+    handler = signal.getsignal(number)
+    if handler is None:
+        raise RuntimeError("its handler was not set from Python, and stays")
+    return handler

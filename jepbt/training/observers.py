@@ -6,21 +6,18 @@ file, never the run.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import pathlib
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from jepbt.checkpoints import folder as run_directory
 from jepbt.engine import RunState
+from jepbt.optional import optional, warn
 from jepbt.results import Generation, History, Recorded, describe
 from jepbt.results.recorded import from_memory
 from jepbt.training.outcome import as_winner
@@ -40,13 +37,15 @@ class Run:
         prepared: the checked and compiled run.
         history: the generations so far.
         best: the best member so far, on the host; `None` while nobody has a fitness.
-        has_new_best: True from when a new best member comes until it is written.
+        unwritten: the files, by name, that do not show the best member yet.
+        told: what was said to be missing, which is said once a run.
     """
 
     prepared: Prepared
     history: History = dataclasses.field(default_factory=History)
     best: Winner | None = None
-    has_new_best: bool = False
+    unwritten: set[str] = dataclasses.field(default_factory=set)
+    told: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def last(self) -> Generation:
@@ -69,7 +68,8 @@ class Run:
     def fetch_best(self, state: RunState) -> None:
         """Copies the best member ever to the host."""
         before, self.best = self.best, as_winner(jax.device_get(state.best))
-        self.has_new_best = self.best is not before
+        if self.best is not before:
+            self.unwritten = set(_FILES)
 
     def recorded(self) -> Recorded:
         """The run as its files will know it."""
@@ -82,63 +82,24 @@ class Run:
 Observer: TypeAlias = Callable[[Run], None]
 
 
-def make_observers(bar: tqdm) -> Sequence[Observer]:
-    """Lists what looks at every generation, in this order: files, bar, log."""
-    return (write_best, lambda run: show(bar, run), log)
-
-
 def write_best(run: Run) -> None:
-    """Writes the best member, its schedule and its loss, if there is a new one."""
-    if run.prepared.folder is None or not run.has_new_best or run.best is None:
+    """Writes the best member, its schedule and its loss, as far as they are new."""
+    folder = run.prepared.folder
+    if folder is None or run.best is None:
         return
-    recorded = run.recorded()
-    run.has_new_best = False
-    for write, content in (
-        (_save_member, run.best),
-        (_save_schedule, recorded),
-        (_save_loss, recorded),
-    ):  # each by itself: where one cannot be written, the others still are
-        run_directory.write_safely(write, run.prepared.folder, content)
+    # Each by itself: where one cannot be written, the others still are.
+    for name in sorted(run.unwritten):
+        with optional(f"{folder / name} does not show the best", run.told) as attempt:
+            _FILES[name](folder, run)
+        if not attempt.failed:
+            run.unwritten.remove(name)
 
 
 def log(run: Run) -> None:
     """Writes the generation's line to the log."""
     number, count = run.last.number + 1, run.prepared.config.num_generations
-    logger.info("generation %d/%d  %s", number, count, describe(run.last))
-
-
-@contextlib.contextmanager
-def progress_bar(run: Run) -> Iterator[tqdm]:
-    """Opens the bar; it stays hidden where nobody would see it."""
-    config = run.prepared.config
-    is_shown = config.progress and jax.process_index() == 0
-    width = "{bar:20}" if sys.stderr.isatty() else "{bar}"
-    with tqdm(
-        total=config.num_generations,
-        disable=None if is_shown else True,  # None: hidden unless in a terminal
-        # A notebook draws the bar itself, in place of a plain {bar}.
-        bar_format="{n_fmt}/{total_fmt} " + width + " {elapsed}  {desc}",
-        ascii=" =",
-    ) as bar:
-        yield bar
-
-
-def show(bar: tqdm, run: Run) -> None:
-    """Moves the bar on by a generation."""
-    if bar.disable:
-        return
-    report, config, best = run.last, run.prepared.config, run.best
-    samples = config.population_size * config.steps_per_generation * config.batch_size
-    live = report.fitness[~np.isnan(report.fitness)]
-    bar.set_description_str(
-        f"best {best.fitness.mean if best else np.nan:.3f}  "
-        f"median {np.median(live) if live.size else np.nan:.3f}  "
-        f"{report.num_failed} failed  "  # a narrow terminal cuts off the end
-        f"{len(run.history.surviving_founders)} founders left  "
-        f"{samples / report.seconds['train'] / 1000:.1f}k samples/s",
-        refresh=False,
-    )
-    bar.update()
+    with optional("the log lacks lines on generations", run.told):
+        logger.info("generation %d/%d  %s", number, count, describe(run.last))
 
 
 def call(
@@ -197,11 +158,9 @@ def is_extinct(run: Run) -> bool:
             f"{message} Nothing was learned. Lower the bounds, the learning rate's "
             "first of all, or check the data and the loss."
         )
-    warnings.warn(
+    warn(
         f"{message} The run stops; the best member of generation {best.generation} is "
-        "kept.",
-        RuntimeWarning,
-        stacklevel=4,
+        "kept."
     )
     return True
 
@@ -222,7 +181,8 @@ def _check_parents(report: Generation, before: Generation) -> None:
         )
 
 
-def _save_member(folder: pathlib.Path, best: Winner) -> None:
+def _save_member(folder: pathlib.Path, run: Run) -> None:
+    best = run.best
     facts = {
         "fitness": best.fitness.mean,
         "standard_error": best.fitness.standard_error,
@@ -232,12 +192,20 @@ def _save_member(folder: pathlib.Path, best: Winner) -> None:
     run_directory.save_member(folder / "best", best.state, best.hparams, facts)
 
 
-def _save_schedule(folder: pathlib.Path, run: Recorded) -> None:
-    content = run.schedule.to_json().encode()
+def _save_schedule(folder: pathlib.Path, run: Run) -> None:
+    content = run.recorded().schedule.to_json().encode()
     run_directory.replace(folder / "schedule.json", content)
 
 
-def _save_loss(folder: pathlib.Path, run: Recorded) -> None:
-    if run.has_loss:
-        content = run.evolved_loss.source().encode()
+def _save_loss(folder: pathlib.Path, run: Run) -> None:
+    recorded = run.recorded()
+    if recorded.has_loss:
+        content = recorded.evolved_loss.source().encode()
         run_directory.replace(folder / "loss.py", content)
+
+
+_FILES: dict[str, Callable[[pathlib.Path, Run], None]] = {
+    "best": _save_member,
+    "schedule.json": _save_schedule,
+    "loss.py": _save_loss,
+}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import jax
 import numpy as np
 
 from jepbt.engine import Best, RunState
-from jepbt.engine.evaluation import mean_score
-from jepbt.hyperparameters import decode, encode, to_python
-from jepbt.population import EVALUATE, Member, derive_key, take
+from jepbt.hyperparameters import to_python
+from jepbt.population import Member, take
 from jepbt.results import Generation, History, Score
 from jepbt.training.preparation import Prepared
 from jepbt.training.result import Result, Winner
@@ -40,7 +37,6 @@ def make_result(
         config=prepared.config,
         seconds={"compile": prepared.compile_seconds, **spent},
         run_dir=prepared.folder,
-        score_on_test=_make_test_scorer(prepared),
     )
 
 
@@ -75,27 +71,3 @@ def _pick(prepared: Prepared, state: RunState, last: Generation):
         _make_winner(take(picked, i), last.standard_error[slot], last.number, int(slot))
         for i, slot in enumerate(slots)
     )
-
-
-def _make_test_scorer(prepared: Prepared) -> Callable[[Sequence[Winner]], list[Score]]:
-    def score_on_test(winners):
-        task = prepared.task
-        device = jax.local_devices(backend=prepared.mesh.devices.flat[0].platform)[0]
-        key = jax.random.key(prepared.config.seed)
-        members = [(winner.state, encode(winner.hparams)) for winner in winners]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-
-        def run(key, stacked, rows, shared):
-            key = derive_key(key, EVALUATE, prepared.config.num_generations)
-
-            def score(member):
-                state, hparams = member
-                return mean_score(task, key, state, decode(hparams), rows, shared)
-
-            return jax.lax.map(score, stacked)
-
-        args = jax.device_put((key, stacked, task.data.test, task.shared), device)
-        means, errors = jax.device_get(jax.jit(run)(*args))
-        return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
-
-    return score_on_test

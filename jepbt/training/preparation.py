@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from jepbt import config as configs
+from jepbt.arguments import user_path
 from jepbt.checkpoints import RunFolder, identify, resume
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import VERSION, Config
@@ -24,6 +25,7 @@ from jepbt.engine.devices import (
     choose_devices,
     use_compilation_cache,
 )
+from jepbt.engine.forks import check_fork
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
 from jepbt.engine.memory import (
     check_memory,
@@ -35,6 +37,7 @@ from jepbt.engine.memory import (
 from jepbt.engine.processes import agree, in_first
 from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs
+from jepbt.engine.switches import own_rules
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training.warm_start import initial_arrays, warm_start
@@ -90,6 +93,7 @@ class Prepared:
         return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
 
 
+@own_rules()
 def prepare(
     task: Task,
     *,
@@ -100,8 +104,12 @@ def prepare(
     **fields: Any,
 ) -> Prepared:
     """Checks everything that a user gave, then compiles: see `train_population`."""
+    check_fork("train_population")
     config = _merge(config, fields)
     configs.check(config)
+    if config.run_dir is not None:
+        folder = user_path("run_dir", config.run_dir)
+        config = dataclasses.replace(config, run_dir=folder)
     resolved = resolve_strategy(strategy)
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
@@ -110,6 +118,7 @@ def prepare(
     seconds: dict[str, float] = {}
     with _timed(seconds, "trace"):
         member = trace_member(task, resolved, config)
+    task = member.task
     check_memory(member, task, config, used)
     start = initial_values = None
     if initial is not None:

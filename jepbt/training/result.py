@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import jax
 
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
-from jepbt.hyperparameters import HyperParameters
+from jepbt.hyperparameters import HyperParameters, encode, to_python
 from jepbt.losses import EvolvedLoss
 from jepbt.losses.taylorglo import describe_attraction
+from jepbt.optional import optional
 from jepbt.population import Population
 from jepbt.report import make_card
 from jepbt.results import Ensemble, History, Schedules, Score, recorded
 from jepbt.results.ensembles import average_weights, make_ensemble
+from jepbt.results.pickled import AbsentTask, to_host, with_choices, without_choices
 from jepbt.tasks import Task
+from jepbt.training.testing import score_on_test
 
 
 class TestReport(NamedTuple):
@@ -67,10 +72,32 @@ class Winner:
                 "read `state`."
             ) from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A choice may be a function, which does not pickle; its number does.
+        return vars(self) | {
+            "state": to_host(self.state),
+            "hparams": encode(self.hparams),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"hparams": to_python(state["hparams"])})
+
+    def __copy__(self) -> Winner:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: Any) -> Winner:
+        copied = copy.deepcopy((self.state, self.hparams), memo)
+        return dataclasses.replace(self, state=copied[0], hparams=copied[1])
+
 
 @dataclasses.dataclass
 class Result:
     """A finished run: the best network, what made it, and what happened on the way.
+
+    It can be pickled, and so come back from another process: its arrays then lie on the
+    host. What the task is made of, functions and data, stays where it was. `test`,
+    `ensemble` and `average` need it, and say so; `result.task = task` puts it back. A
+    copy shares task and population with the original.
 
     Attributes:
         best: the best member of all generations by validation (ties: the earliest).
@@ -95,9 +122,6 @@ class Result:
     config: Config
     seconds: dict[str, float]
     run_dir: pathlib.Path | None
-    score_on_test: Callable[[Sequence[Winner]], list[Score]] = dataclasses.field(
-        repr=False
-    )
     _report: TestReport | None = dataclasses.field(default=None, repr=False)
 
     def test(self) -> TestReport:
@@ -119,11 +143,15 @@ class Result:
                     "jepbt.datasets.from_arrays(train, test=(images, labels))."
                 )
             winners = [self.best, self.median, self.first_best]
-            self._report = TestReport(*self.score_on_test(winners))
+            members = [(winner.state, winner.hparams) for winner in winners]
+            scores = score_on_test(self.task, self.config, members, self.population)
+            self._report = TestReport(*scores)
             if self.run_dir is not None:
                 scores = {k: v._asdict() for k, v in self._report._asdict().items()}
                 text = json.dumps(scores, indent=2).encode()
-                run_directory.write_safely(_write_test, self.run_dir, text)
+                path = self.run_dir / "test.json"
+                with optional(f"{path} is not written"):
+                    run_directory.replace(path, text)
         return self._report
 
     def ensemble(self, k: int = 5) -> Ensemble:
@@ -167,6 +195,32 @@ class Result:
         return dataclasses.replace(
             self.final_best, state=state, fitness=Score(*fitness)
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        population, task = self.population, AbsentTask(self.task)
+        hparams, fitness = jax.device_get((population.hparams, population.fitness))
+        return vars(self) | {
+            "population": Population(to_host(population.state), hparams, fitness),
+            "history": without_choices(self.history, task.hparams),
+            "task": task,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        history = with_choices(state["history"], state["task"].hparams)
+        vars(self).update(state | {"history": history})
+
+    def __copy__(self) -> Result:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __deepcopy__(self, memo: Any) -> Result:
+        other = copy.copy(self)
+        memo[id(self)] = other
+        for name, value in vars(self).items():
+            if name not in ("task", "population"):  # neither ever changes
+                setattr(other, name, copy.deepcopy(value, memo))
+        return other
 
     @property
     def num_founders(self) -> int:
@@ -221,7 +275,3 @@ class Result:
         if self._report is not None:
             lines.append(f"  test    {self._report.best}")
         return "\n".join(lines)
-
-
-def _write_test(folder: pathlib.Path, text: bytes) -> None:
-    run_directory.replace(folder / "test.json", text)

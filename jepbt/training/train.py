@@ -15,8 +15,12 @@ from jepbt.checkpoints import Keeper
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
 from jepbt.engine import RunState
+from jepbt.engine.debugging import Watch
 from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
+from jepbt.engine.spec import Spec
+from jepbt.engine.switches import own_rules
+from jepbt.optional import optional
 from jepbt.results import make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
@@ -26,14 +30,14 @@ from jepbt.training.observers import (
     Run,
     call,
     is_extinct,
+    log,
     logger,
-    make_observers,
-    progress_bar,
     stop_at_failure,
     write_best,
 )
 from jepbt.training.outcome import make_result
 from jepbt.training.preparation import Prepared, prepare
+from jepbt.training.progress import progress_bar
 from jepbt.training.result import Result
 
 
@@ -74,9 +78,15 @@ def train_population(
         TypeError: if an argument is of no allowed kind.
         ValueError: if a value is not allowed; the message names it. Both come before
             anything compiles.
-        RuntimeError: if no member ever had a finite fitness.
+        RuntimeError: if no member ever had a finite fitness; or in a forked process
+            whose parent has used JAX.
         Interrupted: on Ctrl-C or SIGTERM, after the generation in flight, even if it
             is the last; its `.result` is what there is.
+
+    Warns:
+        RuntimeWarning: if something fails that the result does not depend on (a file, a
+            figure, the progress bar, a cache): the run goes on, and the warning says
+            what is missing.
 
     Example:
         >>> from dataclasses import dataclass
@@ -125,18 +135,24 @@ def train_population(
 
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
     """Runs what `prepare` made, generation by generation: see `train_population`."""
+    spec = Spec(prepared.task, prepared.strategy, prepared.config)
+    watch = Watch(spec, prepared.inputs)
+    with own_rules():
+        return _execute(prepared, callbacks, watch)
+
+
+def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) -> Result:
     config = prepared.config
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
     run, keeper = Run(prepared), Keeper(prepared.held, config)
     error, reason = None, 0
-    with keeper, listen() as request, progress_bar(run) as bar:
+    with keeper, listen() as request, progress_bar(run) as show:
         state = _begin(run, keeper)
-        bar.update(len(run.history))
-        observers = make_observers(bar)
+        show(run)
         is_over = _is_reached(run)
         for number in range(len(run.history), 0 if is_over else config.num_generations):
-            clock = _Clock()
+            clock = _Clock(watch)
             state, record = generation(
                 prepared.programs,
                 prepared.inputs,
@@ -147,10 +163,11 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
             )
             record = jax.device_get(record)
             run.add(make_generation(number, record, clock.seconds), state)
-            for observe in observers:
+            for observe in (write_best, show, log):
                 observe(run)
             keeper.keep(state, run.last)
             error = call(callbacks, run.last)
+            watch.look(number, np.flatnonzero(np.isnan(run.last.fitness)).tolist())
             stop_at_failure(run)
             if is_extinct(run):
                 break
@@ -163,8 +180,9 @@ def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
         signal_number = agree(request.signal_number or 0)
     result = make_result(prepared, state, run.history, run.best, keeper.first)
     if prepared.folder is not None:
-        axes = plots.fitness(run.history)
-        run_directory.write_safely(run_directory.save_figure, prepared.folder, axes)
+        write_best(run)  # what a disk refused that was full for a while
+        with optional(f"{prepared.folder / 'figures'} lacks fitness.png"):
+            run_directory.save_figure(prepared.folder, plots.fitness(run.history))
     if error is not None:
         _hand_over(error, result)
     if reason == _FAILED:
@@ -219,15 +237,21 @@ def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
 
 
 class _Clock:
-    """Measures seconds by phase, and waits for the devices at each phase's end."""
+    """Measures seconds by phase, and waits for the devices at each phase's end.
 
-    def __init__(self) -> None:
+    Before training, the watch sees the population that is to be trained.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str, tree: Any) -> None:
         # Waiting here also lets Python handle signals between two programs.
         jax.block_until_ready(tree)
+        if name == "evolve":
+            self._watch.remember(tree.population)
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now

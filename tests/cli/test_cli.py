@@ -58,7 +58,8 @@ def test_trains_on_noisy_labels_of_a_file_without_a_test_split(tmp_path):
     flags = ["--data", "toy.npz", "--label-noise", "0.4", *SMALL]
     done = jepbt("train", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    sizes = "toy 540 train / 60 validation (toy.npz, 40% of train labels wrong)"
+    sizes = f"toy 540 train / 60 validation ({tmp_path / 'toy.npz'}, 40% of train "
+    sizes += "labels wrong)"
     assert sizes in done.stdout
     assert re.search(r"^ +validation \(60\) +no test split$", done.stdout, re.M)
 
@@ -185,7 +186,7 @@ def test_interrupting_says_the_command_that_goes_on(tmp_path):
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 143, stderr
     command = re.search(r"^jepbt (train .* --resume)   goes on$", stderr, re.M)
-    assert "--run-dir runs/0001" in command[1]
+    assert f"--run-dir {tmp_path / 'runs' / '0001'}" in command[1]
     done = jepbt(*shlex.split(command[1]), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^goes on after generation \d+$", done.stdout, re.M)

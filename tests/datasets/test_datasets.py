@@ -1,7 +1,9 @@
 """The embedded data is what it says, and arrays are checked before they are used."""
 
+import decimal
 import hashlib
 import importlib.resources
+import tempfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +170,93 @@ def test_images_are_brought_to_one_form(shape, dtype, stored_shape, stored_dtype
     image = from_arrays((images, np.arange(20) % 2), 4).train["image"]
     assert image.shape == (16, *stored_shape)
     assert image.dtype == stored_dtype
+
+
+NUMBERS = np.arange(120).reshape(20, 6) % 7
+with tempfile.TemporaryFile() as file:
+    MAPPED = np.memmap(file, np.float64, "w+", shape=(20, 6))
+MAPPED[:] = NUMBERS
+LOCKED = NUMBERS.astype(np.float32)
+LOCKED.setflags(write=False)
+BESIDE_BOOLS = NUMBERS.astype(object)
+BESIDE_BOOLS[:, 0] = [bool(value) for value in NUMBERS[:, 0] % 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        *((NUMBERS.astype(kind), np.int32) for kind in ("i1", "u2", "i8", ">i4", "u8")),
+        (jnp.asarray(NUMBERS), np.int32),
+        (NUMBERS.astype(object), np.int32),
+        (NUMBERS.tolist(), np.int32),
+        (NUMBERS.astype(np.uint8), np.uint8),
+        (NUMBERS.astype(np.float16), np.float32),
+        (NUMBERS.astype(">f8"), np.float32),
+        (jnp.asarray(NUMBERS, jnp.bfloat16), np.float32),
+        (np.asfortranarray(NUMBERS.astype(float)), np.float32),
+        (NUMBERS.astype(float)[::-1][::-1], np.float32),
+        (MAPPED, np.float32),
+        (LOCKED, np.float32),
+        (np.ma.masked_greater(NUMBERS.astype(float), 99), np.float32),  # none is
+        (NUMBERS % 2 == 0, np.float32),
+        (BESIDE_BOOLS, np.int32),
+        (np.add(BESIDE_BOOLS, [0.5, 0, 0, 0, 0, 0]), np.float32),
+    ],
+)
+def test_vectors_keep_their_numbers_whatever_holds_them(given, dtype):
+    validation = given[:4], [0, 1, 0, 1]
+    dataset = from_arrays((given, np.arange(20) % 2), validation)
+    assert dataset.train["image"].dtype == dtype
+    expected = np.array(given.tolist() if hasattr(given, "tolist") else given)
+    np.testing.assert_array_equal(dataset.train["image"], expected)
+    np.testing.assert_array_equal(dataset.validation["image"], expected[:4])
+
+
+CLASSES = np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(CLASSES.astype(kind) for kind in ("u1", ">i2", "f2", "f8", bool, object)),
+        CLASSES.astype(float).astype(object),
+        [decimal.Decimal(int(each)) for each in CLASSES],
+        (CLASSES == 1).astype(object),
+        jnp.asarray(CLASSES, jnp.bfloat16),
+        CLASSES.tolist(),
+    ],
+)
+def test_whole_numbers_are_labels_whatever_holds_them(given):
+    dataset = from_arrays((np.arange(20)[:, None], given), 4)
+    assert dataset.train["label"].dtype == np.int32 and dataset.num_classes == 2
+    rows = dataset.train["image"][:, 0]
+    np.testing.assert_array_equal(dataset.train["label"], CLASSES[rows])
+
+
+def test_a_fraction_carves_one_example_at_least():
+    assert len(from_arrays((LOCKED[:3], [0, 1, 1])).validation["label"]) == 1
+
+
+SOFT = np.random.default_rng(0).dirichlet([0.5] * 3, 90).astype(np.float32)
+
+
+def test_probabilities_are_carved_by_their_likeliest_class():
+    images = np.arange(90, dtype=np.float32)[:, None]
+    dataset = from_arrays((images, SOFT), 30, (images[:3], [0, 1, 2]))
+    for split in (dataset.train, dataset.validation):
+        rows = split["image"][:, 0].astype(int)
+        np.testing.assert_array_equal(split["label"], SOFT[rows])
+    sizes = np.bincount(SOFT.argmax(1))
+    carved = np.bincount(dataset.validation["label"].argmax(1), minlength=3)
+    assert (abs(carved - sizes / 3) < 1).all()
+    assert dataset.num_classes == 3 and dataset.test["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float64, bool])
+def test_one_hot_labels_are_probabilities(kind):
+    labels = np.eye(4)[np.arange(40) % 3].astype(kind)  # the last class has no example
+    dataset = from_arrays((images_of(40), labels))
+    assert dataset.num_classes == 4 and dataset.train["label"].shape == (36, 4)
 
 
 @pytest.mark.parametrize("convert", [np.ndarray.tolist, jnp.asarray])

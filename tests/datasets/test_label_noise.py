@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jepbt import datasets
-from jepbt.datasets import from_arrays, with_label_noise
+from jepbt.datasets import from_arrays, noisy_labels, with_label_noise
 
 NUM_EXAMPLES, NUM_CLASSES = 20_000, 5
 LABELS = np.arange(NUM_EXAMPLES) % NUM_CLASSES
@@ -37,6 +37,70 @@ def test_noise_is_symmetric(clean):
     # 5 standard deviations of a binomial of 3,000 at 0.1 and at 0.6
     assert (abs(confusion - expected) < 5 * np.sqrt(3_000 * 0.24)).all()
     assert (abs(confusion - expected)[expected == 300] < 5 * np.sqrt(270)).all()
+
+
+def confusion(noisy, clean, split="train"):
+    """How many labels of each class became which, `[C, C]`."""
+    counts = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+    labels = getattr(clean, split)["label"], getattr(noisy, split)["label"]
+    np.add.at(counts, labels, 1)
+    return counts
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pairs_are_one_cycle_of_all_classes(seed, clean):
+    """Each class is mistaken for one other, and following that leads through all."""
+    noisy = with_label_noise(
+        clean, 0.4, validation_label_noise=0.4, pattern="pairs", seed=seed
+    )
+    assert wrong(noisy, clean).sum() == 6_000
+    for split in ("train", "validation"):
+        counts = confusion(noisy, clean, split)
+        np.fill_diagonal(counts, 0)
+        following = counts.argmax(1)
+        assert ((counts > 0).sum(1) == 1).all()
+        visited = [0]
+        while len(visited) < NUM_CLASSES:
+            visited.append(following[visited[-1]])
+        assert sorted(visited) == list(range(NUM_CLASSES))
+        expected = datasets.label_pairs(NUM_CLASSES, seed)
+        np.testing.assert_array_equal(following, expected.argmax(1))
+
+
+def test_the_seed_draws_the_cycle(clean):
+    cycles = {tuple(datasets.label_pairs(5, seed).argmax(1)) for seed in range(400)}
+    assert len(cycles) == 24  # (5 - 1)! cycles of five classes
+
+
+def test_a_matrix_gives_its_rows_probabilities(clean):
+    """Of 3,000 labels of a class the row's shares, within 5 standard deviations."""
+    matrix = np.random.default_rng(0).dirichlet(np.ones(NUM_CLASSES), NUM_CLASSES)
+    shares = confusion(with_label_noise(clean, 1.0, pattern=matrix), clean) / 3_000
+    spread = np.sqrt(matrix * (1 - matrix) / 3_000)
+    assert (abs(shares - matrix) < 5 * spread).all()
+    certain = np.eye(NUM_CLASSES)[[1, 1, 2, 0, 0]]
+    exact = confusion(with_label_noise(clean, 1.0, pattern=certain), clean)
+    np.testing.assert_array_equal(exact, 3_000 * certain)
+
+
+def test_a_share_of_a_matrix_leaves_the_others_alone(clean):
+    swap = np.roll(np.eye(NUM_CLASSES), 1, axis=0)
+    noisy = with_label_noise(clean, 0.2, pattern=swap)
+    assert wrong(noisy, clean).sum() == 3_000
+    assert (np.diag(confusion(noisy, clean)) > 0).all()
+
+
+def test_patterns_that_cannot_be_are_refused(clean):
+    lame = np.full((NUM_CLASSES, NUM_CLASSES), 0.1)
+    for dataset, rate, pattern, message in [
+        (clean, 0.4, "cycle", r"^label_noise_pattern='cycle' must be 'uniform' or"),
+        (clean, 0.4, lame, r"^label_noise_pattern .* row 0 is .* whose sum is 0.5"),
+        (clean, 0.4, np.ones((2, 3)), r"^label_noise_pattern .* shape \(2, 3\)"),
+        (clean, 0.4, np.eye(2), r"^label_noise_pattern is of 2 classes, .* has 5"),
+        (clean, 0.0, "pairs", r"^label_noise_pattern does nothing .* label_noise=0.4"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            with_label_noise(dataset, rate, pattern=pattern)
 
 
 def test_only_what_was_asked_for_is_noisy(clean):
@@ -99,6 +163,10 @@ def test_load_adds_the_same_noise():
             getattr(noisy, split)["label"], getattr(expected, split)["label"]
         )
     assert noisy.note.startswith("embedded, MIT, 40% of train labels wrong")
+    paired = datasets.load(label_noise=0.4, label_noise_pattern="pairs", seed=7)
+    expected = with_label_noise(clean, 0.4, pattern="pairs", seed=7)
+    np.testing.assert_array_equal(paired.train["label"], expected.train["label"])
+    assert paired.note == "embedded, MIT, 40% of train labels wrong by pairs of classes"
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 40, np.nan, "0.4", True, None])
@@ -116,3 +184,18 @@ def test_unusable_seeds_are_refused(seed, clean):
         with_label_noise(clean, 0.4, seed=seed)
     with pytest.raises(ValueError, match=r"^seed=.*whole number from 0 up"):
         from_arrays((np.zeros((4, 1), np.float32), [0, 1, 0, 1]), 2, seed=seed)
+
+
+def test_noise_on_probabilities_moves_the_likeliest_class_as_it_moves_a_label(clean):
+    """The same examples and the same wrong classes; all other numbers stay."""
+    soft = np.random.default_rng(0).dirichlet([0.3] * NUM_CLASSES, 1_000)
+    order = np.argsort(-soft, 1)
+    noisy = noisy_labels(soft, 0.4, NUM_CLASSES, 7)
+    hard = noisy_labels(order[:, 0], 0.4, NUM_CLASSES, 7)
+    np.testing.assert_array_equal(noisy.argmax(1), hard)
+    np.testing.assert_array_equal(np.sort(noisy, 1), np.sort(soft, 1))
+    changed = (noisy != soft).sum(1)
+    np.testing.assert_array_equal(changed, np.where(hard != order[:, 0], 2, 0))
+    one_hot = np.eye(NUM_CLASSES)[order[:, 0]]
+    expected = np.eye(NUM_CLASSES)[hard]
+    np.testing.assert_array_equal(noisy_labels(one_hot, 0.4, NUM_CLASSES, 7), expected)

@@ -5,7 +5,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import pathlib
 import shutil
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from host_functions import climb, population
 
 import jepbt
 from jepbt import Candidate
+from jepbt.checkpoints import folder as run_directory
 
 
 def run(folder, n_generations=4, take=None, **settings):
@@ -166,18 +166,25 @@ def test_a_worker_that_outlives_a_run_does_not_keep_its_folder(tmp_path):
         assert len(run(tmp_path, n_generations=2, resume=True)) == 1
 
 
-def test_a_full_disk_is_named_and_the_generation_before_is_kept(tmp_path, monkeypatch):
-    loop = jepbt.epbt(4, population(4), climb, run_dir=tmp_path)
-    best = next(loop)
-    with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "replace", full)
-        with pytest.raises(ValueError, match=r"No space left on device.*make room"):
-            next(loop)
-    assert (
-        next(jepbt.epbt(1, population(4), climb, run_dir=tmp_path, resume=True)).fitness
-        == best.fitness
-    )
+@pytest.mark.parametrize("place", ["append_history", "replace"])
+def test_a_disk_that_is_full_for_a_while_costs_nothing_in_the_end(
+    tmp_path, monkeypatch, place
+):
+    """Until there is room, what was saved last can be continued."""
 
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-def full(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "candidates.pkl")
+    whole = run(tmp_path / "whole")
+    half = tmp_path / "half"
+    loop = jepbt.epbt(4, population(4), climb, run_dir=half)
+    bests = [next(loop)]
+    with monkeypatch.context() as patch, pytest.warns(RuntimeWarning) as told:
+        patch.setattr(run_directory, place, full)
+        bests += [next(loop), next(loop)]
+    assert len(told) == 1 and "lacks generations" in str(told[0].message)
+    shutil.copytree(half, tmp_path / "as_it_was")
+    bests += loop
+    assert [(b.model, b.hparams, b.fitness) for b in bests] == whole
+    assert history(half) == history(tmp_path / "whole")
+    assert run(tmp_path / "as_it_was", resume=True) == whole[1:]

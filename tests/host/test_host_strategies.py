@@ -3,11 +3,13 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jepbt
 from jepbt import Candidate, strategies
+from jepbt.hyperparameters import sample_population
 from jepbt.strategies import STRATEGY_NAMES
 
 
@@ -104,3 +106,27 @@ def test_novelty_that_needs_examples_is_refused_before_anything_runs():
     strategy = strategies.epbt(novelty=strategies.pulsation())
     with pytest.raises(ValueError, match=r"pulsation\(metric='loss'\) compares losses"):
         jepbt.epbt(2, given(4), climb, strategy=strategy)
+
+
+def test_an_edited_step_is_compiled_anew():
+    """IPython's autoreload gives the function that there is other code, in place."""
+
+    def scale(key, state, generation, hparams, evaluation):
+        slots = jnp.arange(evaluation.fitness.size)
+        return state, strategies.Plan(slots, Hyper(hparams.rate * 2), {})
+
+    def edited(key, state, generation, hparams, evaluation):
+        slots = jnp.arange(evaluation.fitness.size)
+        return state, strategies.Plan(slots, Hyper(hparams.rate * 4), {})
+
+    def start(key, hparams_type, num_members, num_generations):
+        return (), sample_population(key, hparams_type, num_members)
+
+    def last_rate():
+        strategy = strategies.Strategy(start, scale)
+        *_, best = jepbt.epbt(2, given(2, 0.01, 0.02), climb, strategy=strategy)
+        return best.hparams.rate
+
+    assert math.isclose(last_rate(), 0.04, rel_tol=1e-5)
+    scale.__code__ = edited.__code__
+    assert math.isclose(last_rate(), 0.08, rel_tol=1e-5)

@@ -31,7 +31,9 @@ from jepbt.hyperparameters import (
     spaces,
     to_python,
     whole_below,
+    whole_of_two,
 )
+from jepbt.operators import perturb
 
 uniform = jax.random.uniform
 
@@ -166,6 +168,101 @@ def test_a_space_is_read_again_from_json(name):
     assert read_space(json.loads(json.dumps(space.describe()))) == space
 
 
+@pytest.mark.parametrize("count", [2, 2**16 + 1, 10**9, 2**30 + 1, 2**32 - 1])
+def test_two_uniform_numbers_make_a_whole_one_exactly(count):
+    """`floor(46 random bits * count / 2^46)`, by Python's own whole numbers."""
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 2**23, (2, 1_000))
+    bits[:, :3] = [[0, 2**23 - 1, 1], [0, 2**23 - 1, 2**23 - 1]]
+    drawn = whole_of_two(count, *jnp.asarray(np.float32(bits) / np.float32(2**23)))
+    expected = [(((a << 23) | b) * count) >> 46 for a, b in bits.T.tolist()]
+    assert np.asarray(drawn).tolist() == expected
+
+
+WIDE = {
+    "from zero": Integer(7, 0, 2**30, False),
+    "of all bits": Integer(0, -(2**31), 2**31 - 2, False),
+    "far out": Integer(2**30 + 1, 2**30, 2**30 + 8, False),
+    "log": Integer(2**29 + 1, 1, 2**30, True),
+    "log, far out": Integer(2**30 + 1, 2**30, 2**30 + 8, True),
+    "without bounds": Integer(2**29 + 1, None, None, False),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_every_number_of_a_wide_range_can_be_drawn_and_reached(kind, key):
+    """Drawn, or moved from one value: spread as is said, and every remainder alike."""
+    space = WIDE[kind]
+    uniforms = uniform(key, (4, 20_000))
+    drawn = np.asarray(space.prior(uniforms[0], uniforms[1]), np.float64)
+    if space.min is None:
+        quantiles = stats.norm.cdf(2 * np.log(drawn / space.default))
+    elif space.log:
+        width = math.log(space.max + 1) - math.log(space.min)
+        inside = uniform(jax.random.key(1), drawn.shape)  # each number is a cell
+        quantiles = (np.log(drawn + inside) - math.log(space.min)) / width
+    else:
+        quantiles = (drawn - space.min + 0.5) / (space.max + 1 - space.min)
+    if kind.endswith("far out"):
+        counts = np.bincount(drawn.astype(int) - space.min, minlength=9)
+        assert stats.chisquare(counts).pvalue > 0.01
+        return
+    assert stats.kstest(quantiles, "uniform").pvalue > 0.01
+    value = jnp.full(20_000, space.default, jnp.int32)
+    moved = space.move(value, normal(uniforms[2]), uniforms[3], sigma=0.1, redraw=0.0)
+    for numbers in (drawn[drawn > 1e6], np.asarray(space.clip(moved))):
+        remainders = np.bincount(numbers.astype(np.int64) % 64, minlength=64)
+        inside = remainders[1:] if 0 in (space.min, space.default) else remainders
+        assert stats.chisquare(inside).pvalue > 0.001
+
+
+def test_wide_integers_move_as_far_as_narrow_ones_and_stop_at_their_bounds(key):
+    ends = Integer(0, -(2**31), 2**31 - 2, False)
+    near = Integer(10**9 + 1, 10**9, 2**31 - 2, False)
+    sides = uniform(key, (2, 20_000))
+    for space, value, deviation in (
+        (ends, 5, 0.01 * (2**32 - 2)),
+        (near, 15 * 10**8 + 1, 0.01 * 15 * 10**8),
+    ):
+        values = jnp.full(20_000, value, jnp.int32)
+        noise = normal(sides[0])
+        moved = space.move(values, noise, sides[1], sigma=0.01, redraw=0.0)
+        steps = np.asarray(space.clip(moved), np.float64) - value
+        assert stats.kstest(steps / deviation, stats.norm.cdf).pvalue > 0.01
+    values, noise = jnp.array([2**31 - 3, -(2**31) + 1]), jnp.array([1.0, -1.0])
+    moved = ends.clip(ends.move(values, noise, jnp.full(2, 0.5), sigma=0.9, redraw=0.0))
+    assert moved.tolist() == [2**31 - 2, -(2**31)]
+    multiplied = ends.clip(ends.multiply(values, jnp.float32(1.2), noise))
+    assert multiplied.tolist() == [2**31 - 2, -(2**31)]
+
+
+def test_only_a_class_with_wide_integers_draws_a_second_time(key):
+    """Its other fields' values stay those that they would have without."""
+
+    @dataclass
+    class Wide(jepbt.HyperParameters):
+        rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+        seed: int = jepbt.hparam(7, min=0, max=2**30)
+
+    @dataclass
+    class Narrow(jepbt.HyperParameters):
+        rate: float = jepbt.hparam(0.05, min=1e-4, max=1.0, log=True)
+        seed: int = jepbt.hparam(7, min=0, max=2**16)
+
+    drawn = [sample_population(key, kind, 200) for kind in (Wide, Narrow)]
+    np.testing.assert_array_equal(drawn[0].rate, drawn[1].rate)
+    assert int(drawn[0].seed[0]) == 7
+    ranks = stats.spearmanr(drawn[0].seed[1:], drawn[1].seed[1:])
+    assert ranks.statistic > 0.999  # the first number still says where
+
+
+def test_numeric_choices_that_do_not_fit_32_bits_are_kept_on_the_host_alone():
+    space = Categorical(1, (1, 2**40))
+    assert space.readable(np.array([1, 0])).tolist() == [2**40, 1]
+    with pytest.raises(ValueError, match=r"seed: choices=.* do not fit the 32 bits"):
+        space.decode(jnp.array(1), "seed")
+
+
 def test_loss_starts_at_its_seed_plus_noise(key):
     draws = np.asarray(TaylorLoss((1.0,) * 8, 0.5, 0.1).prior(uniform(key, (3_000, 8))))
     assert stats.kstest(draws.ravel(), stats.norm(1.0, 0.5).cdf).pvalue > 0.01
@@ -272,6 +369,34 @@ def test_an_annotation_that_disagrees_is_named():
 def test_bounds_hold_under_postponed_annotations():
     """This module's annotations are strings; bounds come from the field alone."""
     assert (spaces(Hyper)["dropout"].min, spaces(Hyper)["dropout"].max) == (0.0, 0.6)
+
+
+def test_an_edited_class_is_read_anew(key):
+    """IPython's autoreload gives the old class the new one's attributes, in place."""
+
+    def define(high, **more):
+        fields = {"rate": jepbt.hparam(0.1, min=0.01, max=high), **more}
+        annotations = dict.fromkeys(fields, "float")
+        namespace = {"__annotations__": annotations, **fields}
+        return dataclass(type("Mine", (jepbt.HyperParameters,), namespace))
+
+    def edit(new):
+        for name in set(vars(new)) - {"__dict__", "__weakref__"}:
+            setattr(Mine, name, vars(new)[name])
+
+    Mine = define(1.0)
+    before = sample_population(key, Mine, 50)
+    explore = jax.jit(perturb(factors=(99.0,), resample=0.0))
+    assert 0.5 < before.rate.max() <= 1 == explore(key, before).rate.min()
+    edit(define(0.2))
+    assert spaces(Mine)["rate"].max == 0.2
+    assert sample_population(key, Mine, 50).rate.max() <= 0.2
+    np.testing.assert_allclose(explore(key, before).rate, 0.2)
+    edit(define(0.2, dropout=jepbt.hparam(0.3, min=0.0, max=0.5)))
+    after = sample_population(key, Mine, 50)
+    assert len(jax.tree.leaves(after)) == 2 and after.dropout.max() > 0.3
+    again = define(0.5)  # a cell run again makes another class of the same name
+    assert (spaces(again)["rate"].max, spaces(Mine)["rate"].max) == (0.5, 0.2)
 
 
 def test_a_forgotten_decorator_is_named():

@@ -311,3 +311,61 @@ class NnxPmapped(nnx.Module):
 def test_what_a_model_asks_for_in_vain_is_named(model, error, words):
     with jax.numpy_rank_promotion("allow"), pytest.raises(error, match=words):
         make_task(model)
+
+
+class NnxCalledWithRngs(nnx.Module):
+    """Flax's newer style: streams are given to each call, and none are kept."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(64, 3, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, x, rngs):
+        return self.dense(self.dropout(x.reshape(x.shape[0], -1), rngs=rngs))
+
+
+class NnxMayBeCalledWithRngs(NnxCalledWithRngs):
+    def __call__(self, x, rngs=None):
+        return super().__call__(x, rngs)
+
+
+class NnxKeepsRngs(NnxCalledWithRngs):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return super().__call__(x, None)
+
+
+class NnxKeepsRngsAndMayGetThem(NnxKeepsRngs):
+    def __call__(self, x, rngs=None):
+        return NnxCalledWithRngs.__call__(self, x, rngs)
+
+
+@pytest.mark.parametrize("module", [NnxCalledWithRngs, NnxMayBeCalledWithRngs])
+def test_nnx_modules_get_streams_of_the_steps_key(module):
+    network, x = as_model(module), jnp.ones((2, 64))
+    params, variables = network.init(jax.random.key(0), x)
+
+    def outputs(seed, train):
+        key = jax.random.key(seed)
+        return np.asarray(
+            network.apply(key, params, variables, None, x, train=train)[0]
+        )
+
+    same = np.testing.assert_array_equal
+    same(outputs(1, True), outputs(1, True))
+    same(outputs(1, False), outputs(2, False))
+    assert (outputs(1, True) != outputs(2, True)).any()
+    assert (outputs(1, True) != outputs(1, False)).any()
+
+
+def test_streams_that_a_module_keeps_are_used_where_it_can_do_without():
+    x = jnp.ones((2, 64))
+    drawn = []
+    for module in (NnxKeepsRngs, NnxKeepsRngsAndMayGetThem):
+        network, key = as_model(module), jax.random.key(0)
+        params, variables = network.init(key, x)
+        drawn.append(network.apply(key, params, variables, None, x, train=True)[0])
+    np.testing.assert_array_equal(*drawn)

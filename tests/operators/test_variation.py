@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import jepbt
+from jepbt.hyperparameters import Integer
 from jepbt.operators import MIN_FACTOR, gaussian, pair_children, perturb, uniform
 
 NUM = 4_000
@@ -151,6 +152,73 @@ def test_perturb_multiplies_by_one_of_its_factors(key):
 def test_perturb_always_moves_integers(key):
     children = perturb(resample=0.0)(key, copies(width=2))
     assert set(np.unique(children.width)) == {1, 3}
+
+
+def test_perturb_leaves_zero_like_any_other_value(key):
+    """The rule by hand: the factor's side, by one or by a fifth of the range."""
+
+    @dataclass
+    class Counts(jepbt.HyperParameters):
+        layers: int = jepbt.hparam(5, min=0, max=10)
+        offset: int = jepbt.hparam(0, min=-10, max=10)
+        decay: float = jepbt.hparam(0.2, min=0.0, max=1.0)
+        wide: int = jepbt.hparam(0, min=-(2**20), max=2**30)
+
+    explore = perturb(resample=0.0)
+    zeros = Counts(
+        *[jnp.zeros(NUM, jnp.int32)] * 2, jnp.zeros(NUM), jnp.zeros(NUM, int)
+    )
+    children = explore(key, zeros)
+    for name, values in {
+        "layers": [0, 1],
+        "offset": [-1, 1],
+        "decay": [0, 0.2],
+        "wide": [-1, 1],
+    }.items():
+        seen, counts = np.unique(getattr(children, name), return_counts=True)
+        np.testing.assert_allclose(seen, values, rtol=1e-6)
+        np.testing.assert_allclose(counts / NUM, 0.5, atol=0.03)
+    still = perturb(factors=(1.0,), resample=0.0)(key, zeros)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(still))
+
+
+def test_perturb_does_not_gather_whole_numbers_at_zero(key):
+    """In the long run as the chain says: its transitions, written out by hand."""
+    space = Integer(5, 0, 10, False)
+    down = [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+    up = [1, 2, 3, 4, 5, 6, 8, 9, 10, 10, 10]
+    chain = np.zeros((11, 11))
+    for value, sides in enumerate(zip(down, up, strict=True)):
+        for side in sides:
+            chain[value, side] += 0.5
+    expected = np.linalg.matrix_power(chain, 60)[5]
+    values = jnp.full(NUM, 5)
+    for step_key in jax.random.split(key, 60):
+        factors = jax.random.choice(step_key, jnp.array([0.8, 1.2]), (NUM,))
+        values = space.clip(space.multiply(values, factors, None))
+    counts = np.bincount(values, minlength=11)
+    np.testing.assert_allclose(counts / NUM, expected, atol=0.03)
+    assert expected[0] < 0.15
+
+
+def test_wide_integers_keep_all_their_digits(key):
+    """2^30 + 1 times 1.2 or 0.8, plus an odd number; children of odd parents differ."""
+
+    @dataclass
+    class Wide(jepbt.HyperParameters):
+        seed: int = jepbt.hparam(7, min=0, max=2**31 - 2)
+        small: int = jepbt.hparam(7, min=0, max=2**31 - 2)
+
+    parents = Wide(jnp.full(NUM, 2**30 + 1), jnp.full(NUM, 5))
+    children = perturb(resample=0.0)(key, parents)
+    assert set(np.unique(children.small)) == {4, 6}
+    for seed in np.unique(children.seed).tolist():
+        expected = round((2**30 + 1) * (1.2 if seed > 2**30 else 0.8))
+        assert abs(seed - expected) < 64 and seed % 2 == 1
+    for mutate in (gaussian(), perturb(resample=1.0)):
+        assert abs(np.mean(mutate(key, parents).seed % 2) - 0.5) < 0.04
+    crossed = uniform()(key, parents, jnp.ones(NUM, bool))
+    assert (crossed.seed == 2**30 + 1).all()
 
 
 def test_perturb_resamples_at_its_rate(key):

@@ -1,0 +1,200 @@
+"""Lets members train with their own hyperparameters, also where a state keeps a copy.
+
+`optax.inject_hyperparams`, and optimizers like it, write a hyperparameter into their
+state when a member is born, and read it there ever after. A child takes over the state
+of its parent, and would go on with the parent's value, whatever its own has become.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jepbt.engine.devices import compiler_options
+from jepbt.hyperparameters import default_member
+from jepbt.population import PyTree
+from jepbt.tasks import Task
+
+
+def find_copies(
+    init: Callable[..., PyTree], step: Callable[..., Any], *shapes: PyTree
+) -> list[int]:
+    """Finds the arrays of a state that are copies of hyperparameters.
+
+    These follow from the hyperparameters alone when a member is born, and steps leave
+    them as they are: no gradient, example or random number reaches them. What begins at
+    a hyperparameter and is then adapted, such as an estimate of the right learning rate
+    or a countdown, is inherited like a weight, and is no copy.
+
+    Args:
+        init: `(key, hparams) -> state`, jitted.
+        step: `(key, state, hparams, batch, shared) -> (state, metrics)`, jitted.
+        shapes: those of what a step takes.
+
+    Returns:
+        The numbers of these arrays among the state's leaves; none, for most tasks.
+
+    Raises:
+        ValueError: if the state may hold copies, and the step cannot be differentiated
+            forward, so that it does not show whether it changes them.
+    """
+    key, _, hparams, *_ = shapes
+    of_key, of_hparams = (_depends(init, (key, hparams), on) for on in (0, 1))
+    found = [i for i, own in enumerate(of_hparams) if own and not of_key[i]]
+    if found:
+        moved = _moved_by_others(step, found, shapes)
+        found = [i for i in found if i not in moved]
+    if found:
+        stays = _stays(init, step, found, shapes)
+        found = [i for i, is_same in zip(found, stays, strict=True) if is_same]
+    return found
+
+
+def renew(task: Task, copies: Sequence[int]) -> Task:
+    """Makes a task whose steps begin with copies of the member's own hyperparameters.
+
+    Args:
+        task: any task.
+        copies: the numbers of leaves of its state, from `find_copies`.
+
+    Returns:
+        The same task, if there are none.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
+        >>> task = Task(
+        ...     Hyper,
+        ...     init=lambda key, h: {"rate": h.learning_rate, "x": 1.0},
+        ...     train_step=lambda key, state, h, batch, shared: (state, {"loss": 0.0}),
+        ...     evaluate=lambda key, state, h, batch, shared: state["x"],
+        ... )
+        >>> parent, own = {"rate": 0.1, "x": 3.0}, SimpleNamespace(learning_rate=0.2)
+        >>> renew(task, [0]).train_step(None, parent, own, None, None)[0]
+        {'rate': 0.2, 'x': 3.0}
+    """
+    if not copies:
+        return task
+
+    def train_step(key, state, hparams, batch, shared):
+        born = jax.tree.leaves(task.init(key, hparams))
+        leaves, structure = jax.tree.flatten(state)
+        for i in copies:
+            leaves[i] = born[i]
+        return task.train_step(key, structure.unflatten(leaves), hparams, batch, shared)
+
+    return dataclasses.replace(task, train_step=train_step)
+
+
+def _depends(
+    function: Callable[..., PyTree], args: tuple[PyTree, ...], on: int
+) -> list[bool]:
+    """Tells which leaves of a function's result depend on one of its arguments.
+
+    What depends on a mapped argument is mapped, and a custom rule is told about it.
+    """
+    num_leaves = len(jax.tree.leaves(jax.eval_shape(function, *args)))
+    found = [False] * num_leaves
+
+    @jax.custom_batching.custom_vmap
+    def look(leaves):
+        return leaves
+
+    @look.def_vmap
+    def rule(size, is_mapped, leaves):
+        found[:] = is_mapped[0]
+        return leaves, is_mapped[0]
+
+    def stack(leaf):
+        return jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
+
+    axes = [0 if i == on else None for i in range(len(args))]
+    args = [jax.tree.map(stack, a) if i == on else a for i, a in enumerate(args)]
+    look_at = jax.vmap(lambda *args: look(jax.tree.leaves(function(*args))), axes)
+    jax.eval_shape(look_at, *args)
+    return found
+
+
+def _moved_by_others(
+    step: Callable[..., Any], found: Sequence[int], shapes: Sequence[PyTree]
+) -> list[int]:
+    """Names those leaves that have a derivative by anything real but each other.
+
+    A derivative sees through conditions: an optimizer that takes or skips a step by
+    looking at its gradients does not change what both branches hand on.
+    """
+    key, *rest = shapes
+    leaves, structure = jax.tree.flatten(rest)  # the state's come first
+    others = [
+        i
+        for i, leaf in enumerate(leaves)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and i not in found
+    ]
+    moved = []
+
+    @jax.custom_jvp
+    def look(values):
+        return values
+
+    def rule(primals, tangents):
+        is_still = [
+            isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+            for tangent in tangents[0]
+        ]
+        moved.extend(i for i, still in zip(found, is_still, strict=True) if not still)
+        return primals[0], tangents[0]
+
+    look.defjvp(rule, symbolic_zeros=True)
+
+    def differentiate(key, leaves):
+        def run(values):
+            given = dict(enumerate(leaves)) | dict(zip(others, values, strict=True))
+            state, _ = step(key, *structure.unflatten(given.values()))
+            after = jax.tree.leaves(state)
+            return look([after[i] for i in found])
+
+        values = [leaves[i] for i in others]
+        return jax.jvp(run, (values,), (values,))[0]
+
+    try:
+        jax.eval_shape(differentiate, key, leaves)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        paths = jax.tree_util.tree_leaves_with_path(shapes[1])
+        names = ", ".join(jax.tree_util.keystr(paths[i][0]) for i in found)
+        raise ValueError(
+            f"init writes hyperparameters into the state ({names}), where children "
+            "would find their parent's. Whether steps change them cannot be told: "
+            f"{str(error)[:200]} Read hyperparameters in each step instead, as in "
+            "optimizer=lambda h: optax.sgd(h.learning_rate), without "
+            "optax.inject_hyperparams."
+        ) from error
+    return moved
+
+
+def _stays(
+    init: Callable[..., PyTree],
+    step: Callable[..., Any],
+    found: Sequence[int],
+    shapes: Sequence[PyTree],
+) -> list[bool]:
+    """Tries whether a step leaves unusual values of some leaves as they are."""
+    key, state, hparams, *rest = shapes
+    values = default_member(type(hparams))
+
+    def compare(key, rest):
+        leaves = jax.tree.leaves(init(key, values))
+        for i in found:
+            leaves[i] = jnp.full_like(leaves[i], 3)  # no default, 0 or 1
+        before = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        after = jax.tree.leaves(step(key, before, values, *rest)[0])
+        return [jnp.array_equal(leaves[i], after[i]) for i in found]
+
+    with jax.ensure_compile_time_eval():
+        args = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (key, rest))
+        options = compiler_options(jax.default_backend(), brief=True)
+        compiled = jax.jit(compare).lower(*args).compile(options)
+        return [bool(is_same) for is_same in compiled(*args)]
