@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jepbt import config as configs
@@ -17,6 +18,9 @@ from jepbt.comparison.record import Record, open_record
 from jepbt.config import Config
 from jepbt.engine.devices import choose_devices
 from jepbt.tasks import Task
+
+BIASED = " + biases"
+"""Ends the name of an arm whose classes got biases after training."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +71,12 @@ def plan_comparison(
     seeds = _read_seeds(seeds)
     check_bool("compare", "post_hoc", post_hoc)
     config = _merge(config, fields)
-    choose_devices(devices, config.population_size)
+    platform = choose_devices(devices, config.population_size)[0].platform
+    if config.run_dir is not None and jax.process_count() > 1:
+        raise ValueError(
+            "compare: run_dir is for one process, and there are "
+            f"{jax.process_count()}. Leave it out: all of them return the comparison."
+        )
     alone = dataclasses.replace(config, run_dir=None, resume=False, progress=False)
     entrants = enter(arms, dataclasses.replace(alone, seed=seeds[0]), seeds[0])
     if post_hoc:
@@ -75,7 +84,6 @@ def plan_comparison(
 
     def make_identity():
         settings = {"arms": ", ".join(arms), "control": control, "primary": primary}
-        platform = choose_devices(devices, config.population_size)[0].platform
         return {
             "settings": settings | {"post_hoc": post_hoc, "first seed": seeds[0]},
             "arms": {
@@ -176,8 +184,14 @@ def _merge(config: Config | None, fields: Mapping[str, Any]) -> Config:
 
 def _check_post_hoc(entrants: Sequence[Entrant]) -> None:
     """Refuses tasks whose winners cannot get a bias for each class."""
+    names = [entrant.name for entrant in entrants]
     for entrant in entrants:
         task = entrant.first.task
+        if entrant.name + BIASED in names:
+            raise ValueError(
+                f"compare: post_hoc=True makes an arm {entrant.name + BIASED!r} of its "
+                "own. Give yours another name."
+            )
         if not is_classification(task) or task.blend is None:
             raise ValueError(
                 f"compare: post_hoc=True: the task of arm {entrant.name!r} gives no "
