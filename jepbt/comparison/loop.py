@@ -12,16 +12,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jepbt.comparison.arms import Arm, Entrant, check_same_data, describe_spaces
-from jepbt.comparison.plan import Plan, is_classification
+from jepbt.comparison.plan import BIASED, Plan, is_classification
 from jepbt.comparison.report import Comparison, Cost
 from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
 from jepbt.engine.switches import own_rules
 from jepbt.optional import optional, warn
 from jepbt.training import Interrupted
 from jepbt.training.progress import is_terminal
-
-BIASED = " + biases"
-"""Ends the name of an arm whose classes got biases after training."""
 
 
 @own_rules()

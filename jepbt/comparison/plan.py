@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jepbt import config as configs
@@ -25,6 +26,9 @@ from jepbt.engine.devices import choose_devices
 from jepbt.engine.forks import check_fork
 from jepbt.engine.switches import own_rules
 from jepbt.tasks import Task
+
+BIASED = " + biases"
+"""Ends the name of an arm whose classes got biases after training."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +81,12 @@ def plan_comparison(
     seeds = _read_seeds(seeds)
     check_bool("compare", "post_hoc", post_hoc)
     config = _merge(config, fields)
-    choose_devices(devices, config.population_size)
+    platform = choose_devices(devices, config.population_size)[0].platform
+    if config.run_dir is not None and jax.process_count() > 1:
+        raise ValueError(
+            "compare: run_dir is for one process, and there are "
+            f"{jax.process_count()}. Leave it out: all of them return the comparison."
+        )
     alone = dataclasses.replace(config, run_dir=None, resume=False, progress=False)
     entrants = enter(arms, dataclasses.replace(alone, seed=seeds[0]), seeds[0])
     if post_hoc:
@@ -85,7 +94,6 @@ def plan_comparison(
 
     def make_identity():
         settings = {"arms": ", ".join(arms), "control": control, "primary": primary}
-        platform = choose_devices(devices, config.population_size)[0].platform
         return {
             "settings": settings | {"post_hoc": post_hoc, "first seed": seeds[0]},
             "arms": {
@@ -189,8 +197,14 @@ def _merge(config: Config | None, fields: Mapping[str, Any]) -> Config:
 
 def _check_post_hoc(entrants: Sequence[Entrant]) -> None:
     """Refuses tasks whose winners cannot get a bias for each class."""
+    names = [entrant.name for entrant in entrants]
     for entrant in entrants:
         task = entrant.first.task
+        if entrant.name + BIASED in names:
+            raise ValueError(
+                f"compare: post_hoc=True makes an arm {entrant.name + BIASED!r} of its "
+                "own. Give yours another name."
+            )
         if not is_classification(task) or task.blend is None:
             raise ValueError(
                 f"compare: post_hoc=True: the task of arm {entrant.name!r} gives no "

@@ -164,9 +164,15 @@ def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, f
     if not post_hoc:
         return float(score), math.nan
     _, tuned_on = read(task.data.validation)
-    biases = tune_biases(tuned_on, task.data.validation["label"])
-    biased = biased_accuracy(predictions, task.data.test["label"], biases)
+    biases = tune_biases(tuned_on, _classes(task.data.validation))
+    biased = biased_accuracy(predictions, _classes(task.data.test), biases)
     return float(score), biased
+
+
+def _classes(rows: PyTree) -> np.ndarray:
+    """Reads each example's class, `int[N]`: the likeliest, where labels are soft."""
+    labels = np.asarray(rows["label"])
+    return labels.argmax(1) if labels.ndim == 2 else labels
 
 
 def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:

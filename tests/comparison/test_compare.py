@@ -328,6 +328,10 @@ REFUSED = [
     ({"post_hoc": 1}, "post_hoc=1 must be True or False"),
     ({"post_hoc": True, "arms": {"a": descend(), "b": descend()}}, "no predictions"),
     (
+        {"post_hoc": True, "arms": {"a": TASK, "a + biases": TASK}},
+        "makes an arm 'a + biases' of its own",
+    ),
+    (
         {"post_hoc": True, "arms": dict.fromkeys("ab", make_task(OTHER_DATA))},
         "has no test split, and biases",
     ),
@@ -360,6 +364,12 @@ def test_unfair_comparisons_are_refused_before_anything_compiles(
     with pytest.raises(error, match=f"(?s){pattern}"):
         jepbt.compare(**({"arms": TWO, "run_dir": tmp_path / "c"} | SMALL | given))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_for_one_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="run_dir is for one process, and there are 2"):
+        plan_comparison(TWO, **SMALL, run_dir=tmp_path / "c")
 
 
 def test_shapes_must_not_depend_on_the_seed(monkeypatch):

@@ -62,12 +62,13 @@ def test_numbers_of_seeds_are_those_of_the_tables(effect, count):
     assert statistics.count_seeds(3.0, 3 * effect) == count
 
 
-def test_what_seeds_detect_is_detected_four_times_out_of_five():
-    difference = statistics.detectable(2.0, 6)
-    samples = difference + 2.0 * rng.normal(size=(6, 40_000))
+@pytest.mark.parametrize("count", [3, 6])
+def test_what_seeds_detect_is_detected_four_times_out_of_five(count):
+    difference = statistics.detectable(2.0, count)
+    samples = difference + 2.0 * rng.normal(size=(count, 40_000))
     share = (stats.ttest_1samp(samples, 0).pvalue < 0.05).mean()
     assert abs(share - 0.8) < 0.01
-    assert statistics.count_seeds(2.0, difference) == 6
+    assert statistics.count_seeds(2.0, difference) == count
     assert 0 < statistics.detectable(1.0, 2) < 100  # with hardly any seeds, too
 
 
@@ -83,11 +84,23 @@ def test_biases_are_the_best_that_brute_force_finds():
     assert found > np.mean(logits.argmax(1) == labels)
 
 
+def test_examples_that_look_alike_are_predicted_alike():
+    """No bias parts them: four of six are right at best, whatever their order."""
+    p, labels = np.tile([0.6, 0.4], (6, 1)), np.array([1, 0, 1, 0, 1, 1])
+    tuned = biases.tune_biases(p, labels)
+    assert biases.biased_accuracy(p, labels, tuned) == pytest.approx(4 / 6)
+
+
+def test_a_network_that_has_failed_is_never_right():
+    p = np.full((3, 2), np.nan)
+    assert biases.biased_accuracy(p, np.zeros(3, int), np.zeros(2)) == 0
+
+
 def test_no_single_bias_could_be_better():
     labels = rng.integers(4, size=300)
     logits = rng.normal(size=(300, 4)) + np.eye(4)[labels] + [0, 1, 0, -1]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    p[7] = np.nan  # a network that has failed there is wrong there
+    p[7] = np.nan  # the network has failed there
     tuned = biases.tune_biases(p, labels)
     found = biases.biased_accuracy(p, labels, tuned)
     for number in range(4):
