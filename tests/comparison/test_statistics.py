@@ -70,6 +70,8 @@ def test_what_seeds_detect_is_detected_four_times_out_of_five(count):
     assert abs(share - 0.8) < 0.01
     assert statistics.count_seeds(2.0, difference) == count
     assert 0 < statistics.detectable(1.0, 2) < 100  # with hardly any seeds, too
+    share = (stats.ttest_1samp(1 + samples - difference, 0).pvalue < 0.05).mean()
+    assert abs(share - statistics._power(0.5, count)) < 0.01
 
 
 def test_biases_are_the_best_that_brute_force_finds():
@@ -86,9 +88,11 @@ def test_biases_are_the_best_that_brute_force_finds():
 
 def test_examples_that_look_alike_are_predicted_alike():
     """No bias parts them: four of six are right at best, whatever their order."""
-    p, labels = np.tile([0.6, 0.4], (6, 1)), np.array([1, 0, 1, 0, 1, 1])
-    tuned = biases.tune_biases(p, labels)
-    assert biases.biased_accuracy(p, labels, tuned) == pytest.approx(4 / 6)
+    labels = np.array([1, 1, 1, 1, 0, 0])
+    for first in np.linspace(0.51, 0.9, 20):
+        p = np.tile([first, 1 - first], (6, 1))
+        tuned = biases.tune_biases(p, labels)
+        assert biases.biased_accuracy(p, labels, tuned) == pytest.approx(4 / 6)
 
 
 def test_a_network_that_has_failed_is_never_right():
