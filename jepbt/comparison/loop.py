@@ -15,13 +15,11 @@ from jepbt.comparison.arms import Arm, Entrant, check_same_data, describe_spaces
 from jepbt.comparison.plan import BIASED, Plan, is_classification
 from jepbt.comparison.report import Comparison, Cost
 from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
-from jepbt.engine.switches import own_rules
 from jepbt.optional import optional, warn
 from jepbt.training import Interrupted
 from jepbt.training.progress import is_terminal
 
 
-@own_rules()
 def run_comparison(
     plan: Plan, observe: Callable[[Outcome], None] = lambda outcome: None
 ) -> Comparison:

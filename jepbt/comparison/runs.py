@@ -16,6 +16,7 @@ from jepbt.comparison.biases import biased_accuracy, tune_biases
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
 from jepbt.engine.member import trace_member
 from jepbt.engine.programs import place_inputs
+from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, encode
 from jepbt.population import EVALUATE, PyTree, derive_key, take
 from jepbt.strategies import resolve_strategy
@@ -79,6 +80,7 @@ def compile_arm(
     return Compiled(arm, prepared, score, {})
 
 
+@own_rules()
 def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
     """Tells whether programs compute what an arm does at another seed.
 
@@ -120,11 +122,13 @@ def run_arm(
         Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
     """
     task, first = arm.task, compiled.prepared
+    with own_rules():
+        inputs = place_inputs(task, seed, first.mesh)
     prepared = dataclasses.replace(
         first,
         task=dataclasses.replace(first.task, data=task.data, shared=task.shared),
         config=dataclasses.replace(entrant.config, seed=seed),
-        inputs=place_inputs(task, seed, first.mesh),
+        inputs=inputs,
     )
     try:
         result = execute(prepared, [callback])
@@ -146,6 +150,7 @@ def run_arm(
     )
 
 
+@own_rules()
 def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, float]:
     """Scores the winner, plain and with biases for its classes."""
     task, seed = result.task, result.config.seed
