@@ -261,14 +261,6 @@ def test_a_damaged_line_is_run_again_and_seeds_may_be_added(done, reused, tmp_pa
     np.testing.assert_array_equal(after.scores, expected)
 
 
-def test_switches_that_look_for_mistakes_find_none_of_jepbts(done, reused):
-    """Data of a seed, winners and scores move between host and devices."""
-    with jax.transfer_guard("disallow"), jax.numpy_dtype_promotion("strict"):
-        found = jepbt.compare(TWO_ARMS, **(FEW | {"seeds": 1}))
-    expected = done.comparison.scores[[0, 2, 3, 5], 0]
-    np.testing.assert_array_equal(found.scores[:, 0], expected)
-
-
 def descend(limit=0.3, hparams=Hyper):
     """A member walks down x², without data; `limit` is a constant of the program."""
     return jepbt.Task(
