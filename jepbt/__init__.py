@@ -8,6 +8,7 @@ Example:
 
 from jepbt import augment, datasets, losses, models, nn, operators, plots, strategies
 from jepbt.benchmark import scaling
+from jepbt.comparison import Arm, Comparison, compare
 from jepbt.config import VERSION, Config
 from jepbt.engine import make_run, use_all_cpu_cores
 from jepbt.host import Candidate, epbt, field_dict
@@ -20,7 +21,9 @@ from jepbt.training import Interrupted, Result, replay, train_population
 __version__ = VERSION
 
 __all__ = [
+    "Arm",
     "Candidate",
+    "Comparison",
     "Config",
     "HyperParameters",
     "Interrupted",
@@ -31,6 +34,7 @@ __all__ = [
     "augment",
     "choose",
     "classification",
+    "compare",
     "datasets",
     "distillation",
     "epbt",

@@ -17,6 +17,7 @@ FLOORS = [
     "checkpoints plots",
     "host report",
     "training",
+    "comparison",
     "benchmark",
     "__init__",
     "cli",

@@ -1,4 +1,4 @@
-"""The command line: `jepbt train`, `jepbt benchmark` and `jepbt report`."""
+"""The command line: `jepbt train`, `compare`, `benchmark` and `report`."""
 
 from jepbt.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Runs the commands `jepbt train`, `jepbt benchmark` and `jepbt report`.
+"""Runs the commands `jepbt train`, `compare`, `benchmark` and `report`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -17,6 +17,13 @@ from simple_parsing import ArgumentParser, DashVariant
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli.compare import (
+    DESCRIPTION,
+    EXAMPLE,
+    HELP,
+    CompareOptions,
+    prepare_comparison,
+)
 from jepbt.cli.say import say, say_aside
 from jepbt.cli.train import (
     MAIN_JOB,
@@ -90,6 +97,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     train.add_arguments(TrainOptions, dest="options")
     train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
+    compare = add_command("compare", prepare_comparison, HELP, DESCRIPTION)
+    compare.epilog = EXAMPLE
+    compare.add_arguments(CompareOptions, dest="options")
     benchmark = add_command(
         "benchmark",
         prepare_benchmark,

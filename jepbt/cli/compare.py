@@ -1,0 +1,267 @@
+"""`jepbt compare`: losses and strategies over the same seeds, at equal cost."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import optax
+
+import jepbt
+from jepbt import config as configs
+from jepbt import losses
+from jepbt.arguments import check_whole, user_path
+from jepbt.checkpoints import folder as run_directory
+from jepbt.cli.say import say, say_aside
+from jepbt.cli.train import MAIN_JOB, resume_command
+from jepbt.comparison import (
+    Comparison,
+    Outcome,
+    Plan,
+    describe_rest,
+    plan_comparison,
+    run_comparison,
+)
+from jepbt.datasets import Dataset, with_label_noise
+from jepbt.optional import optional
+from jepbt.tasks import StandardHyperParameters
+
+
+@dataclasses.dataclass
+class Hyper(StandardHyperParameters):
+    """The hyperparameters of all arms, so that all start from the same ones.
+
+    What an arm's loss does not read evolves without effect.
+    """
+
+    q: float = jepbt.hparam(0.7, min=0.05, max=1.0)
+    smoothing: float = jepbt.hparam(0.1, min=0.0, max=0.5)
+
+
+EXPANSION = jepbt.taylorglo.CROSS_ENTROPY_EXPANSION
+LOSSES: dict[str, Callable[[Hyper], losses.LossFn]] = {
+    "taylor": lambda h: losses.taylor(h.loss),
+    "fixed": lambda h: losses.taylor(EXPANSION),
+    "cross_entropy": lambda h: losses.cross_entropy,
+    "gce": lambda h: losses.generalized_cross_entropy(h.q),
+    "label_smoothing": lambda h: losses.label_smoothing(h.smoothing),
+}
+STRATEGIES = ("random_search", "pbt", "successive_halving")
+NAMES = (*LOSSES, *STRATEGIES)
+
+HELP = "tell whether it helped: losses and strategies over seeds, at equal cost"
+DESCRIPTION = (
+    "Trains each arm once a seed, from the same weights and on the same batches, and "
+    "reports paired differences to a control with intervals and tests."
+)
+EXAMPLE = """\
+example:
+  Does evolving the loss help when 40 % of the training labels are wrong, each class
+  mistaken for one other?
+
+    jepbt compare --arms fixed,taylor,gce,random_search --primary taylor \\
+        --label-noise 0.4 --label-noise-pattern pairs --seeds 5 --model mlp
+"""
+
+
+@dataclasses.dataclass
+class CompareOptions:
+    """The arms, the seeds, and what all arms have in common.
+
+    Attributes:
+        arms: two or more of these, with commas between. Losses, under EPBT: taylor
+            (evolves), fixed (what it starts from, held fixed), cross_entropy, gce and
+            label_smoothing (whose number evolves). Strategies, with the evolving loss:
+            random_search, pbt, successive_halving.
+        control: the arm that the others are compared with; the first if left out.
+        primary: the arm whose difference is the claim; p-values of all others are
+            corrected for their number.
+        seeds: the number of seeds, from --seed on.
+        post_hoc: add what a bias for each class, tuned on validation data after
+            training, makes of each winner.
+        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
+        label_noise: the share of training labels to make wrong, others at each seed.
+        validation_label_noise: the share of validation labels to make wrong.
+        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
+            one other, drawn by the seed.
+        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
+        device: cpu, gpu or tpu; what JAX prefers if left out.
+        population_size: the number of networks of each run.
+        num_generations: the number of times that they train and are evaluated.
+        steps_per_generation: the training steps between two evaluations.
+        batch_size: the number of examples in a training step.
+        seed: the first seed. Take others than those that settings were tuned on.
+        run_dir: the folder of the comparison; the next of runs/0001, runs/0002, ... if
+            left out.
+        resume: go on with the comparison in --run-dir; more --seeds may be asked for.
+        progress: show a progress bar in a terminal.
+    """
+
+    arms: str = "fixed,taylor,cross_entropy,random_search"
+    control: str | None = None
+    primary: str | None = None
+    seeds: int = 5
+    post_hoc: bool = False
+    data: str = "fashion_mnist"
+    label_noise: float = 0.0
+    validation_label_noise: float = 0.0
+    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
+    model: Literal["cnn", "mlp"] = "cnn"
+    device: str | None = None
+    population_size: int = MAIN_JOB.population_size
+    num_generations: int = MAIN_JOB.num_generations
+    steps_per_generation: int = MAIN_JOB.steps_per_generation
+    batch_size: int = MAIN_JOB.batch_size
+    seed: int = 0
+    run_dir: str | None = None
+    resume: bool = False
+    progress: bool = True
+
+
+_OF_CONFIG = ("population_size", "num_generations", "steps_per_generation")
+_OF_CONFIG += ("batch_size", "run_dir", "resume", "progress")
+
+
+def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
+    """Checks and announces a comparison, and returns the function that runs it."""
+    options = arguments.options
+    config = jepbt.Config(**{name: getattr(options, name) for name in _OF_CONFIG})
+    arguments.config = config
+    configs.check(config)
+    check_whole("", "seeds", options.seeds, 1, 10**6)
+    check_whole("", "seed", options.seed, 0, 2**32 - options.seeds)
+    jepbt.use_all_cpu_cores()
+    seeds = range(options.seed, options.seed + options.seeds)
+    arms = _make_arms(options)
+    with _folder_of(config) as folder:
+        plan = plan_comparison(
+            arms,
+            seeds=seeds,
+            control=options.control,
+            primary=options.primary,
+            post_hoc=options.post_hoc,
+            config=dataclasses.replace(config, run_dir=folder),
+            devices=options.device,
+        )
+    go_on = resume_command(arguments, folder)
+    _print_before(plan, folder, go_on)
+    return functools.partial(_run, plan, folder, go_on)
+
+
+@contextlib.contextmanager
+def _folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
+    """Names the folder, and removes one that was made if nothing comes of it."""
+    if config.run_dir is not None:
+        yield user_path("run_dir", config.run_dir)
+        return
+    folder = run_directory.next_numbered(user_path("runs", "runs"))
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # a folder with files in it stays
+            run_directory.discard(folder)
+            folder.parent.rmdir()
+        raise
+
+
+def _make_arms(options: CompareOptions) -> dict[str, Any]:
+    names = [name.strip() for name in options.arms.split(",")]
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(
+                f"arms={options.arms!r}: {name!r} is none of {', '.join(NAMES)}. Give "
+                "two or more of them, with commas between."
+            )
+    clean = jepbt.datasets.load(options.data)
+    noise = options.label_noise, options.validation_label_noise
+
+    @functools.lru_cache(maxsize=1)  # all arms of a seed share it
+    def dataset_at(seed: int) -> Dataset:
+        return with_label_noise(
+            clean,
+            noise[0],
+            validation_label_noise=noise[1],
+            pattern=options.label_noise_pattern,
+            seed=seed,
+        )
+
+    def make(name: str, dataset: Dataset) -> tuple[jepbt.Task, str]:
+        strategy = name if name in STRATEGIES else "epbt"
+        return _make_task(
+            dataset, LOSSES.get(name, LOSSES["taylor"]), options
+        ), strategy
+
+    if any(noise):
+        return {
+            name: lambda seed, name=name: make(name, dataset_at(seed)) for name in names
+        }
+    return {name: make(name, dataset_at(0)) for name in names}
+
+
+def _make_task(
+    dataset: Dataset,
+    loss: Callable[[Hyper], losses.LossFn],
+    options: CompareOptions,
+) -> jepbt.Task:
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
+    return jepbt.classification(
+        dataset,
+        hparams=Hyper,
+        model=build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout),
+        loss=loss,
+        optimizer=lambda h: optax.chain(
+            optax.add_decayed_weights(h.weight_decay),
+            optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),
+        ),
+    )
+
+
+def _print_before(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
+    task, config = plan.entrants[0].first.task, plan.config
+    say(
+        f"{len(plan.entrants)} arms x {len(plan.seeds)} seeds: "
+        f"{', '.join(entrant.name for entrant in plan.entrants)} | "
+        f"{task.about['data']} ({task.about['data_note']})\n"
+        f"a run: {config.population_size} {task.about['model']}s, "
+        f"{config.num_generations} generations x {config.steps_per_generation} steps\n"
+        f"{folder}   Ctrl-C keeps what has finished; {go_on}   goes on"
+    )
+    total = len(plan.seeds) * len(plan.entrants)
+    if len(plan.missing) < total:
+        say(f"{total - len(plan.missing)} of {total} runs are finished already")
+
+
+def _run(plan: Plan, folder: pathlib.Path, go_on: str) -> None:
+    def announce(outcome: Outcome) -> None:
+        say(
+            f"{outcome.arm}, seed {outcome.seed}: {outcome.score:.4f}, "
+            f"{outcome.seconds:.1f} s"
+        )
+
+    try:
+        comparison = run_comparison(plan, announce)
+    except jepbt.Interrupted as stop:
+        say_aside(f"\n{describe_rest(plan)}\n{go_on}   goes on")
+        sys.exit(128 + stop.signal_number)
+    say(f"\n{comparison}\n")
+    with optional(f"{folder} lacks the comparison's files"):
+        _write(folder, comparison)
+    say(f"Look: {folder / 'figures' / 'comparison.png'}")
+    say(f"All numbers: {folder / 'comparison.json'}")
+
+
+def _write(folder: pathlib.Path, comparison: Comparison) -> None:
+    """Writes the table, the numbers and the figure of a comparison."""
+    run_directory.replace(folder / "comparison.txt", f"{comparison}\n".encode())
+    run_directory.replace(folder / "comparison.json", comparison.to_json().encode())
+    image = io.BytesIO()
+    jepbt.plots.comparison(comparison).figure.savefig(image, format="png")
+    (folder / "figures").mkdir(exist_ok=True)
+    run_directory.replace(folder / "figures" / "comparison.png", image.getvalue())

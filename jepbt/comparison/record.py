@@ -1,0 +1,150 @@
+"""Keeps what each run of a comparison reached, a line of JSON as it finishes."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jepbt.checkpoints import differences
+from jepbt.checkpoints import folder as run_directory
+from jepbt.comparison.runs import Outcome
+from jepbt.optional import optional, warn
+from jepbt.results.json_lines import UNREADABLE, to_lists
+
+RUNS = "runs.jsonl"
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """The finished runs of a comparison, in memory and in its folder.
+
+    Attributes:
+        folder: the folder, or `None`.
+        outcomes: what was reached, by arm and seed.
+        release: lets go of the folder.
+    """
+
+    folder: pathlib.Path | None = None
+    outcomes: dict[tuple[str, int], Outcome] = dataclasses.field(default_factory=dict)
+    release: Callable[[], None] = lambda: None
+
+    def add(self, outcome: Outcome) -> None:
+        """Takes in a finished run, and writes it down."""
+        self.outcomes[outcome.arm, outcome.seed] = outcome
+        if self.folder is not None:
+            with optional(f"{self.folder / RUNS} lacks a run that has finished"):
+                _append(self.folder, outcome)
+
+
+def open_record(
+    path: str | os.PathLike | None, resume: bool, make_identity: Callable[[], Mapping]
+) -> Record:
+    """Takes a folder for a comparison, and reads the runs that are finished in it.
+
+    Args:
+        path: the folder, or `None` to keep everything in memory.
+        resume: True to continue the comparison that is there, if there is one.
+        make_identity: makes JSON values that all numbers follow from: `"settings"`,
+            and `"arms"` by name.
+
+    Raises:
+        ValueError: if the folder cannot be used, or holds another comparison.
+    """
+    if path is None:
+        return Record()
+    folder = run_directory.claim(path, resume=resume)
+    held = run_directory.lock(folder)
+    release = held.release if held is not None else lambda: None
+    try:
+        # Another one may have come between the first look and the lock.
+        run_directory.claim(path, resume=resume)
+        identity = make_identity()
+        outcomes = {}
+        if run_directory.holds_run(folder):
+            _check(folder, identity)
+            outcomes = _read(folder)
+        else:
+            run_directory.write_config(folder, {"comparison": identity})
+    except BaseException:
+        release()
+        raise
+    return Record(folder, outcomes, release)
+
+
+def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    stored = run_directory.read_config(folder).get("comparison")
+    if not isinstance(stored, Mapping):
+        raise ValueError(
+            f"run_dir={str(folder)!r} holds a run that jepbt.compare did not make. "
+            "Name another folder."
+        )
+    now = json.loads(json.dumps(identity, default=str))
+    found = differences(
+        {"settings": stored.get("settings")}, {"settings": now["settings"]}
+    )
+    before = stored.get("arms")
+    for name, arm in now["arms"].items():
+        if isinstance(before, Mapping) and name in before:
+            found += [f"arm {name!r}: {x}" for x in differences(before[name], arm)]
+    if found:
+        raise ValueError(
+            f"run_dir={str(folder)!r} holds another comparison: {'; '.join(found)}. "
+            "Continue with the same arms and settings, or name another folder."
+        )
+
+
+def _append(folder: pathlib.Path, outcome: Outcome) -> None:
+    """Adds a line, whole or not at all."""
+    fields = {k: to_lists(v) for k, v in dataclasses.asdict(outcome).items()}
+    text = json.dumps(fields, allow_nan=False)
+    line = f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}\n'.encode()
+    with open(folder / RUNS, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if file.write(line) < len(line):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), RUNS)
+
+
+def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
+    """Reads finished runs; a damaged or unfinished line goes, and its run starts anew.
+
+    Warns:
+        RuntimeWarning: if a whole line is damaged.
+    """
+    path = folder / RUNS
+    if not path.exists():
+        return {}
+    *lines, unfinished = path.read_bytes().split(b"\n")
+    outcomes, kept = {}, b""
+    for number, line in enumerate(lines, start=1):
+        try:
+            outcome = _parse(line.decode())
+        except UNREADABLE as error:
+            warn(
+                f"line {number} of {str(path)!r} is damaged ({error}): that run is "
+                "done again."
+            )
+            continue
+        outcomes[outcome.arm, outcome.seed] = outcome
+        kept += line + b"\n"
+    if unfinished or len(outcomes) < len(lines):
+        run_directory.replace(path, kept)
+    return outcomes
+
+
+def _parse(line: str) -> Outcome:
+    body, _, end = line.rpartition(', "crc32": ')
+    if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
+        raise ValueError("it has changed since it was written")
+    fields = json.loads(f"{body}}}")
+    numbers = ("score", "validation", "biased", "seconds", "compile_seconds")
+    for name in numbers:
+        value = fields[name]
+        fields[name] = float("nan") if value is None else float(value)
+    return Outcome(**fields)

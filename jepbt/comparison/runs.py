@@ -1,0 +1,210 @@
+"""Runs an arm at one seed after another, in the programs compiled for its first."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepbt.comparison.arms import Arm, Entrant
+from jepbt.comparison.biases import biased_accuracy, tune_biases
+from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
+from jepbt.engine.member import trace_member
+from jepbt.engine.programs import place_inputs
+from jepbt.engine.switches import own_rules
+from jepbt.hyperparameters import decode, encode
+from jepbt.population import EVALUATE, PyTree, derive_key, take
+from jepbt.strategies import resolve_strategy
+from jepbt.tasks import Task
+from jepbt.training import Callback, Prepared, Result, execute, prepare
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What an arm reached at one seed.
+
+    Attributes:
+        arm: the arm's name.
+        seed: the seed.
+        score: the winner's on the test split; on validation data if there is none.
+        validation: the winner's fitness, by which it was chosen.
+        biased: its accuracy on the test split once a bias for each class has been tuned
+            on validation data; `nan` unless asked for.
+        num_generations: the generations that it took; fewer than planned if all members
+            failed.
+        seconds: the time of evolving, training and evaluating.
+        compile_seconds: the time of compiling, if this seed was the first.
+    """
+
+    arm: str
+    seed: int
+    score: float
+    validation: float
+    biased: float
+    num_generations: int
+    seconds: float
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compiled:
+    """An arm's programs.
+
+    Attributes:
+        arm: the arm at the seed that they were compiled for.
+        prepared: the run without its inputs, which come with each seed.
+        score: the program that scores a winner: see `_make_scorer`.
+        fingerprints: the hashes of what they compute, once they have been needed, with
+            the strategy's (`True`) and without.
+    """
+
+    arm: Arm
+    prepared: Prepared
+    score: Callable[..., Any]
+    fingerprints: dict[bool, Mapping[str, str]]
+
+
+def compile_arm(
+    entrant: Entrant, arm: Arm, seed: int, devices: Any, *, post_hoc: bool
+) -> Compiled:
+    """Compiles an arm, for all seeds at which it computes the same."""
+    config = dataclasses.replace(entrant.config, seed=seed)
+    prepared = prepare(arm.task, strategy=arm.strategy, config=config, devices=devices)
+    prepared = dataclasses.replace(prepared, inputs=None)
+    score = _make_scorer(arm.task, config.num_generations, post_hoc)
+    return Compiled(arm, prepared, score, {})
+
+
+@own_rules()
+def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
+    """Tells whether programs compute what an arm does at another seed.
+
+    Data are inputs of the programs, and may be others. What a function has closed over,
+    such as class counts that a loss was built with, is a constant in them.
+    """
+    first = compiled.arm
+    if arm.task is first.task and arm.strategy == first.strategy:
+        return True
+    is_same = arm.strategy == first.strategy and arm.task.hparams is first.task.hparams
+    known, with_strategy = compiled.fingerprints, not is_same
+    if with_strategy not in known:
+        known[with_strategy] = _fingerprint(first, entrant, with_strategy)
+    return _fingerprint(arm, entrant, with_strategy) == known[with_strategy]
+
+
+def _fingerprint(arm: Arm, entrant: Entrant, with_strategy: bool) -> Mapping[str, str]:
+    strategy = resolve_strategy(arm.strategy)
+    member = trace_member(arm.task, strategy, entrant.config)
+    if not with_strategy:  # to lower its two functions takes longer than all the rest
+        traced = {**member.traced, "evolve": member.traced["evolve"][2:]}
+        member = dataclasses.replace(member, traced=traced)
+    return member.fingerprint()
+
+
+def run_arm(
+    compiled: Compiled,
+    entrant: Entrant,
+    arm: Arm,
+    seed: int,
+    callback: Callback,
+    *,
+    post_hoc: bool,
+) -> Outcome:
+    """Trains an arm at a seed, and reads its test split once.
+
+    Raises:
+        RuntimeError: if no member ever had a finite fitness.
+        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
+    """
+    task, first = arm.task, compiled.prepared
+    with own_rules():
+        inputs = place_inputs(task, seed, first.mesh)
+    prepared = dataclasses.replace(
+        first,
+        task=dataclasses.replace(first.task, data=task.data, shared=task.shared),
+        config=dataclasses.replace(entrant.config, seed=seed),
+        inputs=inputs,
+    )
+    try:
+        result = execute(prepared, [callback])
+    except RuntimeError as error:
+        error.add_note(f"This was arm {entrant.name!r} at seed {seed}.")
+        raise
+    score, biased = _score(compiled, result, post_hoc)
+    seconds = dict(result.seconds)
+    del seconds["compile"]
+    return Outcome(
+        arm=entrant.name,
+        seed=seed,
+        score=score,
+        validation=result.best.fitness.mean,
+        biased=biased,
+        num_generations=len(result.history),
+        seconds=sum(seconds.values()),
+        compile_seconds=0.0,
+    )
+
+
+@own_rules()
+def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, float]:
+    """Scores the winner, plain and with biases for its classes."""
+    task, seed = result.task, result.config.seed
+    if task.data is None or task.data.test is None:
+        return result.best.fitness.mean, math.nan
+    device = jax.local_devices(backend=compiled.prepared.mesh.devices.flat[0].platform)[
+        0
+    ]
+    member = result.best.state, encode(result.best.hparams)
+
+    def read(rows):
+        args = jax.device_put((member, rows, task.shared), device)
+        return jax.device_get(compiled.score(np.uint32(seed), *args))
+
+    score, predictions = read(task.data.test)
+    if not post_hoc:
+        return float(score), math.nan
+    _, tuned_on = read(task.data.validation)
+    biases = tune_biases(tuned_on, _classes(task.data.validation))
+    biased = biased_accuracy(predictions, _classes(task.data.test), biases)
+    return float(score), biased
+
+
+def _classes(rows: PyTree) -> np.ndarray:
+    """Reads each example's class, `int[N]`: the likeliest, where labels are soft."""
+    labels = np.asarray(rows["label"])
+    return labels.argmax(1) if labels.ndim == 2 else labels
+
+
+def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:
+    """Compiles `(seed, member, rows, shared) -> (score f32[], predictions)`."""
+
+    def score(seed, member, rows, shared):
+        state, hparams = member
+        key = derive_key(jax.random.key(seed), EVALUATE, number)
+        values = decode(hparams)
+        mean, _ = mean_score(task, key, state, values, rows, shared)
+        if not predicts:
+            return mean, None
+
+        def predict(batch):
+            return task.blend.predict(key, state, values, batch)
+
+        return mean, _map_batches(predict, rows)
+
+    return jax.jit(score)
+
+
+def _map_batches(function: Callable[[PyTree], jax.Array], rows: PyTree) -> jax.Array:
+    """Applies a function of a batch to all rows, a few at a time."""
+    num_rows = count_rows(rows)
+    num_batches = math.ceil(num_rows / EVALUATION_BATCH)
+    size = math.ceil(num_rows / num_batches)
+    # The last batch is filled up with the first rows, whose second results are cut.
+    batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
+    results = jax.lax.map(lambda batch: function(take(rows, batch)), batches)
+    return results.reshape(-1, *results.shape[2:])[:num_rows]
