@@ -80,10 +80,8 @@ def load():
     dataset, pairs, pixels = jepbt.datasets.load("fashion_mnist"), [], []
     for seed, split in enumerate((dataset.train, dataset.validation)):
         image = np.float32(split["image"].reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255)
-        label, other = (
-            split["label"],
-            np.random.default_rng(seed).permutation(len(image)),
-        )
+        label = split["label"]
+        other = np.random.default_rng(seed).permutation(len(image))
         both = np.float32(np.eye(10)[label] + np.eye(10)[label[other]] > 0)
         pairs.append({"image": np.maximum(image, image[other]), "label": both})
         of_pixels = np.where(image > 0.1, label[:, None, None], 10)

@@ -201,8 +201,8 @@ def _print_after(result: Result, prepared: Prepared) -> None:
     left = f"{_count(result.num_founders, 'founder')} left of {config.population_size}"
     _print_row("lineage", f"{left}; {result.num_failed} failed")
     say(
-        "Did evolution help?  One run cannot tell: compare with --strategy "
-        "random_search over several seeds."
+        "Did evolution help?  One run cannot tell: jepbt compare --arms "
+        "taylor,fixed,random_search"
     )
     say(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
 
