@@ -452,7 +452,7 @@ TABLE = [
         ),
         (
             {"hparams": Nested},
-            "Nested.inner: ... is a dataclass ... declare its fields in Nested, or inherit",
+            "Nested.inner: ... is a dataclass ... declare its fields in Nested, or",
         ),
         (
             {"data": (IMAGES, LABELS, IMAGES, LABELS)},

@@ -126,3 +126,20 @@ def _check_same_state(before: PyTree, after: PyTree) -> None:
             "train_step must return a state of the same tree structure as init's: "
             f"{jax.tree.structure(before)} became {jax.tree.structure(after)}."
         )
+
+
+def check_elements(state: PyTree, num_devices: int) -> None:
+    """Refuses arrays without elements where JAX's compiler would end the process.
+
+    That of JAX 0.11 does, if there are several devices.
+    """
+    if num_devices == 1 or jax.__version_info__[:2] != (0, 11):
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if 0 in leaf.shape:
+            raise ValueError(
+                f"init: the state's leaf {jax.tree_util.keystr(path)} has no elements, "
+                f"{leaf.shape}, which the compiler of JAX {jax.__version__} does not "
+                "survive over several devices. Leave it out, take "
+                "devices=jax.devices()[:1], or another version of JAX."
+            )

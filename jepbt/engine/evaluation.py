@@ -102,7 +102,8 @@ def has_finite_params(state: PyTree) -> jax.Array:
         for leaf in leaves
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return jnp.all(jnp.array(is_finite, bool))
+    # An array without elements, handed to every device, ends JAX 0.11's compiler.
+    return jnp.all(jnp.array(is_finite)) if is_finite else jnp.bool_(True)
 
 
 def behaviour_shape(

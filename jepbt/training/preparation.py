@@ -19,6 +19,7 @@ from jepbt.checkpoints import RunFolder, identify, resume
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import VERSION, Config
 from jepbt.engine import RunState, make_mesh, make_phases
+from jepbt.engine.checks import check_elements
 from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
     check_chunk,
@@ -119,6 +120,7 @@ def prepare(
     with _timed(seconds, "trace"):
         member = trace_member(task, resolved, config)
     task = member.task
+    check_elements(member.state, len(used))
     check_memory(member, task, config, used)
     start = initial_values = None
     if initial is not None:
