@@ -190,8 +190,9 @@ def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
     not change where it leads.
 
     Example:
-        >>> user_path("run_dir", "/tmp/../runs")
-        PosixPath('/tmp/../runs')
+        >>> path = user_path("run_dir", "runs/first")
+        >>> path.is_absolute(), path.name
+        (True, 'first')
     """
     text = os.fspath(path)
     expanded = os.path.expanduser(text)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from jepbt.arguments import check_bool, check_choice, check_real, check_whole
+from jepbt.arguments import (
+    check_bool,
+    check_choice,
+    check_real,
+    check_whole,
+    user_path,
+)
 
 VERSION = "0.1.0"
 """The version of jepbt."""
@@ -93,6 +102,38 @@ _COUNTS = {
     "steps_per_generation": 10**6,
     "batch_size": 2**31 - 1,
 }
+
+
+def merge(where: str, config: Config | None, fields: Mapping[str, Any]) -> Config:
+    """Puts settings over those of a config, checks them, and fixes where files go.
+
+    Args:
+        where: the function that was called.
+        config: the settings, or `None` for the defaults.
+        fields: settings by name, over those of `config`.
+
+    Raises:
+        TypeError: if `config` is no `Config`, or a setting's name is unknown.
+        ValueError: if a value is not allowed.
+    """
+    if config is None:
+        config = Config()
+    if not isinstance(config, Config):
+        check(config)
+    names = [field.name for field in dataclasses.fields(config)]
+    for name in fields:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise TypeError(
+                f"{where} has no setting {name!r}.{hint} The settings are "
+                f"{', '.join(names)}."
+            )
+    config = dataclasses.replace(config, **fields)
+    check(config)
+    if config.run_dir is None:
+        return config
+    return dataclasses.replace(config, run_dir=user_path("run_dir", config.run_dir))
 
 
 def check(config: Config) -> None:

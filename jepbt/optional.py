@@ -30,7 +30,7 @@ def optional(missing: str, told: set[str] | None = None) -> Iterator[Attempt]:
     `KeyboardInterrupt` and `SystemExit` pass through.
 
     Args:
-        missing: what there will not be, as the start of a sentence.
+        missing: the start of a sentence that says what there will not be.
         told: the sentences that were said before; none of them is said again.
 
     Yields:

@@ -3,12 +3,11 @@
 import os
 import pathlib
 import shutil
-from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_up_run import write_run
+from tiny_task import TASK, Hyper
 
 import jepbt
 from jepbt import cli
@@ -16,19 +15,6 @@ from jepbt.arguments import user_path
 from jepbt.cli.benchmark import _check_file
 from jepbt.datasets import tfds
 from jepbt.results import load_schedules
-
-
-@dataclass
-class Hyper(jepbt.HyperParameters):
-    rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
-
-
-TASK = jepbt.Task(
-    hparams=Hyper,
-    init=lambda key, h: jnp.float32(1.0),
-    train_step=lambda key, x, h, batch, shared: (x - h.rate * x, {"loss": x}),
-    evaluate=lambda key, x, h, batch, shared: -x[None],
-)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from jepbt.results.text import align
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
@@ -186,24 +188,6 @@ class ScalingReport:
         return json.dumps(facts, indent=1, allow_nan=False)
 
     __repr__ = table
-
-
-def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """Pads the columns of a table to one width; those in `left` start at the left.
-
-    Example:
-        >>> print(align([("P", "s"), ("16", "1.5")]))
-         P    s
-        16  1.5
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def format_count(number: float) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jepbt.benchmark import controls, pytorch
-from jepbt.benchmark.reports import Spread, align, format_count, with_range
+from jepbt.benchmark.reports import Spread, format_count, with_range
 from jepbt.benchmark.timing import (
     Control,
     Start,
@@ -22,6 +22,7 @@ from jepbt.benchmark.timing import (
 )
 from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.devices import count_cpu_cores
+from jepbt.results.text import align
 from jepbt.training import Prepared, prepare
 
 LOOPS = {

@@ -137,14 +137,18 @@ def append_history(
     generation: Generation,
     choices: Mapping[str, Sequence] = NO_CHOICES,
 ) -> None:
-    """Adds a line to `history.jsonl`, whole or not at all."""
-    line = (to_json(generation, choices) + "\n").encode()
-    with open(folder / HISTORY, "ab", buffering=0) as file:
+    """Adds a generation's line to `history.jsonl`."""
+    append_line(folder / HISTORY, to_json(generation, choices))
+
+
+def append_line(path: pathlib.Path, text: str) -> None:
+    """Adds a line to a file, whole or not at all."""
+    line = f"{text}\n".encode()
+    with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        written = file.write(line)
-        if written < len(line):
+        if file.write(line) < len(line):
             file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), HISTORY)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path.name)
 
 
 def read_history(

@@ -139,7 +139,7 @@ def enter(arms: Mapping[str, Source], config: Config, seed: int) -> list[Entrant
 
     Args:
         arms: the arms by name, as users give them.
-        config: checked; its steps are those of an arm that declares no cost.
+        config: the checked settings, with the steps of an arm that declares no cost.
         seed: the first seed.
 
     Returns:

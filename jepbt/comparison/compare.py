@@ -48,10 +48,10 @@ def compare(
         post_hoc: True adds for each arm what biases of the classes, tuned on validation
             data after training, make of its winners: a control that costs nothing.
         config: the settings of every run; the defaults of `Config` if left out.
-        devices: as in `train_population`.
-        **fields: of `Config`, over those of `config`. With `run_dir` each finished run
-            is kept there, and `resume=True` goes on with those that are missing, also
-            for more seeds than before.
+        devices: a platform's name or a list of devices; all that JAX has if left out.
+        **fields: settings of `Config`, over those of `config`. With `run_dir` each
+            finished run is kept there, and `resume=True` goes on with those that are
+            missing, also for more seeds than before.
 
     Returns:
         The `Comparison`; printed, it is a table with a forest plot.

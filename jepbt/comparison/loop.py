@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
-import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from jepbt.comparison.arms import Arm, Entrant, check_same_data, describe_spaces
 from jepbt.comparison.plan import BIASED, Plan, is_classification
 from jepbt.comparison.report import Comparison, Cost
 from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
-from jepbt.optional import optional, warn
+from jepbt.optional import warn
 from jepbt.training import Interrupted
-from jepbt.training.progress import is_terminal
+from jepbt.training.progress import Draw, open_bar
 
 
 def run_comparison(
@@ -27,11 +24,11 @@ def run_comparison(
 
     Args:
         plan: the comparison that `plan_comparison` has checked.
-        observe: called with each run that has finished.
+        observe: a function that gets each run that has finished.
     """
     compiled: dict[str, Compiled] = {}
     try:
-        with _progress_bar(plan) as bar:
+        with _open_bar(plan) as draw:
             for seed in plan.seeds:
                 wanted = {name for name, number in plan.missing if number == seed}
                 if not wanted:
@@ -41,7 +38,7 @@ def run_comparison(
                 for entrant in plan.entrants:
                     if entrant.name in wanted:
                         arm = arms[entrant.name]
-                        outcome = _run(plan, entrant, arm, seed, compiled, bar)
+                        outcome = _run(plan, entrant, arm, seed, compiled, draw)
                         plan.record.add(outcome)
                         observe(outcome)
     except Interrupted as stop:
@@ -67,11 +64,11 @@ def _run(
     arm: Arm,
     seed: int,
     compiled: dict[str, Compiled],
-    bar: tqdm,
+    draw: Draw,
 ) -> Outcome:
     """Runs an arm at a seed, and compiles it if no program does what it does."""
     name, seconds = entrant.name, 0.0
-    _show(bar, f"{name}, seed {seed}")
+    draw(lambda bar: bar.set_description_str(f"{name}, seed {seed}"))
     is_first = name not in compiled
     if is_first or not serves(compiled[name], arm, entrant):
         if not is_first:
@@ -89,53 +86,19 @@ def _run(
         entrant,
         arm,
         seed,
-        lambda report: _show(bar),
+        lambda report: draw(lambda bar: bar.update()),
         post_hoc=plan.post_hoc,
     )
     return dataclasses.replace(outcome, compile_seconds=seconds)
 
 
-@contextlib.contextmanager
-def _progress_bar(plan: Plan) -> Iterator[tqdm]:
-    """Opens a bar over the generations of all runs, with the time that is left.
-
-    It stays hidden where nobody would see it.
-    """
-    in_terminal = is_terminal(sys.stderr)
-    is_shown = plan.config.progress and jax.process_index() == 0
-    total, missing = len(plan.seeds) * len(plan.entrants), len(plan.missing)
+def _open_bar(plan: Plan) -> AbstractContextManager[Draw]:
+    """Opens a bar over the generations of all runs, with the time that is left."""
     per_run = plan.config.num_generations
-    bar = tqdm(disable=True)
-    with optional("there is no progress bar"):
-        bar = tqdm(
-            total=total * per_run,
-            initial=(total - missing) * per_run,
-            # None: hidden unless in a terminal
-            disable=None if is_shown and in_terminal is not None else True,
-            bar_format="{n_fmt}/{total_fmt} "
-            + ("{bar:20}" if in_terminal else "{bar}")
-            + " {elapsed}, {remaining} left  {desc}",
-            ascii=" =",
-            delay=1e-9,  # one that fails while it is made fails again when it is freed
-        )
-    try:
-        yield bar
-    finally:
-        with optional("the progress bar stays"):
-            bar.close()
-
-
-def _show(bar: tqdm, text: str | None = None) -> None:
-    """Moves the bar on by a generation, or shows another text beside it."""
-    if bar.disable:
-        return
-    with optional("the progress bar has stopped") as attempt:
-        if text is None:
-            bar.update()
-        else:
-            bar.set_description_str(text)
-    if attempt.failed:
-        bar.disable = True
+    total = len(plan.seeds) * len(plan.entrants) * per_run
+    done = total - len(plan.missing) * per_run
+    end = " {elapsed}, {remaining} left  {desc}"
+    return open_bar(plan.config.progress, total, end, done)
 
 
 def _report(plan: Plan) -> Comparison:

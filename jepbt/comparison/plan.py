@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from jepbt.arguments import (
     check_mapping,
     check_whole,
     is_whole,
-    user_path,
 )
 from jepbt.checkpoints import identify
 from jepbt.comparison.arms import Entrant, Source, enter
@@ -42,7 +40,7 @@ class Plan:
         primary: the arm whose difference is the claim, or `None`.
         post_hoc: True if winners also get biases.
         config: the settings, with the steps of an arm that declares no cost.
-        devices: as the user gave them.
+        devices: the user's own `devices`.
         record: the runs that are finished already.
     """
 
@@ -169,23 +167,8 @@ _OWN = {
 
 
 def _merge(config: Config | None, fields: Mapping[str, Any]) -> Config:
-    """Puts the settings together, and checks them."""
-    if config is not None:
-        configs.check(config)
-    names = [field.name for field in dataclasses.fields(config or Config)]
-    for name in fields:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TypeError(
-                f"compare has no setting {name!r}.{hint} The settings are "
-                f"{', '.join(name for name in names if name not in _OWN)}."
-            )
-    config = dataclasses.replace(config or Config(), **fields)
-    configs.check(config)
-    if config.run_dir is not None:
-        folder = user_path("run_dir", config.run_dir)
-        config = dataclasses.replace(config, run_dir=folder)
+    """Puts the settings together, and refuses those that a comparison decides."""
+    config = configs.merge("compare", config, fields)
     for name, reason in _OWN.items():
         default = Config.__dataclass_fields__[name].default
         if name in fields or getattr(config, name) != default:

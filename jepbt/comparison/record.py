@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +13,7 @@ from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
 from jepbt.comparison.runs import Outcome
 from jepbt.optional import optional, warn
-from jepbt.results.json_lines import UNREADABLE, to_lists
+from jepbt.results.json_lines import UNREADABLE, read_line, to_lists, write_line
 
 RUNS = "runs.jsonl"
 
@@ -26,7 +24,7 @@ class Record:
 
     Attributes:
         folder: the folder, or `None`.
-        outcomes: what was reached, by arm and seed.
+        outcomes: the results of finished runs, by arm and seed.
         release: lets go of the folder.
     """
 
@@ -39,7 +37,9 @@ class Record:
         self.outcomes[outcome.arm, outcome.seed] = outcome
         if self.folder is not None:
             with optional(f"{self.folder / RUNS} lacks a run that has finished"):
-                _append(self.folder, outcome)
+                fields = dataclasses.asdict(outcome)
+                line = write_line({k: to_lists(v) for k, v in fields.items()})
+                run_directory.append_line(self.folder / RUNS, line)
 
 
 def open_record(
@@ -99,18 +99,6 @@ def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _append(folder: pathlib.Path, outcome: Outcome) -> None:
-    """Adds a line, whole or not at all."""
-    fields = {k: to_lists(v) for k, v in dataclasses.asdict(outcome).items()}
-    text = json.dumps(fields, allow_nan=False)
-    line = f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}\n'.encode()
-    with open(folder / RUNS, "ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if file.write(line) < len(line):
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), RUNS)
-
-
 def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
     """Reads finished runs; a damaged or unfinished line goes, and its run starts anew.
 
@@ -139,10 +127,7 @@ def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
 
 
 def _parse(line: str) -> Outcome:
-    body, _, end = line.rpartition(', "crc32": ')
-    if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
-        raise ValueError("it has changed since it was written")
-    fields = json.loads(f"{body}}}")
+    fields = read_line(line)
     numbers = ("score", "validation", "biased", "seconds", "compile_seconds")
     for name in numbers:
         value = fields[name]

@@ -85,8 +85,8 @@ class Comparison:
             have no test split.
         is_accuracy: True if scores are shares of right answers, shown in points.
         settings: the numbers of a run that all arms share, by name.
-        costs: what a run costs, by arm.
-        notes: what else a reader must know, a sentence each.
+        costs: the cost of a run, by arm.
+        notes: sentences on what else a reader must know.
     """
 
     names: tuple[str, ...]

@@ -13,6 +13,7 @@ import numpy as np
 
 from jepbt.comparison.arms import Arm, Entrant
 from jepbt.comparison.biases import biased_accuracy, tune_biases
+from jepbt.datasets.dataset import classes_of
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
 from jepbt.engine.member import trace_member
 from jepbt.engine.programs import place_inputs
@@ -156,9 +157,8 @@ def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, f
     task, seed = result.task, result.config.seed
     if task.data is None or task.data.test is None:
         return result.best.fitness.mean, math.nan
-    device = jax.local_devices(backend=compiled.prepared.mesh.devices.flat[0].platform)[
-        0
-    ]
+    platform = compiled.prepared.mesh.devices.flat[0].platform
+    device = jax.local_devices(backend=platform)[0]
     member = result.best.state, encode(result.best.hparams)
 
     def read(rows):
@@ -169,15 +169,9 @@ def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, f
     if not post_hoc:
         return float(score), math.nan
     _, tuned_on = read(task.data.validation)
-    biases = tune_biases(tuned_on, _classes(task.data.validation))
-    biased = biased_accuracy(predictions, _classes(task.data.test), biases)
-    return float(score), biased
-
-
-def _classes(rows: PyTree) -> np.ndarray:
-    """Reads each example's class, `int[N]`: the likeliest, where labels are soft."""
-    labels = np.asarray(rows["label"])
-    return labels.argmax(1) if labels.ndim == 2 else labels
+    biases = tune_biases(tuned_on, classes_of(task.data.validation["label"]))
+    labels = classes_of(task.data.test["label"])
+    return float(score), biased_accuracy(predictions, labels, biases)
 
 
 def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from jepbt.comparison.statistics import LEVEL, POWER, count_seeds, detectable
+from jepbt.results.text import align
 
 MATTERS = 0.003
 """The difference of accuracies whose number of seeds is named: 0.3 points."""
@@ -59,7 +60,7 @@ def _scores(comparison: Any) -> str:
             line += [signed(estimate.mean), _interval(estimate, signed)]
             line += [_probability(p_t), _probability(p_wilcoxon), corrected]
         lines.append(line)
-    return align(lines)
+    return align(lines, left=(0,))
 
 
 def _forest(comparison: Any) -> str:
@@ -134,25 +135,7 @@ def _costs(comparison: Any) -> str:
         flops = f"{cost.flops / 1e12:.3g}" if cost.flops else "unknown"
         lines.append([name, f"{cost.num_steps:,}", f"{cost.step_cost:g}", flops])
         lines[-1] += [f"{cost.seconds:.3g}", f"{cost.compile_seconds:.3g} once"]
-    return align(lines)
-
-
-def align(lines: list[list[str]]) -> str:
-    """Puts cells below each other: the first column to the left, others to the right.
-
-    Example:
-        >>> print(align([["", "mean"], ["arm", "1.5"]]))
-             mean
-        arm   1.5
-    """
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return align(lines, left=(0,))
 
 
 def _mark(comparison: Any, name: str) -> str:

@@ -85,7 +85,7 @@ def has_finite_params(state: PyTree) -> jax.Array:
     without `params` is judged by its loss and its scores alone.
 
     Args:
-        state: one member's.
+        state: the state of one member.
 
     Returns:
         Whether every number in `state.params` is finite, if there is such a thing.

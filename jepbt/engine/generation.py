@@ -78,7 +78,7 @@ def generation(
 
     Args:
         phases: the parts, pure or compiled.
-        inputs: the run's.
+        inputs: the run's inputs.
         number: `i32[]` the generation, from 0.
         state: the state after the generation before.
         evolves: False leaves out the first two lines, as in the first generation,
@@ -121,7 +121,7 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
 
     Args:
         spec: the task, strategy and settings of the run.
-        inputs: the run's.
+        inputs: the run's inputs.
 
     Returns:
         The state before the first generation; no member has a fitness yet.
@@ -164,7 +164,7 @@ def evolve(
 
     Args:
         spec: the task, strategy and settings of the run.
-        inputs: the run's.
+        inputs: the run's inputs.
         number: `i32[]` the generation that begins.
         state: the state after the generation before, evaluated.
 
@@ -222,7 +222,7 @@ def train(
 
     Args:
         spec: the task, strategy and settings of the run.
-        inputs: the run's.
+        inputs: the run's inputs.
         number: `i32[]` the generation.
         state: the state with the population that trains.
 
@@ -258,7 +258,7 @@ def evaluate(
 
     Args:
         spec: the task, strategy and settings of the run.
-        inputs: the run's.
+        inputs: the run's inputs.
         number: `i32[]` the generation.
         metrics: `f32[P]` by name, from training.
         state: the state with the trained population.

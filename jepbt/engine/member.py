@@ -82,7 +82,7 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     Args:
         task: the task to be trained.
         strategy: the strategy that will evolve it.
-        config: checked, with its batch size decided.
+        config: the settings, checked, with the batch size decided.
 
     Returns:
         The shapes of one member and its batch, its cost, and its lowered functions.
@@ -176,7 +176,7 @@ def trace_steps(task: Task, config: Config) -> Steps:
 
     Args:
         task: the task to be trained.
-        config: checked, with its batch size decided.
+        config: the settings, checked, with the batch size decided.
 
     Raises:
         ValueError: if the functions do not fit together.

@@ -33,7 +33,7 @@ def find_copies(
     Args:
         init: `(key, hparams) -> state`, jitted.
         step: `(key, state, hparams, batch, shared) -> (state, metrics)`, jitted.
-        shapes: those of what a step takes.
+        shapes: the shapes of a step's arguments.
 
     Returns:
         The numbers of these arrays among the state's leaves; none, for most tasks.

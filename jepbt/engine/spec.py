@@ -24,7 +24,7 @@ class Spec:
     Attributes:
         task: the task of one member.
         strategy: the strategy between members.
-        config: checked, with its batch size decided.
+        config: the settings, checked, with the batch size decided.
         mesh: the devices that share the population; `None` for no sharding.
         chunk_size: the members of a device that are computed together.
     """

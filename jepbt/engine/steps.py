@@ -31,7 +31,7 @@ def share_steps(
 
     Args:
         spec: the task, strategy and settings of the run.
-        inputs: the run's.
+        inputs: the run's inputs.
         number: `i32[]` the generation.
         population: the members that train.
 
@@ -65,12 +65,12 @@ def member_steps(
 
     Args:
         spec: the task, strategy and settings of the run.
-        slot: `i32[]` the member's.
-        hparams: the member's.
-        inputs: the run's.
+        slot: `i32[]` the member's slot.
+        hparams: the member's hyperparameters.
+        inputs: the run's inputs.
         number: `i32[]` the generation.
-        indices: from `share_steps`.
-        prepared: from `share_steps`.
+        indices: the rows of each step's batch, from `share_steps`.
+        prepared: the task's preparation for each step, from `share_steps`.
 
     Returns:
         `(state, counted) -> (state, metrics)`, and the steps' inputs with leaves

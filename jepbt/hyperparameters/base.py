@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -9,11 +10,11 @@ import jax
 import numpy as np
 
 
-class Space:
+class Space(abc.ABC):
     """The base of every kind of hyperparameter.
 
-    A new kind is one frozen dataclass that fills in what is not implemented here, named
-    in `values.KINDS`. Arrays that a method takes may have leading axes, such as `P`.
+    A new kind is one frozen dataclass that fills in the abstract methods, named in
+    `values.KINDS`. Arrays that a method takes may have leading axes, such as `P`.
 
     Attributes:
         default: the value of slot 0 of the first population, as a Python value.
@@ -31,18 +32,19 @@ class Space:
     is_wide: ClassVar[bool] = False
 
     @classmethod
+    @abc.abstractmethod
     def declare(cls, where: str, **declared: Any) -> Space:
         """Makes the space of a declared field, or raises a `ValueError`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prior(self, uniform: jax.Array, rest: jax.Array | None = None) -> jax.Array:
         """Turns uniform numbers `f32[..., *shape]` into draws from the prior."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def clip(self, value: jax.Array) -> jax.Array:
         """Brings values back into the space: rounded where whole, inside bounds."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def move(self, value, noise, side, *, sigma: float, redraw: float) -> jax.Array:
         """Takes a small random step, EPBT's; the result may need `clip`.
 
@@ -50,15 +52,14 @@ class Space:
         step's deviation relative to the value, `redraw` the probability that an ordered
         choice moves.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def multiply(self, value, factor, noise) -> jax.Array:
         """Multiplies by positive factors, PBT's step, or does what comes closest."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def coordinates(self, leaf: jax.Array) -> jax.Array:
         """Places values `[P, ...]` where distances mean something, as `f32[P, D]`."""
-        raise NotImplementedError
 
     def encode(self, value: Any) -> np.ndarray:
         """Turns a Python value into what the device holds."""
@@ -76,9 +77,9 @@ class Space:
         """Turns one member's leaf into a Python value: the inverse of `encode`."""
         return np.array(leaf)
 
+    @abc.abstractmethod
     def check(self, where: str, value: Any) -> None:
         """Raises a `TypeError` or `ValueError` for a Python value outside the space."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """Returns the kind's name and its fields, as `config.json` holds them."""

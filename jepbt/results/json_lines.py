@@ -31,10 +31,9 @@ def to_json(
 ) -> str:
     """Writes a generation as one line of JSON, which holds every bit of it.
 
-    What plain JSON cannot say stands once more in an entry `"exact"`. The last entry is
-    the CRC-32 of the line without it, so that a digit that changes later is noticed.
-    The choices come from `odd_choices`: without them, a choice that is neither a number
-    nor text cannot be read again.
+    What plain JSON cannot say stands once more in an entry `"exact"`. The
+    choices come from `odd_choices`: without them, a choice that is neither a number nor
+    text cannot be read again.
     """
     fields = {
         "generation": generation.number,
@@ -48,8 +47,35 @@ def to_json(
     fields["seconds"] = {k: round(v, 6) for k, v in generation.seconds.items()}
     if exact := _exact_columns(generation, choices):
         fields["exact"] = exact
+    return write_line(fields)
+
+
+def write_line(fields: Mapping[str, Any]) -> str:
+    """Writes one line of JSON, whose last entry is the CRC-32 of the line without it.
+
+    A digit that changes later is thus noticed.
+
+    Example:
+        >>> write_line({"a": 1})
+        '{"a": 1, "crc32": 4221669015}'
+    """
     text = json.dumps(fields, allow_nan=False)
     return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
+
+
+def read_line(line: str) -> dict[str, Any]:
+    """Reads a line that `write_line` wrote, or one of another program's without CRC.
+
+    Raises:
+        ValueError: if it is not JSON, or has changed since it was written.
+    """
+    fields = json.loads(line, parse_constant=_refuse_constant)
+    if "crc32" in fields:
+        body, _, end = line.rpartition(', "crc32": ')
+        if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
+            raise ValueError("it has changed since it was written")
+        del fields["crc32"]
+    return fields
 
 
 def load_history(run: str | os.PathLike) -> History:
@@ -173,11 +199,7 @@ def from_lists(value: list) -> np.ndarray:
 
 
 def _from_json(line: str, choices: Mapping[str, Sequence]) -> Generation:
-    fields = json.loads(line, parse_constant=_refuse_constant)
-    if "crc32" in fields:  # a line that another program wrote may have none
-        body, _, end = line.rpartition(', "crc32": ')
-        if end != f"{zlib.crc32(f'{body}}}'.encode())}}}":
-            raise ValueError("it has changed since it was written")
+    fields = read_line(line)
     columns = {name: _as_floats(fields[name]) for name in _SINGLE}
     for group in _GROUPS:
         for name, value in fields[group].items():

@@ -36,8 +36,8 @@ def update(
     them, and cost what they would without.
 
     Args:
-        optimizer: what a user's `optimizer` returned.
-        gradients: of the loss, by `params`.
+        optimizer: the result of a user's `optimizer(h)`.
+        gradients: the loss's derivatives by `params`.
         opt_state: the optimizer's state.
         params: the weights.
         value: `f32[]` the loss, as the gradients are of it.

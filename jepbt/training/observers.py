@@ -38,7 +38,7 @@ class Run:
         history: the generations so far.
         best: the best member so far, on the host; `None` while nobody has a fitness.
         unwritten: the files, by name, that do not show the best member yet.
-        told: what was said to be missing, which is said once a run.
+        told: the sentences on what is missing, each of which is said once a run.
     """
 
     prepared: Prepared

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 
 from jepbt import config as configs
-from jepbt.arguments import user_path
 from jepbt.checkpoints import RunFolder, identify, resume
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import VERSION, Config
@@ -51,7 +49,7 @@ class Prepared:
     Attributes:
         task: the task that is trained.
         strategy: the strategy between generations.
-        config: checked, with its batch size decided.
+        config: the settings, checked, with the batch size decided.
         mesh: the devices that share the population.
         chunk: the number of members that a device computes together, and the reason.
         inputs: the arrays that all programs read, on the devices.
@@ -106,11 +104,7 @@ def prepare(
 ) -> Prepared:
     """Checks everything that a user gave, then compiles: see `train_population`."""
     check_fork("train_population")
-    config = _merge(config, fields)
-    configs.check(config)
-    if config.run_dir is not None:
-        folder = user_path("run_dir", config.run_dir)
-        config = dataclasses.replace(config, run_dir=folder)
+    config = configs.merge("train_population", config, fields)
     resolved = resolve_strategy(strategy)
     used = choose_devices(devices, config.population_size)
     mesh = make_mesh(used)
@@ -237,23 +231,6 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-def _merge(config: Config | None, fields: dict[str, Any]) -> Config:
-    if config is None:
-        config = Config()
-    if not isinstance(config, Config):
-        configs.check(config)
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in fields:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TypeError(
-                f"train_population has no setting {name!r}.{hint} The settings are "
-                f"{', '.join(names)}."
-            )
-    return dataclasses.replace(config, **fields)
 
 
 def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:

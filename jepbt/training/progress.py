@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from tqdm.auto import tqdm
 
 from jepbt.optional import optional
 from jepbt.training.observers import Observer, Run
+
+Draw: TypeAlias = Callable[[Callable[[tqdm], Any]], None]
+"""Applies a change to a bar, if it is shown."""
 
 
 def is_terminal(stream: Any) -> bool | None:
@@ -32,50 +35,67 @@ def is_terminal(stream: Any) -> bool | None:
 
 
 @contextlib.contextmanager
-def progress_bar(run: Run) -> Iterator[Observer]:
-    """Opens a bar, and yields what shows a run's last generation on it.
+def open_bar(is_wanted: bool, total: int, end: str, initial: int = 0) -> Iterator[Draw]:
+    """Opens a bar over generations, which goes once it cannot be drawn.
 
-    It stays hidden where nobody would see it, and goes once it cannot be drawn.
+    It stays hidden where nobody would see it.
+
+    Args:
+        is_wanted: `False` for no bar at all.
+        total: the number of generations.
+        end: the format of what stands behind the bar.
+        initial: the number of generations that are over already.
+
+    Yields:
+        What draws on the bar.
     """
+    in_terminal = is_terminal(sys.stderr)
+    is_shown = is_wanted and jax.process_index() == 0 and in_terminal is not None
     bar = tqdm(disable=True)
-    with optional("there is no progress bar"):
-        bar = _make_bar(run)
 
-    @contextlib.contextmanager
-    def drawn() -> Iterator[None]:
+    def draw(change: Callable[[tqdm], Any]) -> None:
+        if bar.disable:
+            return
         with optional("the progress bar has stopped") as attempt:
-            yield
+            change(bar)
         if attempt.failed:
             bar.disable = True
 
-    def show(run: Run) -> None:
-        if run.history.generations and not bar.disable:
-            with drawn():
-                bar.set_description_str(_describe(run), refresh=False)
-                bar.update(len(run.history) - bar.n)
-
-    with drawn():
-        bar.refresh()
+    with optional("there is no progress bar"):
+        bar = tqdm(
+            total=total,
+            initial=initial,
+            disable=None if is_shown else True,  # None: hidden unless in a terminal
+            # A notebook draws the bar itself, in place of a plain {bar}.
+            bar_format="{n_fmt}/{total_fmt} "
+            + ("{bar:20}" if in_terminal else "{bar}")
+            + end,
+            ascii=" =",
+            delay=1e-9,  # one that fails while it is made fails again when it is freed
+        )
+    draw(lambda bar: bar.refresh())
     try:
-        yield show
+        yield draw
     finally:
-        with drawn():
-            bar.close()
+        draw(lambda bar: bar.close())
 
 
-def _make_bar(run: Run) -> tqdm:
+@contextlib.contextmanager
+def progress_bar(run: Run) -> Iterator[Observer]:
+    """Opens a bar over a run, and yields what shows the last generation on it."""
     config = run.prepared.config
-    in_terminal = is_terminal(sys.stderr)
-    is_shown = config.progress and jax.process_index() == 0 and in_terminal is not None
-    width = "{bar:20}" if in_terminal else "{bar}"
-    return tqdm(
-        total=config.num_generations,
-        disable=None if is_shown else True,  # None: hidden unless in a terminal
-        # A notebook draws the bar itself, in place of a plain {bar}.
-        bar_format="{n_fmt}/{total_fmt} " + width + " {elapsed}  {desc}",
-        ascii=" =",
-        delay=1e-9,  # a bar that fails while it is made fails again when it is freed
-    )
+
+    def change(bar: tqdm) -> None:
+        bar.set_description_str(_describe(run), refresh=False)
+        bar.update(len(run.history) - bar.n)
+
+    def show(run: Run) -> None:
+        if run.history.generations:
+            draw(change)
+
+    end = " {elapsed}  {desc}"
+    with open_bar(config.progress, config.num_generations, end) as draw:
+        yield show
 
 
 def _describe(run: Run) -> str:

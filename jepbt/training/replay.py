@@ -39,8 +39,8 @@ def replay(
         schedule: a `Result`, its `.schedule`, or the folder of a run.
         scale: the factor on the number of steps; each value holds that much longer.
         config: further settings, as for `train_population`.
-        **fields: of `Config` or arguments of `train_population`; `population_size`
-            networks start from weights of their own, 1 unless given.
+        **fields: settings of `Config` or arguments of `train_population`;
+            `population_size` networks start from weights of their own, 1 unless given.
 
     Returns:
         A `Result`; the network after the last step is its `final_best`.

@@ -68,7 +68,7 @@ def train_population(
             starts from the task's `init`.
         devices: a platform's name or a list of devices; all that JAX has if left out.
         callbacks: each is called with every `Generation`.
-        **fields: of `Config`, over those of `config`: `population_size=32`,
+        **fields: settings of `Config`, over those of `config`: `population_size=32`,
             `num_generations=20`, `steps_per_generation=100`, `seed=0`, ...
 
     Returns:

@@ -5,25 +5,12 @@ import pathlib
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
+from tiny_task import TASK, Hyper
 
 import jepbt
 
-
-@dataclass
-class Hyper(jepbt.HyperParameters):
-    rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
-
-
-TASK = jepbt.Task(
-    hparams=Hyper,
-    init=lambda key, h: jnp.float32(1.0),
-    train_step=lambda key, x, h, batch, shared: (x - h.rate * x, {"loss": x}),
-    evaluate=lambda key, x, h, batch, shared: -x[None],
-)
 CALLS = {
     "train_population": lambda: jepbt.train_population(TASK),
     "make_run": lambda: jepbt.make_run(TASK, jepbt.strategies.pbt(), jepbt.Config()),

@@ -1,0 +1,20 @@
+"""The smallest task there is, for tests of what surrounds training."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+import jepbt
+
+
+@dataclass
+class Hyper(jepbt.HyperParameters):
+    rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
+
+
+TASK = jepbt.Task(
+    hparams=Hyper,
+    init=lambda key, h: jnp.float32(1.0),
+    train_step=lambda key, x, h, batch, shared: (x - h.rate * x, {"loss": x}),
+    evaluate=lambda key, x, h, batch, shared: -x[None],
+)
