@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import io
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import optax
@@ -17,10 +16,10 @@ import optax
 import jepbt
 from jepbt import config as configs
 from jepbt import losses
-from jepbt.arguments import check_whole, user_path
+from jepbt.arguments import check_whole
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.say import say, say_aside
-from jepbt.cli.train import MAIN_JOB, resume_command
+from jepbt.cli.train import MAIN_JOB, folder_of, resume_command
 from jepbt.comparison import (
     Comparison,
     Outcome,
@@ -140,7 +139,7 @@ def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
     jepbt.use_all_cpu_cores()
     seeds = range(options.seed, options.seed + options.seeds)
     arms = _make_arms(options)
-    with _folder_of(config) as folder:
+    with folder_of(config) as folder:
         plan = plan_comparison(
             arms,
             seeds=seeds,
@@ -153,22 +152,6 @@ def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
     go_on = resume_command(arguments, folder)
     _print_before(plan, folder, go_on)
     return functools.partial(_run, plan, folder, go_on)
-
-
-@contextlib.contextmanager
-def _folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
-    """Names the folder, and removes one that was made if nothing comes of it."""
-    if config.run_dir is not None:
-        yield user_path("run_dir", config.run_dir)
-        return
-    folder = run_directory.next_numbered(user_path("runs", "runs"))
-    try:
-        yield folder
-    except BaseException:
-        with contextlib.suppress(OSError):  # a folder with files in it stays
-            run_directory.discard(folder)
-            folder.parent.rmdir()
-        raise
 
 
 def _make_arms(options: CompareOptions) -> dict[str, Any]:
@@ -194,9 +177,8 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
 
     def make(name: str, dataset: Dataset) -> tuple[jepbt.Task, str]:
         strategy = name if name in STRATEGIES else "epbt"
-        return _make_task(
-            dataset, LOSSES.get(name, LOSSES["taylor"]), options
-        ), strategy
+        loss = LOSSES.get(name, LOSSES["taylor"])
+        return _make_task(dataset, loss, options), strategy
 
     if any(noise):
         return {

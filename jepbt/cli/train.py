@@ -10,7 +10,7 @@ import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
@@ -96,19 +96,28 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)
-    folder = config.run_dir or run_directory.next_numbered(user_path("runs", "runs"))
-    try:
+    with folder_of(config) as folder:
         return prepare(
             task,
             strategy=options.strategy,
             config=dataclasses.replace(config, run_dir=folder),
             devices=options.device,
         )
+
+
+@contextlib.contextmanager
+def folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
+    """Names a run's folder, and removes one that was made if nothing comes of it."""
+    if config.run_dir is not None:
+        yield user_path("run_dir", config.run_dir)
+        return
+    folder = run_directory.next_numbered(user_path("runs", "runs"))
+    try:
+        yield folder
     except BaseException:
-        if config.run_dir is None:
-            with contextlib.suppress(OSError):  # a folder with files in it stays
-                run_directory.discard(folder)
-                folder.parent.rmdir()
+        with contextlib.suppress(OSError):  # a folder with files in it stays
+            run_directory.discard(folder)
+            folder.parent.rmdir()
         raise
 
 
