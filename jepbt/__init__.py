@@ -15,7 +15,14 @@ from jepbt.host import Candidate, epbt, field_dict
 from jepbt.hyperparameters import HyperParameters, Loss, choose, hparam, taylor_hparam
 from jepbt.losses import taylorglo
 from jepbt.results import load_history
-from jepbt.tasks import Splits, Task, classification, distillation, regression
+from jepbt.tasks import (
+    Splits,
+    Task,
+    adapt,
+    classification,
+    distillation,
+    regression,
+)
 from jepbt.training import Interrupted, Result, replay, train_population
 
 __version__ = VERSION
@@ -31,6 +38,7 @@ __all__ = [
     "Result",
     "Splits",
     "Task",
+    "adapt",
     "augment",
     "choose",
     "classification",

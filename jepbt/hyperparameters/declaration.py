@@ -148,8 +148,8 @@ def taylor_hparam(
     default: Sequence[float] = tuple(taylorglo.CROSS_ENTROPY_EXPANSION.tolist()),
     *,
     noise: float = 0.0,
-    sigma: float = 0.1,
-    genome: str = "coefficients",
+    sigma: float = 0.05,
+    genome: str = "effective",
 ) -> Any:
     """Declares an evolving TaylorGLO loss: `f32[8]`, read by `jepbt.losses.taylor`.
 
@@ -157,6 +157,7 @@ def taylor_hparam(
     (`taylorglo.effective`), and scaling them is scaling the learning rate.
     `genome="effective"` evolves just their direction, at the default's scale; the field
     still holds a genome of eight. Only `taylorglo.repair` may leave that scale.
+    `genome="coefficients"` evolves all eight as they are, as TaylorGLO does.
 
     Every default here is our choice: none of them is published for EPBT.
 
@@ -166,7 +167,7 @@ def taylor_hparam(
         noise: standard deviation of the Gaussian noise on the first population's
             coefficients, slot 0 excepted; relative to the scale of a direction.
         sigma: standard deviation of one additive mutation of a coefficient; likewise.
-        genome: "coefficients", all eight as they are, or "effective".
+        genome: "effective" or "coefficients".
 
     Returns:
         A dataclass field.

@@ -12,12 +12,15 @@ from jepbt.losses.classification import (
     logit_adjusted,
     taylor,
 )
+from jepbt.losses.confusion import AdaptiveLoss, confusion
 from jepbt.losses.evolved import EvolvedLoss
 
 __all__ = [
+    "AdaptiveLoss",
     "EvolvedLoss",
     "LossFn",
     "brier",
+    "confusion",
     "cross_entropy",
     "focal",
     "forward_corrected",

@@ -194,18 +194,12 @@ def logit_adjusted(
         Menon et al., "Long-Tail Learning via Logit Adjustment", 2021, equation 10,
         https://arxiv.org/abs/2007.07314
     """
-    counts = np.asarray(counts)
-    if counts.ndim != 1 or not np.all(np.isfinite(counts) & (counts > 0)):
-        raise ValueError(
-            f"logit_adjusted: counts={counts.tolist()} must hold one number above 0 "
-            "for each class, such as np.bincount(labels)."
-        )
+    offsets = log_shares("logit_adjusted", counts)
     check_scalar("logit_adjusted", "tau", tau)
-    offsets = np.log(counts / counts.sum())
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
-        _check_classes("logit_adjusted", "counts", len(counts), logits)
+        check_classes("logit_adjusted", "counts", len(offsets), logits)
         shape = (1,) * (logits.ndim - 1) + (-1,)
         added = tau * jnp.asarray(offsets, logits.dtype).reshape(shape)
         return optax.softmax_cross_entropy(logits + added, labels)
@@ -247,7 +241,7 @@ def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
-        _check_classes("forward_corrected", "transition", len(transition), logits)
+        check_classes("forward_corrected", "transition", len(transition), logits)
         seen = jax.nn.softmax(logits) @ jnp.asarray(transition, logits.dtype)
         # The constant bounds the loss of a label that the matrix holds impossible.
         return -jnp.sum(labels * jnp.log(seen + 1e-6), axis=-1)
@@ -271,7 +265,23 @@ def _one_minus_power_over_q(log_p: jax.Array, q: float | jax.Array) -> jax.Array
     return jnp.where(near, series, quotient)
 
 
-def _check_classes(where: str, name: str, count: int, logits: jax.Array) -> None:
+def log_shares(where: str, counts: Sequence[float] | jax.Array) -> np.ndarray:
+    """Computes the logarithm of each class's share of the examples: `f64[C]`.
+
+    Raises:
+        ValueError: if a count is not above 0.
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or not np.all(np.isfinite(counts) & (counts > 0)):
+        raise ValueError(
+            f"{where}: counts={counts.tolist()} must hold one number above 0 for each "
+            "class, such as np.bincount(labels)."
+        )
+    return np.log(counts / counts.sum())
+
+
+def check_classes(where: str, name: str, count: int, logits: jax.Array) -> None:
+    """Raises a `ValueError` if a setting is for another number of classes."""
     if logits.shape[-1] != count:
         raise ValueError(
             f"{where}: {name} is of {count} classes, the logits are of "

@@ -1,5 +1,6 @@
 """Defines tasks, the problems that a population learns to solve."""
 
+from jepbt.tasks.adaptation import Adaptation, Adapted, adapt
 from jepbt.tasks.classification import StandardHyperParameters, classification
 from jepbt.tasks.distillation import Distillation, distillation
 from jepbt.tasks.regression import RegressionHyperParameters, regression, squared_error
@@ -11,6 +12,8 @@ from jepbt.tasks.supervised import (
 from jepbt.tasks.task import Blend, Splits, Task
 
 __all__ = [
+    "Adaptation",
+    "Adapted",
     "Blend",
     "Distillation",
     "Learner",
@@ -19,6 +22,7 @@ __all__ = [
     "StandardHyperParameters",
     "Supervised",
     "Task",
+    "adapt",
     "classification",
     "distillation",
     "regression",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jepbt import datasets, losses, models
@@ -25,6 +26,7 @@ from jepbt.hyperparameters import (
 from jepbt.losses import taylorglo
 from jepbt.models.model import name_of
 from jepbt.population import PyTree
+from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.distillation import Distillation
 from jepbt.tasks.parts import require_parts
 from jepbt.tasks.supervised import Supervised
@@ -47,7 +49,7 @@ def classification(
     *,
     hparams: type[HyperParameters] | None = None,
     model: Any = None,
-    loss: Callable[[HyperParameters], losses.LossFn] | None = None,
+    loss: Callable[[HyperParameters], losses.LossFn] | Adaptation | None = None,
     optimizer: Callable[[HyperParameters], optax.GradientTransformation] | None = None,
     augment: Callable[[HyperParameters], Augmentation] | None = None,
     batch_size: int = 64,
@@ -73,7 +75,8 @@ def classification(
         model: a flax linen module, a function `rngs -> nnx.Module`, a `models.Model`,
             or a pair `(init, apply)`.
         loss: `h -> (logits [B, C], labels [B, C]) -> f32[B]`; labels are one-hot, or
-            the data's own probabilities.
+            the data's own probabilities. Or what `jepbt.adapt` returns, a loss that
+            learns from the validation labels.
         optimizer: `h -> optax.GradientTransformation`.
         augment: `h -> (key, images, labels) -> (images, labels)`, such as
             `lambda h: jepbt.augment.shift(h.shift)`, for training batches as the
@@ -117,6 +120,8 @@ def classification(
         optimizer = optimizer or _standard_optimizer
     own = {"model": model, "loss": loss, "optimizer": optimizer}
     require_parts("classification", hparams, own)
+    if isinstance(loss, Adaptation):
+        _check_trusted(dataset)
     parts = Supervised(
         data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
@@ -144,7 +149,22 @@ def classification(
 
     evolves_loss = any(isinstance(s, TaylorLoss) for s in spaces(hparams).values())
     task_repair = functools.partial(map_fields, repair) if evolves_loss else None
-    return parts.task(about=about, repair=task_repair)
+    table = loss.loss.table if isinstance(loss, Adaptation) else None
+    confusions = None if table is None else lambda state: table(state.loss.parameters)
+    return parts.task(about=about, repair=task_repair, confusions=confusions)
+
+
+def _check_trusted(dataset: datasets.Dataset) -> None:
+    """Refuses validation labels that a loss could not learn a class from."""
+    labels = dataset.validation["label"]
+    labels = labels.argmax(-1) if labels.ndim == 2 else labels
+    counts = np.bincount(labels, minlength=dataset.num_classes)
+    if not counts.all():
+        raise ValueError(
+            "adapt: the loss learns from trusted labels, those of the validation "
+            f"split, which has no example of class {int(np.argmin(counts))}. Give some "
+            "of every class: jepbt.datasets.from_arrays(train, validation, test)."
+        )
 
 
 def _probabilities(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -13,13 +13,15 @@ import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.optimizers import as_transformation, update
 
 _MUST = "must be a function of the hyperparameters that returns"
 WANTED = {
     "augment": f"{_MUST} an augmentation, as in augment=lambda h: "
     "jepbt.augment.shift(h.shift)",
-    "loss": f"{_MUST} a loss, as in loss=lambda h: jepbt.losses.brier",
+    "loss": f"{_MUST} a loss, as in loss=lambda h: jepbt.losses.brier, or, for a "
+    "classification, what jepbt.adapt returns",
     "optimizer": f"{_MUST} an optax optimizer, as in optimizer=lambda h: "
     "optax.sgd(h.learning_rate)",
 }
@@ -52,8 +54,11 @@ def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
 
 def check_parts(task: Any) -> None:
     """Traces each part of a `Supervised`, so that an error can name the wrong one."""
+    given = {name: getattr(task, name) for name in WANTED}
+    if isinstance(task.loss, Adaptation):
+        given["loss"] = _at_first(task.loss, task.num_outputs)
     for name, wanted in WANTED.items():
-        function = getattr(task, name)
+        function = given[name]
         is_left_out = name == "augment" and function is None
         if not is_left_out and not (callable(function) and accepts(function, None)):
             given = getattr(function, "__name__", type(function).__name__)
@@ -67,9 +72,41 @@ def check_parts(task: Any) -> None:
         with _naming("augment"):
             _try_augment(task.augment, key, member, task.example, labels)
     with _naming("loss"):
-        _try_loss(task.loss, member, outputs, labels)
+        _try_loss(given["loss"], member, outputs, labels)
     with _naming("optimizer"):
         _try_optimizer(task.optimizer, member, params)
+
+
+def _at_first(settings: Adaptation, num_classes: int) -> Any:
+    """Makes of a loss that adapts the function of hyperparameters that it is at first.
+
+    Its start and its table are traced on the way.
+    """
+
+    def loss(h):
+        rate = settings.rate(h)
+        if jnp.shape(rate) != ():
+            raise ValueError(
+                "adapt: rate must return one number for a member, got shape "
+                f"{jnp.shape(rate)}."
+            )
+        parameters = settings.loss.init(num_classes)
+        if settings.loss.start is not None:
+            zeros = jnp.zeros((1, num_classes))
+            started = settings.loss.start(parameters, zeros, zeros)
+            _check_start(parameters, started)
+        return lambda logits, labels: settings.loss.loss(parameters, logits, labels)
+
+    return loss
+
+
+def _check_start(parameters: Any, started: Any) -> None:
+    shapes = jax.tree.map(jnp.shape, parameters), jax.tree.map(jnp.shape, started)
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "adapt: the loss's start must return parameters of the same shapes as its "
+            f"init, {shapes[0]}, got {shapes[1]}."
+        )
 
 
 def _try_model(task, key, member, labels) -> tuple[Any, Any]:

@@ -16,6 +16,8 @@ from jepbt import models
 from jepbt.arguments import check_real
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.population import PyTree, take
+from jepbt.tasks import adaptation
+from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
 from jepbt.tasks.optimizers import as_transformation, update
 from jepbt.tasks.parts import check_parts
@@ -32,6 +34,7 @@ class Learner:
     params: PyTree  # the weights
     opt_state: PyTree  # the optimizer's state
     variables: PyTree  # all else that the model carries, such as batch statistics
+    loss: PyTree = ()  # what it has learned of its loss, with `jepbt.adapt`
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +51,7 @@ class Supervised:
     average_of: Callable[[jax.Array], jax.Array] = lambda outputs: outputs
     hparams: type[HyperParameters]
     model: Any
-    loss: Callable[[HyperParameters], Callable[..., jax.Array]]
+    loss: Callable[[HyperParameters], Callable[..., jax.Array]] | Adaptation
     optimizer: Callable[[HyperParameters], optax.GradientTransformation]
     augment: Callable[[HyperParameters], Callable[..., Any]] | None
     batch_size: int
@@ -61,6 +64,11 @@ class Supervised:
             raise TypeError(
                 "distillation must be made by jepbt.distillation(...), got "
                 f"{getattr(given, '__name__', type(given).__name__)}."
+            )
+        if self.adapts and self.is_taught:
+            raise ValueError(
+                "classification: distillation and a loss that adapts cannot be "
+                "combined: leave one of them out."
             )
         check_parts(self)
 
@@ -87,9 +95,20 @@ class Supervised:
         """Tells whether a teacher takes part; without weight it leaves no trace."""
         return self.distillation is not None and self.distillation.weight > 0
 
+    @property
+    def adapts(self) -> bool:
+        """Tells whether the loss's own parameters are trained."""
+        return isinstance(self.loss, Adaptation)
+
     def task(self, **changes: Any) -> Task:
         """Makes the task, whose state is a `Learner`."""
-        teacher = make_teacher(self.distillation, self.predict)
+        prepare, shared = None, ()
+        if self.is_taught:
+            prepare = make_teacher(self.distillation, self.predict)
+        if self.adapts:
+            shared = self.data.validation
+            num_validation = len(shared[self.inputs])
+            prepare = adaptation.make_turns(self.loss, num_validation)
         return Task(
             self.hparams,
             self.init,
@@ -97,8 +116,9 @@ class Supervised:
             self.evaluate,
             self.data,
             self.batch_size,
+            shared=shared,
             behaviour=self.behaviour,
-            prepare=teacher if self.is_taught else None,
+            prepare=prepare,
             blend=Blend(self.behaviour, self.score, _average_states, self.adapt),
             **changes,
         )
@@ -108,24 +128,35 @@ class Supervised:
         zeros = jnp.zeros(self.example.shape, self.example.dtype)
         params, variables = self.network.init(key, zeros, hparams)
         optimizer = as_transformation(self.optimizer(hparams))
-        return Learner(params, optimizer.init(params), variables)
+        learned = adaptation.begin(self.loss, self.num_outputs) if self.adapts else ()
+        return Learner(params, optimizer.init(params), variables, learned)
 
     def train_step(self, key, state, hparams, batch, shared):
         """Takes one step of the optimizer."""
-        batch, lesson = batch if self.is_taught else (batch, None)
+        batch, extra = batch if self.is_taught or self.adapts else (batch, None)
         targets = self.labels(batch)
         seen = self.normalize(batch[self.inputs])
         if self.augment is not None:
             augment_key = jax.random.fold_in(key, _AUGMENT)
             seen, targets = self.augment(hparams)(augment_key, seen, targets)
 
+        def apply(params):
+            variables = state.variables
+            return self.network.apply(key, params, variables, hparams, seen, train=True)
+
+        learned = state.loss
+        if self.adapts:
+            training = lambda params: apply(params)[0], targets
+            learned = self._adapt_loss(key, state, hparams, training, extra, shared)
+            loss = functools.partial(self.loss.loss.loss, learned.parameters)
+        else:
+            loss = self.loss(hparams)
+
         def objective(params):
-            outputs, variables = self.network.apply(
-                key, params, state.variables, hparams, seen, train=True
-            )
-            value = jnp.mean(self.loss(hparams)(outputs, targets))
+            outputs, variables = apply(params)
+            value = jnp.mean(loss(outputs, targets))
             if self.is_taught:
-                value = mix(self.distillation, value, outputs, lesson)
+                value = mix(self.distillation, value, outputs, extra)
             return value, variables
 
         differentiate = jax.value_and_grad(objective, has_aux=True)
@@ -139,7 +170,33 @@ class Supervised:
             value_fn=lambda params: objective(params)[0],
         )
         params = optax.apply_updates(state.params, updates)
-        return Learner(params, opt_state, variables), {"loss": value}
+        return Learner(params, opt_state, variables, learned), {"loss": value}
+
+    def _adapt_loss(self, key, state, hparams, training, turn, validation):
+        """Trains the loss's own parameters, in the steps in which that is due."""
+        settings = self.loss
+
+        def predict(rows):
+            return self.predict(key, state, hparams, rows)
+
+        learned = adaptation.start(
+            settings, state.loss, turn, predict, self.labels, validation
+        )
+
+        def improve():
+            rows = take(validation, turn.rows)
+
+            def predict(params):
+                changed = dataclasses.replace(state, params=params)
+                return self.predict(key, changed, hparams, rows)
+
+            trusted = predict, self.labels(rows)
+            rate = settings.rate(hparams)
+            return adaptation.improve(
+                settings, learned, rate, state.params, training, trusted
+            )
+
+        return jax.lax.cond(turn.adapts, improve, lambda: learned)
 
     def predict(self, key, state, hparams, batch):
         """Computes the network's outputs, without training."""
@@ -166,13 +223,14 @@ class Supervised:
 
 
 def _average_states(states: Learner) -> Learner:
-    """Averages the weights of members; takes the first member's optimizer state."""
+    """Averages the weights of members; takes the first one's optimizer and loss."""
 
     def mean(leaf):
         return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0]
 
     params, variables = jax.tree.map(mean, (states.params, states.variables))
-    return Learner(params, take(states.opt_state, 0), variables)
+    opt_state, loss = take((states.opt_state, states.loss), 0)
+    return Learner(params, opt_state, variables, loss)
 
 
 def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:

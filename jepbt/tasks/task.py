@@ -74,6 +74,8 @@ class Task:
             of the state it had; `None` for `init`.
         blend: the functions that make ensembles and averages of trained members;
             `None` for a task without.
+        confusions: `(state) -> f32[C, C]`, the table that a loss that adapts has
+            learned, for people to look at; `None` without such a loss.
         about: facts for people, JSON values by name, for `config.json` and the report;
             the figures read `"num_classes"` there.
 
@@ -109,6 +111,7 @@ class Task:
     prepare: Callable[..., PyTree] | None = None
     restart: Callable[..., PyTree] | None = None
     blend: Blend | None = None
+    confusions: Callable[[PyTree], jax.Array] | None = None
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

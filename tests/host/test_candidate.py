@@ -63,7 +63,7 @@ def test_a_users_candidate_that_is_a_plain_dataclass_works():
 def test_losses_evolve_too():
     def evaluate(candidate):
         assert candidate.hparams.loss.shape == (8,)
-        return Candidate(None, candidate.hparams, -float(candidate.hparams.loss[0]))
+        return Candidate(None, candidate.hparams, -float(candidate.hparams.loss[2]))
 
     bests = list(jepbt.epbt(6, [Candidate(None, WithLoss())] * 4, evaluate))
     assert bests[-1].fitness > bests[0].fitness

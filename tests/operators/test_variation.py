@@ -23,7 +23,7 @@ class Hyper(jepbt.HyperParameters):
     width: int = jepbt.hparam(3, min=1, max=100)
     activation: str = jepbt.hparam("b", choices=("a", "b", "c", "d"))
     free: float = 0.9
-    loss: jepbt.Loss = jepbt.taylor_hparam(sigma=0.3)
+    loss: jepbt.Loss = jepbt.taylor_hparam(sigma=0.3, genome="coefficients")
 
 
 def copies(**values):

@@ -22,7 +22,7 @@ class Hyper(jepbt.HyperParameters):
     dropout: float = jepbt.hparam(0.1, min=0.0, max=0.6)
     width: int = jepbt.hparam(3, min=1, max=100)
     activation: str = jepbt.hparam("b", choices=("a", "b", "c"))
-    loss: jepbt.Loss = jepbt.taylor_hparam(noise=0.5)
+    loss: jepbt.Loss = jepbt.taylor_hparam(noise=0.5, genome="coefficients")
 
 
 @functools.cache
