@@ -6,6 +6,7 @@ from jepbt.comparison.loop import describe_rest, run_comparison
 from jepbt.comparison.plan import Plan, plan_comparison
 from jepbt.comparison.report import Comparison
 from jepbt.comparison.runs import Outcome
+from jepbt.comparison.step_cost import step_cost
 
 __all__ = [
     "Arm",
@@ -16,4 +17,5 @@ __all__ = [
     "describe_rest",
     "plan_comparison",
     "run_comparison",
+    "step_cost",
 ]
