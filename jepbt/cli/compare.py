@@ -27,10 +27,11 @@ from jepbt.comparison import (
     describe_rest,
     plan_comparison,
     run_comparison,
+    step_cost,
 )
 from jepbt.datasets import Dataset, with_label_noise
 from jepbt.optional import optional
-from jepbt.tasks import StandardHyperParameters
+from jepbt.tasks import Adaptation, StandardHyperParameters
 
 
 @dataclasses.dataclass
@@ -42,15 +43,18 @@ class Hyper(StandardHyperParameters):
 
     q: float = jepbt.hparam(0.7, min=0.05, max=1.0)
     smoothing: float = jepbt.hparam(0.1, min=0.0, max=0.5)
+    meta_rate: float = jepbt.hparam(0.04, min=0.003, max=0.5, log=True)
 
 
 EXPANSION = jepbt.taylorglo.CROSS_ENTROPY_EXPANSION
-LOSSES: dict[str, Callable[[Hyper], losses.LossFn]] = {
+LOSSES: dict[str, Callable[[Hyper], losses.LossFn] | Adaptation] = {
     "taylor": lambda h: losses.taylor(h.loss),
     "fixed": lambda h: losses.taylor(EXPANSION),
     "cross_entropy": lambda h: losses.cross_entropy,
     "gce": lambda h: losses.generalized_cross_entropy(h.q),
     "label_smoothing": lambda h: losses.label_smoothing(h.smoothing),
+    "transition": jepbt.adapt(losses.confusion(), rate=lambda h: h.meta_rate),
+    "offsets": jepbt.adapt(losses.confusion("offsets"), rate=lambda h: h.meta_rate),
 }
 STRATEGIES = ("random_search", "pbt", "successive_halving")
 NAMES = (*LOSSES, *STRATEGIES)
@@ -62,10 +66,10 @@ DESCRIPTION = (
 )
 EXAMPLE = """\
 example:
-  Does evolving the loss help when 40 % of the training labels are wrong, each class
+  Does a loss that changes help when 40 % of the training labels are wrong, each class
   mistaken for one other?
 
-    jepbt compare --arms fixed,taylor,gce,random_search --primary taylor \\
+    jepbt compare --arms gce,fixed,taylor,transition --primary transition \\
         --label-noise 0.4 --label-noise-pattern pairs --seeds 5 --model mlp
 """
 
@@ -77,8 +81,9 @@ class CompareOptions:
     Attributes:
         arms: two or more of these, with commas between. Losses, under EPBT: taylor
             (evolves), fixed (what it starts from, held fixed), cross_entropy, gce and
-            label_smoothing (whose number evolves). Strategies, with the evolving loss:
-            random_search, pbt, successive_halving.
+            label_smoothing (whose number evolves), transition and offsets (which learn
+            from validation labels what training labels confuse). Strategies, with the
+            evolving loss: random_search, pbt, successive_halving.
         control: the arm that the others are compared with; the first if left out.
         primary: the arm whose difference is the claim; p-values of all others are
             corrected for their number.
@@ -175,10 +180,16 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
             seed=seed,
         )
 
-    def make(name: str, dataset: Dataset) -> tuple[jepbt.Task, str]:
+    costs: dict[str, float] = {}
+
+    def make(name: str, dataset: Dataset) -> jepbt.Arm:
         strategy = name if name in STRATEGIES else "epbt"
         loss = LOSSES.get(name, LOSSES["taylor"])
-        return _make_task(dataset, loss, options), strategy
+        if isinstance(loss, Adaptation) and name not in costs:
+            make_task = functools.partial(_make_task, dataset, options=options)
+            costs[name] = step_cost(make_task, loss)
+        task = _make_task(dataset, loss, options)
+        return jepbt.Arm(task, strategy, costs.get(name))
 
     if any(noise):
         return {
@@ -189,7 +200,7 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
 
 def _make_task(
     dataset: Dataset,
-    loss: Callable[[Hyper], losses.LossFn],
+    loss: Callable[[Hyper], losses.LossFn] | Adaptation,
     options: CompareOptions,
 ) -> jepbt.Task:
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]

@@ -25,6 +25,7 @@ class Dataset:
         test: the split for one final report, or None.
         num_classes: the number of classes, `C`; labels are from 0 to `C - 1`.
         note: the source of the data, and its licence.
+        class_names: the names of the classes, for figures, or None.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Dataset:
     test: Split | None
     num_classes: int
     note: str = ""
+    class_names: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}

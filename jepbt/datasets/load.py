@@ -25,6 +25,8 @@ from jepbt.datasets.dataset import Dataset, rank_in_class
 from jepbt.datasets.label_noise import check_pattern, check_rate, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
+CLASS_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt")
+CLASS_NAMES += ("sneaker", "bag", "ankle boot")
 KEYS = (("x_{}", "y_{}"), ("{}_image", "{}_label"))
 ACCEPTED = (
     "x_train, y_train (and if there are any x_validation, y_validation, x_test, "
@@ -145,7 +147,7 @@ def _embedded(name: str, validation: float | None, seed: int) -> Dataset:
     dataset = from_arrays(
         (image, label), validation, test, num_classes=10, name=name, seed=seed
     )
-    return dataclasses.replace(dataset, note="embedded, MIT")
+    return dataclasses.replace(dataset, note="embedded, MIT", class_names=CLASS_NAMES)
 
 
 def _from_tfds(

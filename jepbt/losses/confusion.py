@@ -28,6 +28,7 @@ class AdaptiveLoss(NamedTuple):
             become once, after a member's first generation, by its own logits for the
             trusted examples; or `None`.
         table: `(parameters) -> f32[C, C]` for people to look at, or `None`.
+        meaning: what a row and what a column of the table stands for.
     """
 
     init: Callable[[int], Any]
@@ -35,6 +36,7 @@ class AdaptiveLoss(NamedTuple):
     limit: float
     start: Callable[[Any, jax.Array, jax.Array], Any] | None = None
     table: Callable[[Any], jax.Array] | None = None
+    meaning: tuple[str, str] = ("row", "column")
 
 
 def confusion(
@@ -77,12 +79,16 @@ def confusion(
     check_choice("confusion", "form", form, ("transition", "offsets"))
     if form == "offsets":
         shares = None if counts is None else log_shares("confusion", counts)
-        return AdaptiveLoss(_no_offsets, _with_offsets(shares), 6.0, table=_centre)
+        loss, meaning = _with_offsets(shares), ("label", "class")
+        return AdaptiveLoss(_no_offsets, loss, 6.0, table=_centre, meaning=meaning)
     if counts is not None:
         raise ValueError(
             "confusion: counts are for form='offsets'; a transition matrix needs none."
         )
-    return AdaptiveLoss(_near_identity, _corrected, 8.0, _estimate, _transition)
+    meaning = "true class", "label"
+    return AdaptiveLoss(
+        _near_identity, _corrected, 8.0, _estimate, _transition, meaning
+    )
 
 
 def _near_identity(num_classes: int) -> jax.Array:

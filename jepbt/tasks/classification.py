@@ -149,8 +149,15 @@ def classification(
 
     evolves_loss = any(isinstance(s, TaylorLoss) for s in spaces(hparams).values())
     task_repair = functools.partial(map_fields, repair) if evolves_loss else None
-    table = loss.loss.table if isinstance(loss, Adaptation) else None
-    confusions = None if table is None else lambda state: table(state.loss.parameters)
+    if dataset.class_names is not None:
+        about["class_names"] = list(dataset.class_names)
+    confusions = None
+    if isinstance(loss, Adaptation) and loss.loss.table is not None:
+        about["confusions"] = list(loss.loss.meaning)
+
+        def confusions(state):
+            return loss.loss.table(state.loss.parameters)
+
     return parts.task(about=about, repair=task_repair, confusions=confusions)
 
 
