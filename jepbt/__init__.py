@@ -23,7 +23,7 @@ from jepbt.tasks import (
     distillation,
     regression,
 )
-from jepbt.training import Interrupted, Result, replay, train_population
+from jepbt.training import Interrupted, Result, load, replay, train_population
 
 __version__ = VERSION
 
@@ -48,6 +48,7 @@ __all__ = [
     "epbt",
     "field_dict",
     "hparam",
+    "load",
     "load_history",
     "losses",
     "make_run",

@@ -154,6 +154,50 @@ def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a checkpoint to the host, by the names that `pack` gave."""
+    import orbax.checkpoint as orbax
+
+    root, handler = path / "default", orbax.PyTreeCheckpointHandler()
+    found = handler.metadata(root)
+    names = list(getattr(found, "tree", found))
+    to_host = orbax.RestoreArgs(restore_type=np.ndarray)
+    args = orbax.args.PyTreeRestore(
+        item=dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, to_host)
+    )
+    return handler.restore(root, args=args)
+
+
+def pick(arrays: Mapping[str, np.ndarray], part: str, like: Any) -> Any:
+    """Picks a part of what `pack` named: a tree of arrays of the shapes of `like`.
+
+    Args:
+        arrays: the arrays of a checkpoint, from `read_arrays`.
+        part: the start of the part's path: "_0_population", "_0_best" or "_1".
+        like: the shapes and dtypes of the part.
+
+    Raises:
+        ValueError: if the checkpoint holds another tree, or other shapes.
+    """
+    names = sorted(name for name in arrays if name[5:].startswith(f"{part}_"))
+    leaves, tree = jax.tree.flatten(like)
+    stored = [jax.eval_shape(without_keys, leaf) for leaf in leaves]
+    num_stored = sum(leaf.size > 0 for leaf in stored)
+    if len(names) != num_stored:
+        raise ValueError(f"it has {len(names)} arrays where {num_stored} are needed")
+    left, picked = iter(names), []
+    for leaf, data in zip(leaves, stored, strict=True):
+        name = next(left) if data.size else None
+        array = arrays[name] if data.size else np.zeros(data.shape, data.dtype)
+        if (array.shape, array.dtype) != (data.shape, data.dtype):
+            raise ValueError(
+                f"{name[5:]} is {array.dtype}{list(array.shape)} where "
+                f"{data.dtype}{list(data.shape)} is needed"
+            )
+        picked.append(_unpack(array, leaf))
+    return jax.tree.unflatten(tree, picked)
+
+
 def copy(tree: Any) -> Any:
     """Copies arrays on their devices, into memory that nothing else refers to."""
     return jax.tree.map(

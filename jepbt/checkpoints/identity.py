@@ -37,26 +37,34 @@ def identify(
     Devices and chunks are left out: they change last bits, not what is computed.
     """
     names = ("population_size", "steps_per_generation", "seed", "batches", "batch_size")
-    splits = task.data._asdict() if task.data else {}
+    start = None if initial is None else _hash_tree(initial)
+    described = describe_task(task)
     return {
         "settings": {name: getattr(config, name) for name in names},
         "num_generations": config.num_generations,
+        "hparams": described["hparams"],
+        "data": described["data"] | {"initial": start},
+        "programs": member.fingerprint(),
+        "versions": versions() | {"platform": platform},
+    }
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """Describes a task's hyperparameters and data: a part of a run's identity."""
+    splits = task.data._asdict() if task.data else {}
+    data = {name: _hash_tree(rows) for name, rows in splits.items()}
+    return {
         "hparams": {
             name: json.dumps(space.describe(), default=_plain)
             for name, space in spaces(task.hparams).items()
         },
-        "data": {
-            **{name: _hash_tree(rows) for name, rows in splits.items()},
-            "shared": _hash_tree(task.shared),
-            "initial": None if initial is None else _hash_tree(initial),
-        },
-        "programs": member.fingerprint(),
-        "versions": {
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "platform": platform,
-        },
+        "data": data | {"shared": _hash_tree(task.shared)},
     }
+
+
+def versions() -> dict[str, str]:
+    """Names the versions that the text of a lowered program follows from."""
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

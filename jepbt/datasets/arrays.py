@@ -102,7 +102,7 @@ def _to_split(field: str, value: Any) -> Split:
             f"{field} must be (images, labels) or "
             f'{{"image": ..., "label": ...}}{allowed}; got {type(value).__name__}.'
         )
-    image = _to_images(f"{field} image", image)
+    image = to_images(f"{field} image", image)
     label = to_labels(f"{field} label", label)
     if len(image) != len(label):
         raise ValueError(
@@ -112,7 +112,8 @@ def _to_split(field: str, value: Any) -> Split:
     return {"image": image, "label": label}
 
 
-def _to_images(field: str, value: Any) -> np.ndarray:
+def to_images(field: str, value: Any) -> np.ndarray:
+    """Makes images `[N, H, W, C]` or vectors `[N, D]` of what a user gave."""
     images = to_inputs(field, value)
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
+from jepbt.engine.lowering import count_flops, hash_programs, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
 from jepbt.hyperparameters import (
     HyperParameters,
@@ -22,7 +22,6 @@ from jepbt.hyperparameters import (
     sample_population,
     spaces,
 )
-from jepbt.optional import optional
 from jepbt.population import Member, Population, PyTree
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
@@ -66,11 +65,10 @@ class TracedMember:
         """
         hashes = {}
         for name, parts in self.traced.items():
-            lowered = [_lower(traced) for traced in parts]
+            lowered = [lower_anywhere(traced) for traced in parts]
             if name == "train":
                 lowered.append(self.step)
-            text = "".join(program.as_text() for program in lowered)
-            hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+            hashes[name] = hash_programs(lowered)
         return hashes
 
 
@@ -122,8 +120,27 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     steps = trace_steps(task, config)
     state, hparams = steps.started.out_info, steps.hparams
     _check_outside(steps.stepped, steps.num_inputs, "train_step")
-    traced = {"init": [steps.started], "evolve": [first], "evaluate": []}
+    scored = trace_evaluate(task, config, state, hparams)
+    traced = {"init": [steps.started], "evolve": [first], "evaluate": [scored]}
     traced["train"] = [] if steps.prepared is None else [steps.prepared]
+    behaviour = behaviour_shape(task, strategy, state, hparams)
+    traced["evolve"].append(
+        _trace_strategy_step(strategy, first.out_info, config, behaviour)
+    )
+    traced["evolve"] += _trace_hooks(task, state, hparams, first.out_info[1])
+    lowered = lower_anywhere(steps.stepped)
+    flops = count_flops(lowered)
+    return TracedMember(state, hparams, steps.batch, flops, traced, lowered, steps.task)
+
+
+def trace_evaluate(
+    task: Task, config: Config, state: PyTree, hparams: HyperParameters
+) -> Any:
+    """Traces how a member is scored on a batch, for shapes of state and hparams.
+
+    Raises:
+        ValueError: if there is not one score for each example.
+    """
 
     def evaluate(key, state, hparams, batch, shared):
         return task.evaluate(key, state, decode(hparams), batch, shared)
@@ -132,21 +149,13 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     scoring = _key_shape(), state, hparams, rows, task.shared
     scored = jax.jit(evaluate).trace(*scoring)
     _check_outside(scored, len(jax.tree.leaves(scoring)), "evaluate")
-    traced["evaluate"].append(scored)
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
     if rows is not None and shape != (config.batch_size,):
         raise ValueError(
             "evaluate must return one score for each example, shape "
             f"({config.batch_size},) here, got {shape}."
         )
-    behaviour = behaviour_shape(task, strategy, state, hparams)
-    traced["evolve"].append(
-        _trace_strategy_step(strategy, first.out_info, config, behaviour)
-    )
-    traced["evolve"] += _trace_hooks(task, state, hparams, first.out_info[1])
-    lowered = _lower(steps.stepped)
-    flops = _count_flops(lowered)
-    return TracedMember(state, hparams, steps.batch, flops, traced, lowered, steps.task)
+    return scored
 
 
 class Steps(NamedTuple):
@@ -320,23 +329,3 @@ def _rows_of(stacked: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked
     )
-
-
-def _lower(traced: Any) -> Any:
-    """Lowers for an accelerator: the same text everywhere, and arithmetic to count.
-
-    There a convolution is one operation, while the CPU's goes through loops, whose
-    bodies the compiler's count takes once. A function that lowers for its own platform
-    alone, such as one with a callback or a kernel of the user's, is lowered for that.
-    """
-    try:
-        return traced.lower(lowering_platforms=("tpu",))
-    except (NotImplementedError, ValueError):
-        return traced.lower()
-
-
-def _count_flops(step: Any) -> float:
-    with optional("the arithmetic of a training step is not counted"):
-        analysis = step.cost_analysis() or {}
-        return max(0.0, float(analysis.get("flops", 0.0)))
-    return 0.0

@@ -177,7 +177,8 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
     the chosen one runs.
 
     Args:
-        choice: a field with non-numeric `choices`, as a member's code reads it.
+        choice: a field with non-numeric `choices`, as a member's code reads it; or the
+            chosen value itself, as `result.best.hparams` holds it.
         options: a function for each choice; all return the same shapes.
 
     Returns:
@@ -194,6 +195,9 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
         >>> round(float(apply(-1.0)), 3)
         -0.762
     """
+    is_plain = isinstance(choice, Hashable) and not isinstance(choice, jax.Array)
+    if is_plain and not isinstance(choice, Choice) and choice in options:
+        return options[choice]
     if not isinstance(choice, Choice):
         raise TypeError(
             "choose takes a categorical hyperparameter with choices that are no "

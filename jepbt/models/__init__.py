@@ -3,7 +3,7 @@
 `MLP`, `CNN` and `ResNet` are flax linen modules, written to be read and copied.
 """
 
-from jepbt.models.model import Model, as_model
+from jepbt.models.model import Model, as_model, bind
 from jepbt.models.networks import CNN, MLP, ResNet
 
-__all__ = ["CNN", "MLP", "Model", "ResNet", "as_model"]
+__all__ = ["CNN", "MLP", "Model", "ResNet", "as_model", "bind"]

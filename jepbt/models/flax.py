@@ -1,4 +1,4 @@
-"""Turns flax modules, linen and nnx, into two plain functions of one member.
+"""Turns flax modules, linen and nnx, into two plain functions of one member, and back.
 
 Flax is imported only when a model is given that must be a flax module.
 """
@@ -47,6 +47,24 @@ def adapt(model: Any) -> tuple[Callable, Callable]:
         "instance of a flax linen module, or a function `rngs -> nnx.Module`; got "
         f"{model!r} of type {type(model).__name__}."
     )
+
+
+def bind(model: Any, params: Any, variables: Any) -> Any:
+    """Makes the user's own module again, with the weights of one trained member.
+
+    A linen instance becomes a bound module. What makes nnx modules makes one more, set
+    to evaluation.
+    """
+    from flax import linen, nnx
+
+    if isinstance(model, linen.Module):
+        streams = _streams(jax.random.key(0))
+        return model.bind({"params": params, **variables}, rngs=streams)
+    module = _with_rngs_alone(model)(nnx.Rngs(0))  # as `apply` below makes it
+    module.eval()
+    nnx.update(module, params)
+    nnx.update(module, variables)
+    return module
 
 
 def from_linen(module: Any) -> tuple[Callable, Callable]:

@@ -29,15 +29,15 @@ In nnx, where `rngs` is an `nnx.Rngs` of the step's, or kept in `__init__`:
 A member does not carry random state: every step makes its random numbers from the
 step's key. Otherwise members that inherit the same weights would share dropout masks.
 
-From `params` and `variables` back to flax: `module.apply({"params": params,
-**variables}, images)` in linen; in nnx make a module, then `nnx.update(module,
-params)` and `nnx.update(module, variables)`.
+`bind` makes a flax module of `params` and `variables` again, and so does
+`result.best.model`.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from jepbt.arguments import accepts
 from jepbt.models import flax
@@ -105,6 +105,42 @@ def as_model(model: Any) -> Model:
         "model: init must take (key, images), perhaps hparams too, and return "
         "(params, variables)."
     )
+
+
+def bind(model: Any, params: PyTree, variables: PyTree, hparams: Any = None) -> Any:
+    """Makes of a model what its user calls one, with the weights of one member.
+
+    Args:
+        model: the model, as `as_model` takes it.
+        params: the member's weights.
+        variables: all else that the model carries, such as batch statistics.
+        hparams: the member's hyperparameters, which only functions are given.
+
+    Returns:
+        For a linen instance, the bound module, with fixed random streams. For a
+        function `rngs -> nnx.Module`, a module of its own, set to evaluation. For a
+        pair `(init, apply)`, a function of a batch of inputs, whose outputs are those
+        of `apply` with `train=False`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen
+        >>> layer = linen.Dense(3)
+        >>> inputs = jnp.ones((1, 2))
+        >>> params, variables = as_model(layer).init(jax.random.key(0), inputs)
+        >>> bind(layer, params, variables)(jnp.zeros((5, 2))).shape
+        (5, 3)
+    """
+    params, variables = jax.tree.map(jnp.asarray, (params, variables))
+    if not isinstance(model, tuple):
+        return flax.bind(model, params, variables)
+    apply = as_model(model).apply
+
+    def predict(inputs):
+        key = jax.random.key(0)
+        return apply(key, params, variables, hparams, inputs, train=False)[0]
+
+    return predict
 
 
 def name_of(model: Any) -> str:

@@ -40,7 +40,8 @@ class AbsentTask:
         raise RuntimeError(
             f"the task's `{name}` is not here: a pickled result leaves out its task, "
             "which is functions and data. Make the task again and put it back: "
-            "result.task = task, or dataclasses.replace(ensemble, task=task)."
+            "result.task = task, or dataclasses.replace(it, task=task) for an ensemble "
+            "or a winner alone."
         )
 
 

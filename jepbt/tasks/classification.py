@@ -14,6 +14,7 @@ import optax
 
 from jepbt import datasets, losses, models
 from jepbt.augment import Augmentation
+from jepbt.datasets.arrays import to_images
 from jepbt.hyperparameters import (
     HyperParameters,
     Loss,
@@ -125,6 +126,7 @@ def classification(
     parts = Supervised(
         data=Splits(dataset.train, dataset.validation, dataset.test),
         inputs="image",
+        to_inputs=to_images,
         labels=lambda batch: _probabilities(batch["label"], num_classes),
         num_outputs=num_classes,
         outputs=f"logits [B, {num_classes}] for the data's {num_classes} classes",

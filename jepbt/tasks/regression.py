@@ -98,6 +98,7 @@ def regression(
     parts = Supervised(
         data=splits,
         inputs="input",
+        to_inputs=_to_inputs,
         labels=lambda batch: batch["target"],
         num_outputs=size,
         outputs=f"predictions [B, {size}] of the data's {size} targets",
@@ -107,6 +108,7 @@ def regression(
         loss=loss or (lambda h: squared_error),
         augment=augment,
         batch_size=batch_size,
+        is_flat=_is_flat(data),
     )
     return parts.task(about={"model": name_of(model)})
 
@@ -151,18 +153,10 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
             f"regression: {name} must be (inputs, targets), or data a jepbt.Splits of "
             f"such pairs; got {type(value).__name__}."
         )
-    field = f"regression: {name} input"
-    inputs = _check_example(field, to_inputs(field, value[0]))
-    if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8 and inputs.ndim != 2:
-        inputs = to_float32(field, inputs)
+    inputs = _to_inputs(f"regression: {name} input", value[0])
     field = f"regression: {name} target"
     targets = to_array(field, value[1], "numbers to predict are needed")
     targets = to_float32(field, _check_example(field, targets))
-    if inputs.ndim < 2:
-        raise ValueError(
-            f"regression: {name} input has shape {inputs.shape}; allowed is [N, ...] "
-            "with a row for each example: pass inputs[:, None]."
-        )
     if targets.ndim not in (1, 2):
         raise ValueError(
             f"regression: {name} target has shape {targets.shape}; allowed are [N] and "
@@ -174,6 +168,24 @@ def _to_split(name: str, value: Any) -> dict[str, np.ndarray]:
             "each input needs one row of targets."
         )
     return {"input": inputs, "target": targets.reshape(len(targets), -1)}
+
+
+def _to_inputs(field: str, value: Any) -> np.ndarray:
+    inputs = _check_example(field, to_inputs(field, value))
+    if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8 and inputs.ndim != 2:
+        inputs = to_float32(field, inputs)
+    if inputs.ndim < 2:
+        raise ValueError(
+            f"{field} has shape {inputs.shape}; allowed is [N, ...] with a row for "
+            "each example: pass inputs[:, None]."
+        )
+    return inputs
+
+
+def _is_flat(data: Any) -> bool:
+    """Tells whether the user's targets are `[N]`, as the predictions then are."""
+    targets = (data.train if isinstance(data, Splits) else data)[1]
+    return np.ndim(targets) == 1
 
 
 def _check_example(field: str, array: np.ndarray) -> np.ndarray:

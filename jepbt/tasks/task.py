@@ -38,6 +38,19 @@ class Blend(NamedTuple):
     adapt: Callable[..., PyTree]
 
 
+class Inference(NamedTuple):
+    """Functions that use one trained member after a run, on examples of any kind."""
+
+    # (raw inputs) -> [N, ...] like the task's data; raises where they are not alike
+    check: Callable[[Any], np.ndarray]
+    # [N, ...] -> [N, ...] as the network sees them
+    preprocess: Callable[[np.ndarray], jax.Array]
+    # (state, encoded hparams, [B, ...]) -> [B, ...] predictions, compiled
+    predict: Callable[..., jax.Array]
+    # (state, hparams) -> the user's model with the member's weights
+    bind: Callable[..., Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a population learns: pure functions of one member, key first.
@@ -76,6 +89,8 @@ class Task:
             `None` for a task without.
         confusions: `(state) -> f32[C, C]`, the table that a loss that adapts has
             learned, for people to look at; `None` without such a loss.
+        inference: the functions that use a trained member: its predictions, and the
+            user's model; `None` for a task without.
         about: facts for people, JSON values by name, for `config.json` and the report;
             the figures read `"num_classes"` there.
 
@@ -112,6 +127,7 @@ class Task:
     restart: Callable[..., PyTree] | None = None
     blend: Blend | None = None
     confusions: Callable[[PyTree], jax.Array] | None = None
+    inference: Inference | None = None
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

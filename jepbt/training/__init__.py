@@ -1,11 +1,13 @@
 """Training: a run from its first check to its result."""
 
 from jepbt.training.interruption import Interrupted
+from jepbt.training.load import load
 from jepbt.training.observers import Callback
 from jepbt.training.preparation import Prepared, prepare
 from jepbt.training.replay import replay
-from jepbt.training.result import Result, Winner
+from jepbt.training.result import Result
 from jepbt.training.train import execute, train_population
+from jepbt.training.winner import Winner
 
 __all__ = [
     "Callback",
@@ -14,6 +16,7 @@ __all__ = [
     "Result",
     "Winner",
     "execute",
+    "load",
     "prepare",
     "replay",
     "train_population",

@@ -22,7 +22,7 @@ from jepbt.results import Generation, History, Recorded, describe
 from jepbt.results.recorded import from_memory
 from jepbt.training.outcome import as_winner
 from jepbt.training.preparation import Prepared
-from jepbt.training.result import Winner
+from jepbt.training.winner import Winner
 
 logger = logging.getLogger("jepbt")
 
@@ -67,7 +67,10 @@ class Run:
 
     def fetch_best(self, state: RunState) -> None:
         """Copies the best member ever to the host."""
-        before, self.best = self.best, as_winner(jax.device_get(state.best))
+        before, self.best = (
+            self.best,
+            as_winner(jax.device_get(state.best), self.prepared.task),
+        )
         if self.best is not before:
             self.unwritten = set(_FILES)
 

@@ -9,10 +9,10 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
-from jepbt.hyperparameters import HyperParameters, encode, to_python
 from jepbt.losses import EvolvedLoss
 from jepbt.losses.taylorglo import describe_attraction
 from jepbt.optional import optional
@@ -20,9 +20,12 @@ from jepbt.population import Population
 from jepbt.report import make_card
 from jepbt.results import Ensemble, History, Schedules, Score, recorded
 from jepbt.results.ensembles import average_weights, make_ensemble
-from jepbt.results.pickled import AbsentTask, to_host, with_choices, without_choices
+from jepbt.results.pickled import to_host, with_choices, without_choices
 from jepbt.tasks import Task
 from jepbt.training.testing import score_on_test
+from jepbt.training.winner import Winner
+
+_WINNERS = ("best", "final_best", "median", "first_best")
 
 
 class TestReport(NamedTuple):
@@ -43,61 +46,14 @@ class TestReport(NamedTuple):
     first: Score
 
 
-@dataclasses.dataclass(frozen=True)
-class Winner:
-    """One member taken out of the population, on the host.
-
-    Attributes:
-        state: the member's state, as the task's `init` made it, in NumPy arrays.
-        hparams: the user's class with Python values.
-        fitness: its validation score, and the standard error.
-        generation: the generation that it was evaluated in.
-        slot: the slot that it stood in.
-    """
-
-    state: Any
-    hparams: HyperParameters
-    fitness: Score
-    generation: int
-    slot: int
-
-    @property
-    def params(self) -> Any:
-        """The weights of a `Learner`; other states are read from `state`."""
-        try:
-            return self.state.params
-        except AttributeError:
-            raise AttributeError(
-                f"this task's state is a {type(self.state).__name__} without `params`: "
-                "read `state`."
-            ) from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A choice may be a function, which does not pickle; its number does.
-        return vars(self) | {
-            "state": to_host(self.state),
-            "hparams": encode(self.hparams),
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {"hparams": to_python(state["hparams"])})
-
-    def __copy__(self) -> Winner:
-        return dataclasses.replace(self)
-
-    def __deepcopy__(self, memo: Any) -> Winner:
-        copied = copy.deepcopy((self.state, self.hparams), memo)
-        return dataclasses.replace(self, state=copied[0], hparams=copied[1])
-
-
 @dataclasses.dataclass
 class Result:
     """A finished run: the best network, what made it, and what happened on the way.
 
     It can be pickled, and so come back from another process: its arrays then lie on the
     host. What the task is made of, functions and data, stays where it was. `test`,
-    `ensemble` and `average` need it, and say so; `result.task = task` puts it back. A
-    copy shares task and population with the original.
+    `predict`, `ensemble` and `average` need it, and say so; `result.task = task` puts
+    it back. A copy shares task and population with the original.
 
     Attributes:
         best: the best member of all generations by validation (ties: the earliest).
@@ -106,7 +62,6 @@ class Result:
         first_best: the best of the first generation.
         history: every generation's fitness, parents, hyperparameters, metrics.
         population: the last population, on its devices, leaves `[P, ...]`.
-        task: the task that was trained.
         config: the settings, with the batch size that was used.
         seconds: spent by phase: compile, evolve, train, evaluate.
         run_dir: the folder of the run's files, or `None`.
@@ -118,11 +73,43 @@ class Result:
     first_best: Winner
     history: History
     population: Population
-    task: Task
     config: Config
     seconds: dict[str, float]
     run_dir: pathlib.Path | None
     _report: TestReport | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def task(self) -> Task:
+        """The task that was trained."""
+        return self.best.task
+
+    @task.setter
+    def task(self, task: Task) -> None:
+        for name in _WINNERS:
+            winner = dataclasses.replace(getattr(self, name), task=task)
+            setattr(self, name, winner)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Lets the best member predict, from raw inputs: see `Winner.predict`.
+
+        Args:
+            inputs: examples `[N, ...]`, of the data's shape and dtype.
+
+        Returns:
+            For a classification, each class's probability, `f32[N, C]`; the classes
+            are `.argmax(-1)`. For a regression, `f32[N, D]`, or `f32[N]`.
+
+        Raises:
+            ValueError: if the inputs are unlike the data, or the task has no
+                `inference`; before anything compiles.
+
+        Example:
+            >>> import jepbt
+            >>> task = jepbt.classification("fashion_mnist")
+            >>> result = jepbt.train_population(task)  # doctest: +SKIP
+            >>> result.predict(images).argmax(-1)  # doctest: +SKIP
+        """
+        return self.best.predict(inputs)
 
     def test(self) -> TestReport:
         """Reads the test split: once, all three members together.
@@ -197,16 +184,15 @@ class Result:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        population, task = self.population, AbsentTask(self.task)
+        population = self.population
         hparams, fitness = jax.device_get((population.hparams, population.fitness))
         return vars(self) | {
             "population": Population(to_host(population.state), hparams, fitness),
-            "history": without_choices(self.history, task.hparams),
-            "task": task,
+            "history": without_choices(self.history, self.task.hparams),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        history = with_choices(state["history"], state["task"].hparams)
+        history = with_choices(state["history"], state["best"].task.hparams)
         vars(self).update(state | {"history": history})
 
     def __copy__(self) -> Result:
@@ -218,7 +204,7 @@ class Result:
         other = copy.copy(self)
         memo[id(self)] = other
         for name, value in vars(self).items():
-            if name not in ("task", "population"):  # neither ever changes
+            if name != "population":  # which never changes
                 setattr(other, name, copy.deepcopy(value, memo))
         return other
 

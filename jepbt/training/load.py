@@ -1,0 +1,219 @@
+"""Loads the result of a run from its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jepbt import config as configs
+from jepbt.arguments import user_path
+from jepbt.checkpoints import checkpoint, differences
+from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.identity import describe_task, versions
+from jepbt.config import Config
+from jepbt.engine import Best
+from jepbt.engine.lowering import hash_programs, lower_anywhere
+from jepbt.engine.member import trace_evaluate
+from jepbt.engine.switches import own_rules
+from jepbt.hyperparameters import decode, default_member
+from jepbt.optional import warn
+from jepbt.population import Member, Population, PyTree, take
+from jepbt.results import History
+from jepbt.results.json_lines import UNREADABLE, odd_choices
+from jepbt.tasks import Task
+from jepbt.training.outcome import (
+    as_winner,
+    best_and_median,
+    make_winners,
+    spent,
+)
+from jepbt.training.result import Result
+
+
+def load(run_dir: str | os.PathLike, task: Task) -> Result:
+    """Loads what a run has found: its winner, its history, its last population.
+
+    The folder holds weights and numbers; functions and data come from the task, which
+    must be the one that the run was started with: the same hyperparameters and data,
+    weights of the same shapes and, under the same version of JAX, the same model.
+    Nothing in the folder is executed or unpickled, and nothing compiles. A run that is
+    still going, or was killed, is loaded as of its newest whole checkpoint.
+
+    Args:
+        run_dir: the folder of a run of `train_population` or `replay`.
+        task: the task of that run, made again.
+
+    Returns:
+        The run's `Result`, with its arrays on the host: `best`, `predict`, `history`,
+        `ensemble` and all else. It can be another run's `initial`.
+
+    Raises:
+        TypeError: if an argument is of no allowed kind.
+        ValueError: if the folder holds no run with a whole checkpoint, or one of
+            another task; the message says what differs.
+
+    Warns:
+        RuntimeWarning: if a newer checkpoint is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import jepbt
+        >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+        >>> task = jepbt.regression((inputs, inputs[:, 0]))
+        >>> with tempfile.TemporaryDirectory() as run_dir:
+        ...     result = jepbt.train_population(
+        ...         task, population_size=2, num_generations=1, steps_per_generation=2,
+        ...         run_dir=run_dir, progress=False,
+        ...     )
+        ...     again = jepbt.load(run_dir, task)
+        >>> bool((again.predict(inputs) == result.predict(inputs)).all())
+        True
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"load: task must be a jepbt.Task, got {type(task).__name__}.")
+    if not isinstance(run_dir, str | os.PathLike):
+        raise TypeError(
+            f"load: run_dir must be a run's folder, got {type(run_dir).__name__}."
+        )
+    folder = user_path("run_dir", run_dir)
+    settings = run_directory.read_config(folder)
+    if "loop" in settings:
+        raise ValueError(
+            f"run_dir={str(folder)!r} holds a run of jepbt.epbt, which has no task: "
+            "resume=True of that function returns its candidates."
+        )
+    path, facts = _find_checkpoint(folder)
+    config = _read_settings(folder, settings, facts)
+    with own_rules():
+        like = _check_task(folder, task, config, facts)
+    history = _read_history(folder, task, int(facts["generation"]))
+    population, best, first = _read_members(path, like, config)
+    best, last = as_winner(best, task), history.generations[-1]
+    slots = best_and_median(last)  # a checkpoint's generation has live members
+    final_best, median = make_winners(take(population, slots), slots, last, task)
+    return Result(
+        best=best,
+        final_best=final_best,
+        median=median,
+        first_best=as_winner(first, task) or best,
+        history=history,
+        population=population,
+        config=config,
+        seconds=spent(history),
+        run_dir=folder,
+    )
+
+
+def _find_checkpoint(folder: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
+    """Finds the newest whole checkpoint of a run, and the facts in its manifest."""
+    damaged = []
+    for path in checkpoint.list_all(folder / checkpoint.FOLDER):
+        try:
+            facts = checkpoint.verify(path)
+        except checkpoint.Damaged as error:
+            damaged.append(f"{path.name}: {error}")
+            continue
+        if damaged:
+            warn(
+                f"of the checkpoints in {str(folder)!r} are damaged: "
+                f"{'; '.join(damaged)}. The one of generation {facts['generation']} is "
+                "loaded."
+            )
+        return path, facts
+    why = f" ({'; '.join(damaged)})" if damaged else ""
+    raise ValueError(
+        f"run_dir={str(folder)!r} holds no whole checkpoint{why}: nothing can be "
+        "loaded. Put a copy of the folder back, or wait for the first checkpoint of a "
+        "run that is going."
+    )
+
+
+def _read_settings(
+    folder: pathlib.Path, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Config:
+    """Reads a run's settings: what decides its numbers is in the manifest, too."""
+    names = {field.name for field in dataclasses.fields(Config)}
+    try:
+        known = {k: v for k, v in settings["config"].items() if k in names}
+        known |= facts["identity"]["settings"] | {"run_dir": folder}
+        config = Config(**known)
+        configs.check(config)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{str(folder / 'config.json')!r} does not hold the settings of a run "
+            f"({error}). Put a copy of the file back."
+        ) from error
+    return config
+
+
+def _check_task(
+    folder: pathlib.Path, task: Task, config: Config, facts: Mapping[str, Any]
+) -> Member:
+    """Refuses a task that is not the run's, and returns the shapes of a member."""
+    before, now = facts["identity"], describe_task(task)
+    both = [k for k in before["data"] if k in now["data"]]  # a test split may lack
+    parts = [
+        {"hparams": identity["hparams"], "data": {k: identity["data"][k] for k in both}}
+        for identity in (before, now)
+    ]
+    found = differences(*parts)
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    if not found:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(lambda key, h: task.init(key, decode(h)), key, hparams)
+        traced = trace_evaluate(task, config, state, hparams)
+        old, new = before["versions"], versions()
+        is_other = before["programs"]["evaluate"] != hash_programs(
+            [lower_anywhere(traced)]
+        )
+        # Another JAX writes another text of the same program.
+        if is_other and all(old[name] == new[name] for name in new):
+            found = ["the model differs, or how members are scored"]
+    if found:
+        raise ValueError(
+            f"load: run_dir={str(folder)!r} holds a run of another task: "
+            f"{'; '.join(found)}. Make the task as it was when the run began."
+        )
+    fitness = jax.ShapeDtypeStruct((), jnp.float32)
+    return Member(state, hparams, fitness)
+
+
+def _read_history(folder: pathlib.Path, task: Task, number: int) -> History:
+    """Reads the history up to the generation of a checkpoint."""
+    history = History()
+    history.generations = run_directory.read_history(
+        folder, number + 1, odd_choices(task.hparams)
+    )
+    return history
+
+
+def _read_members(
+    path: pathlib.Path, like: Member, config: Config
+) -> tuple[Population, Best, Best]:
+    """Reads the last population, the best member, and the best of the first."""
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    best = Best(like, like.fitness, scalar, scalar)
+    size = config.population_size
+
+    def stack(leaf: PyTree) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
+
+    try:
+        arrays = checkpoint.read_arrays(path)
+        return (
+            checkpoint.pick(arrays, "_0_population", jax.tree.map(stack, like)),
+            checkpoint.pick(arrays, "_0_best", best),
+            checkpoint.pick(arrays, "_1", best),
+        )
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(
+            f"load: the checkpoint {str(path)!r} does not fit the task: {error}. Make "
+            "the task as it was when the run began."
+        ) from error
