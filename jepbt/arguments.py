@@ -210,6 +210,23 @@ def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
         ) from error
 
 
+def user_file(name: str, path: str | os.PathLike) -> pathlib.Path:
+    """Makes the path of a file that is to be written absolute, if it has a folder.
+
+    Raises:
+        ValueError: if there is no such folder, or the path is one itself.
+    """
+    file = user_path(name, path)
+    if not file.parent.is_dir():
+        raise ValueError(
+            f"{name}={os.fspath(path)!r}: its folder does not exist. Make it first, or "
+            "name a file in one that does."
+        )
+    if file.is_dir():
+        raise ValueError(f"{name}={os.fspath(path)!r} is a folder. Name a file in it.")
+    return file
+
+
 def _refuse(where: str, given: str, allowed: str, error: type = ValueError) -> None:
     raise error(f"{_of(where)}{given} must {allowed}.")
 

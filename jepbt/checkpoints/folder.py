@@ -264,6 +264,21 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
     return held
 
 
+def is_in_use(folder: pathlib.Path) -> bool:
+    """Tells whether a run holds a folder; if that cannot be told, none does."""
+    if not (folder / _LOCK).exists():
+        return False
+    try:
+        import filelock
+
+        with filelock.FileLock(folder / _LOCK, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (ImportError, NotImplementedError, OSError):
+        return False
+
+
 def _warn_unlocked(folder: pathlib.Path, why: str) -> None:
     warn(f"run_dir={str(folder)!r} {why}: see to it that no other run writes there.")
 

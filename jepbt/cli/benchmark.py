@@ -13,7 +13,7 @@ import jax
 
 import jepbt
 from jepbt import plots
-from jepbt.arguments import check_whole, user_path
+from jepbt.arguments import check_whole, user_file
 from jepbt.benchmark import ScalingReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
 from jepbt.benchmark.startup import format_startup, measure_startup
@@ -62,7 +62,8 @@ def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
             check_whole("", name, getattr(options, name), 1)
     for name in ("json", "figure"):
         if getattr(options, name) is not None:
-            setattr(options, name, _check_file(name, getattr(options, name)))
+            path = user_file(name, getattr(options, name))
+            setattr(options, name, str(path))
     if options.quick:
         first = {workload.name: workload for workload in reversed(workloads)}
         workloads = [_shorten(first[name]) for name in NAMES if name in first]
@@ -87,18 +88,6 @@ def _shorten(workload: Workload) -> Workload:
         num_steps=max(2, workload.num_steps // 10),
         num_vmap_steps=max(2, workload.num_vmap_steps // 10),
     )
-
-
-def _check_file(name: str, given: str) -> str:
-    path = user_path(name, given)
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"{name}={given!r}: its folder does not exist. Make it first, or name a "
-            "file in one that does."
-        )
-    if path.is_dir():
-        raise ValueError(f"{name}={given!r} is a folder. Name a file in it.")
-    return str(path)
 
 
 def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:

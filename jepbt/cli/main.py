@@ -24,14 +24,14 @@ from jepbt.cli.compare import (
     CompareOptions,
     prepare_comparison,
 )
-from jepbt.cli.say import say, say_aside
+from jepbt.cli.report import add_report_arguments, prepare_report
+from jepbt.cli.say import say_aside
 from jepbt.cli.train import (
     MAIN_JOB,
     TrainOptions,
     prepare_training,
     print_interruption,
 )
-from jepbt.report import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,13 +110,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "measures where the time goes until training starts instead.",
     )
     benchmark.add_arguments(BenchmarkOptions, dest="options")
-    report = add_command(
-        "report",
-        _prepare_report,
-        "write a run as one page, report.html, that opens without a network",
-        "Writes RUN_DIR/report.html, also while the run is going.",
+    add_report_arguments(
+        add_command(
+            "report",
+            prepare_report,
+            "write a run as one page, report.html, that opens without a network",
+            "Writes RUN_DIR/report.html, also while the run is going.",
+        )
     )
-    report.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(argv)
     arguments.argv = argv
@@ -130,10 +131,3 @@ def _exit_with(name: str) -> Callable[[str], NoReturn]:
 def _fail(message: str) -> int:
     say_aside(f"jepbt: error: {message}")
     return 2
-
-
-def _prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
-    """Writes the page, and returns a function that prints its path."""
-    path = write_report(arguments.run_dir)
-    size = path.stat().st_size / 1e6
-    return lambda: say(f"{path} ({size:.1f} MB): open it in any browser")

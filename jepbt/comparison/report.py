@@ -24,6 +24,7 @@ from jepbt.comparison.statistics import (
     holm,
 )
 from jepbt.results.json_lines import to_lists
+from jepbt.results.table import make_frame
 
 
 class Cost(NamedTuple):
@@ -179,14 +180,7 @@ class Comparison:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                "to_frame needs pandas: pip install pandas. to_csv writes the same "
-                "rows without."
-            ) from error
-        return pandas.DataFrame(self._lines(), columns=_COLUMNS)
+        return make_frame(self._lines(), _COLUMNS)
 
     def _lines(self) -> list[tuple[str, int, float, float]]:
         return [

@@ -37,11 +37,14 @@ _ENVIRONMENT = ("data", "data_note", "num_classes", "examples", "model")
 _ENVIRONMENT += ("platform", "devices", "chunk_size")
 
 
-def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
+def write_report(
+    run_dir: str | os.PathLike, *, reload_seconds: int = 0
+) -> pathlib.Path:
     """Writes `report.html` into a run's folder, also while the run is going.
 
     Args:
         run_dir: the run's folder.
+        reload_seconds: the seconds after which the page reloads itself; 0 for never.
 
     Returns:
         The path of the page, which is replaced whole.
@@ -55,11 +58,11 @@ def write_report(run_dir: str | os.PathLike) -> pathlib.Path:
     """
     run = recorded.read(run_dir)
     path = run.folder / "report.html"
-    run_directory.replace(path, make_page(run).encode())
+    run_directory.replace(path, make_page(run, reload_seconds).encode())
     return path
 
 
-def make_page(run: Recorded) -> str:
+def make_page(run: Recorded, reload_seconds: int = 0) -> str:
     """Writes the page of a run with a folder; whatever the run wrote is escaped."""
     history, config = run.history, run.settings["config"]
     generation, slot = history.winner
@@ -78,7 +81,8 @@ def make_page(run: Recorded) -> str:
         "folder": str(run.folder),
         "headline": f"{best} on validation data: "
         f"member {slot} of generation {generation}",
-        "status": _status(run, seconds),
+        "status": _status(run, seconds, reload_seconds > 0),
+        "reload": str(reload_seconds),
         "lineage": plots.describe_lineage(history),
     }
     return string.Template(_resource("report.html")).substitute(
@@ -102,7 +106,7 @@ def make_page(run: Recorded) -> str:
     )
 
 
-def _status(run: Recorded, seconds: float) -> str:
+def _status(run: Recorded, seconds: float, reloads: bool) -> str:
     done, wanted = len(run.history), run.settings["config"]["num_generations"]
     members = run.history.fitness.shape[1]
     if wanted is None:
@@ -110,7 +114,8 @@ def _status(run: Recorded, seconds: float) -> str:
     elif done >= wanted:
         state = f"all {wanted} generations"
     else:
-        state = f"{done} of {wanted} generations so far (this page does not update)"
+        state = f"{done} of {wanted} generations so far (this page "
+        state += "reloads itself)" if reloads else "does not update)"
     return f"{members} members, {state}, {seconds:.0f} s without compiling"
 
 

@@ -129,7 +129,10 @@
       yAxis: axis(y.name, y),
     });
     drawn.on("click", (item) => {
-      if (item.data && item.data.length === 4) select(item.data[2], item.data[3]);
+      if (!item.data || item.data.length !== 4) return;
+      select(item.data[2], item.data[3]);
+      // The member is still chosen after the page has reloaded itself.
+      location.replace("#" + item.data[2] + "-" + item.data[3]);
     });
     new ResizeObserver(() => drawn.resize()).observe(node);
     return drawn;
@@ -180,6 +183,16 @@
     panel.replaceChildren(table(generation, slot), story);
     return line;
   }
-  select(run.winner[0], run.winner[1]);
+  const asked = location.hash.match(/^#(\d+)-(\d+)$/);
+  const isThere = asked && asked[1] < generations && asked[2] < members;
+  select(...(isThere ? [Number(asked[1]), Number(asked[2])] : run.winner));
+
+  const seconds = Number(document.body.dataset.reload);
+  if (seconds) {
+    setInterval(() => {
+      // A reader who points at a chart would lose what it shows.
+      if (!document.querySelector(".chart:hover")) location.reload();
+    }, 1000 * seconds);
+  }
   window.jepbtReport = { charts, select, places, run };
 }());

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jepbt.engine.state import Record
 from jepbt.hyperparameters import spaces
-from jepbt.results import lineage
+from jepbt.results import lineage, table
 from jepbt.results.lineage import Line
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +173,43 @@ class History:
         if generation is None or slot is None:
             generation, slot = self.winner
         return lineage.ancestry(self.parents, generation, slot, self.fresh)
+
+    def to_frame(self) -> DataFrame:
+        """Makes a table of the run: a row for each member of each generation.
+
+        Returns:
+            A pandas `DataFrame` of `G * P` rows: `generation`, `member` (its slot),
+            `fitness` (`nan` if the member failed), `standard_error`, `parent` (a slot
+            of the generation before), `operation` (see `operations`), `hparams/NAME`,
+            `hparams/NAME/before` (the parent's value, where the member's is another),
+            `metrics/NAME`. Vectors and losses have a column for each entry, `NAME[0]`.
+
+        Raises:
+            ImportError: if pandas is not installed.
+            ValueError: if the history holds no generation.
+
+        Example:
+            >>> import jepbt
+            >>> frame = jepbt.load_history("runs/0001").to_frame()  # doctest: +SKIP
+            >>> frame.groupby("generation").fitness.max()  # doctest: +SKIP
+        """
+        return table.make_frame(table.columns(self))
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes the table of `to_frame` as comma-separated text, without pandas.
+
+        A cell is empty where there is no number: after a failure, or where no value was
+        perturbed. Fractions have the digits that give the same float32 back.
+
+        Args:
+            path: the file, which is replaced.
+
+        Raises:
+            ValueError: if the history holds no generation.
+        """
+        columns = table.columns(self)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table.write_csv(columns, file)
 
     def _stack(self, field: str, name: str | None = None) -> np.ndarray:
         """Stacks a field of all generations, or one of its entries by name."""
