@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jepbt.hyperparameters import Categorical
+from jepbt.hyperparameters import Categorical, Space
 from jepbt.plots import style
 from jepbt.plots.style import MEMBER, WINNER
 from jepbt.results import History, recorded
@@ -14,6 +14,7 @@ from jepbt.results import lineage as lines
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
 
 
 def fitness(run: Any, axes: Axes | None = None) -> Axes:
@@ -86,29 +87,36 @@ def hparam_schedules(run: Any) -> np.ndarray:
     shown = run.columns
     if not shown:
         raise ValueError("no hyperparameter but losses evolved: see evolved_loss.")
-    line = run.history.ancestry()
     num_rows = -(-len(shown) // 2)
     grid = style.new_axes(num_rows, min(len(shown), 2), height=0.6 + 2.3 * num_rows)
     axes, unused = np.split(np.ravel(grid), [len(shown)])
     for axis in unused:
         axis.remove()
-    for axis, (name, values, space) in zip(axes, shown, strict=True):
-        if isinstance(space, Categorical) or values.dtype == object:
-            values = _place_choices(axis, values, space)
-            spread = np.linspace(-0.25, 0.25, values.shape[1])
-        else:
-            spread = 0.0
-        points = _scatter_by_fitness(axis, values + spread, run.history.fitness)
-        look = {"color": WINNER, "linewidth": 2, "drawstyle": "steps-mid", "zorder": 3}
-        axis.plot(line.generations, values[line], **look)
-        if getattr(space, "log", False):
-            axis.set_yscale("log")
-        style.generation_axis(axis, len(run.history))
-        axis.set_title(name, fontsize=10, loc="left")
+    for axis, column in zip(axes, shown, strict=True):
+        points = draw_schedule(axis, run.history, *column)
     for axis in axes[:-2]:
         axis.set_xlabel("")
     style.colour_bar(axes, points, "fitness; the line is the winner's schedule")
     return axes
+
+
+def draw_schedule(
+    axes: Axes, history: History, name: str, values: np.ndarray, space: Space | None
+) -> PathCollection:
+    """Draws one of a run's `columns`, and returns the points, coloured by fitness."""
+    line = history.ancestry()
+    spread = 0.0
+    if isinstance(space, Categorical) or values.dtype == object:
+        values = _place_choices(axes, values, space)
+        spread = np.linspace(-0.25, 0.25, values.shape[1])
+    points = _scatter_by_fitness(axes, values + spread, history.fitness)
+    look = {"color": WINNER, "linewidth": 2, "drawstyle": "steps-mid", "zorder": 3}
+    axes.plot(line.generations, values[line], **look)
+    if getattr(space, "log", False):
+        axes.set_yscale("log")
+    style.generation_axis(axes, len(history))
+    axes.set_title(name, fontsize=10, loc="left")
+    return points
 
 
 def lineage(run: Any, axes: Axes | None = None) -> Axes:

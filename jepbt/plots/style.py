@@ -30,10 +30,15 @@ def new_axes(num_rows: int = 1, num_columns: int = 1, height: float = 4.2) -> Ax
     figure = Figure(figsize=(7, height), layout="constrained", dpi=150)
     axes = figure.subplots(num_rows, num_columns)
     for each in np.ravel(axes):
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(alpha=0.25, linewidth=0.5)
-        each.tick_params(labelsize=9)
+        tidy(each)
     return axes
+
+
+def tidy(axes: Axes) -> None:
+    """Leaves of an axes' frame what helps to read it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.tick_params(labelsize=9)
 
 
 def generation_axis(axes: Axes, num_generations: int) -> None:
