@@ -1,6 +1,7 @@
 """Everything a user can give wrongly, and the words that answer: before it compiles."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import io
@@ -26,7 +27,7 @@ from jepbt.hyperparameters import Choice, spaces
 from jepbt.operators import gaussian, perturb, uniform
 from jepbt.results import Schedules
 from jepbt.tasks import shrink_and_perturb
-from jepbt.training import preparation
+from jepbt.training import Winner, preparation
 
 NAN, INF = float("nan"), float("inf")
 NETWORK = models.as_model(models.MLP())
@@ -130,6 +131,15 @@ task = functools.cache(classify)
 
 def train(**settings):
     jepbt.train_population(**({"task": task()} | SMALL | settings))
+
+
+def load(**changes):
+    jepbt.load(**({"run_dir": "run", "task": task()} | changes))
+
+
+def predict(inputs, task=None):
+    """By a member that was never trained: nothing asks for its weights."""
+    Winner(None, None, None, 0, 0, task or classify()).predict(inputs)
 
 
 def evolve(strategy):
@@ -255,6 +265,9 @@ COMMANDS = {
     "report nowhere": "name the folder of a run",
     "report file": "/file' holds no generation yet",
     "report run": "name the folder of a run",
+    "report run --watch": "name the folder of a run",
+    "report run --csv no/such.csv": "csv='no/such.csv': its folder does not exist",
+    "report run --csv run": "csv='run' is a folder. Name a file in it",
 }
 
 TABLE = [
@@ -1437,6 +1450,37 @@ TABLE = [
             TypeError,
         ),
         ({"run": "nowhere"}, "name the folder of a run"),
+    ),
+    (
+        jepbt.plots.animate,
+        ({"run": "run", "path": "run.mp4"}, "run.mp4' must end in .gif"),
+        ({"run": "run", "path": "no/run.gif"}, "its folder does not exist"),
+        ({"run": 3, "path": "run.gif"}, "of a run, got int", TypeError),
+        ({"run": "run", "path": "run.gif"}, "name the folder of a run"),
+    ),
+    (
+        load,
+        ({"run_dir": 3}, "load: run_dir must be a run's folder, got int", TypeError),
+        ({"task": "fashion_mnist"}, "load: task must be a jepbt.Task", TypeError),
+        ({"run_dir": "nowhere"}, "it is not known what the run there was"),
+        ({"run_dir": "file"}, "it is not known what the run there was"),
+        ({"run_dir": "run"}, "holds no whole checkpoint: nothing can be loaded"),
+    ),
+    # ---- A trained member
+    (
+        predict,
+        ({"inputs": IMAGES[:, :4]}, "float32 and shape (40, 4) ... on float32[N, 6]"),
+        ({"inputs": IMAGES[0]}, "predict: inputs has shape (6,); allowed are [N, D]"),
+        ({"inputs": IMAGES[:0]}, "predict: inputs has shape (0, 6); allowed are"),
+        ({"inputs": IDS}, "predict: inputs have dtype uint8 and shape (40, 6), and"),
+        ({"inputs": filled(IMAGES, float, NAN)}, "predict: inputs has 1 values like"),
+        ({"inputs": IMAGES.astype(str)}, "predict: inputs has dtype ... texts"),
+        ({"inputs": SPARSE}, "predict: inputs is a sparse matrix"),
+        ({"inputs": None}, "predict: inputs"),
+        (
+            {"inputs": IMAGES, "task": dataclasses.replace(task(), inference=None)},
+            "does not say how a trained member predicts: its `inference` is None",
+        ),
     ),
     # ---- The command line
     (
