@@ -9,13 +9,14 @@ from jepbt.tasks.supervised import (
     Supervised,
     shrink_and_perturb,
 )
-from jepbt.tasks.task import Blend, Splits, Task
+from jepbt.tasks.task import Blend, Inference, Splits, Task
 
 __all__ = [
     "Adaptation",
     "Adapted",
     "Blend",
     "Distillation",
+    "Inference",
     "Learner",
     "RegressionHyperParameters",
     "Splits",

@@ -164,25 +164,37 @@ def _check_task(
         for identity in (before, now)
     ]
     found = differences(*parts)
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
     if not found:
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        state = jax.eval_shape(lambda key, h: task.init(key, decode(h)), key, hparams)
-        traced = trace_evaluate(task, config, state, hparams)
-        old, new = before["versions"], versions()
-        is_other = before["programs"]["evaluate"] != hash_programs(
-            [lower_anywhere(traced)]
-        )
-        # Another JAX writes another text of the same program.
-        if is_other and all(old[name] == new[name] for name in new):
+        member = _trace_shapes(task)
+        if _scores_otherwise(task, config, member, before):
             found = ["the model differs, or how members are scored"]
     if found:
         raise ValueError(
             f"load: run_dir={str(folder)!r} holds a run of another task: "
             f"{'; '.join(found)}. Make the task as it was when the run began."
         )
-    fitness = jax.ShapeDtypeStruct((), jnp.float32)
-    return Member(state, hparams, fitness)
+    return member
+
+
+def _trace_shapes(task: Task) -> Member:
+    """Finds the shapes of one member of a task."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    state = jax.eval_shape(lambda key, h: task.init(key, decode(h)), key, hparams)
+    return Member(state, hparams, jax.ShapeDtypeStruct((), jnp.float32))
+
+
+def _scores_otherwise(
+    task: Task, config: Config, member: Member, before: Mapping[str, Any]
+) -> bool:
+    """Tells whether a task scores members by another program than a run did.
+
+    Another version of JAX writes the same program otherwise: then nobody can tell.
+    """
+    if any(before["versions"].get(k) != version for k, version in versions().items()):
+        return False
+    traced = trace_evaluate(task, config, member.state, member.hparams)
+    return before["programs"]["evaluate"] != hash_programs([lower_anywhere(traced)])
 
 
 def _read_history(folder: pathlib.Path, task: Task, number: int) -> History:
