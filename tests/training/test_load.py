@@ -99,6 +99,8 @@ def test_states_and_choices_of_the_users_own_come_back(tmp_path):
     assert_equal_bits(again, result)
     assert set(again.history.hparams["function"].ravel()) == {None, jnp.tanh}
     assert again.best.state["half"].dtype == jnp.bfloat16
+    for holder in (again.best, again.population):
+        assert holder.state["key"].dtype == result.best.state["key"].dtype
 
 
 class NnxNet(nnx.Module):
