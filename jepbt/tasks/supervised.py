@@ -14,14 +14,15 @@ import optax
 
 from jepbt import models
 from jepbt.arguments import check_real
-from jepbt.hyperparameters import HyperParameters, decode, encode, spaces
+from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.population import PyTree, take
 from jepbt.tasks import adaptation
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
+from jepbt.tasks.inference import make_inference
 from jepbt.tasks.optimizers import as_transformation, update
 from jepbt.tasks.parts import check_parts
-from jepbt.tasks.task import Blend, Inference, Splits, Task
+from jepbt.tasks.task import Blend, Splits, Task
 
 _AUGMENT = 0x61756720  # makes a key for augmentation of the step's, the model's own
 
@@ -122,41 +123,8 @@ class Supervised:
             behaviour=self.behaviour,
             prepare=prepare,
             blend=Blend(self.behaviour, self.score, _average_states, self.adapt),
-            inference=self.inference,
+            inference=make_inference(self),
             **changes,
-        )
-
-    @property
-    def inference(self) -> Inference:
-        """The functions that use a trained member."""
-
-        def predict(state, hparams, inputs):
-            key, batch = jax.random.key(0), {self.inputs: inputs}
-            predicted = self.behaviour(key, state, decode(hparams), batch)
-            return predicted[:, 0] if self.is_flat else predicted
-
-        def preprocess(inputs):
-            return jnp.asarray(self.normalize(inputs))
-
-        return Inference(self.check_inputs, preprocess, jax.jit(predict), self.bind)
-
-    def bind(self, state, hparams):
-        """Makes the user's model with the weights of a member."""
-        values = decode(encode(hparams))
-        return models.bind(self.model, state.params, state.variables, values)
-
-    def check_inputs(self, inputs: Any) -> np.ndarray:
-        """Converts new inputs as the data were, and refuses those that are unlike."""
-        wanted = self.data.train[self.inputs]
-        array = self.to_inputs("predict: inputs", inputs)
-        if array.shape[1:] == wanted.shape[1:] and array.dtype == wanted.dtype:
-            return array
-        like = f"{wanted.dtype}{['N', *wanted.shape[1:]]}".replace("'", "")
-        is_one = np.shape(inputs) == wanted.shape[1:]
-        cure = "pass one example as inputs[None]" if is_one else "pass rows like those"
-        raise ValueError(
-            f"predict: inputs have dtype {array.dtype} and shape {np.shape(inputs)}, "
-            f"and the network was trained on {like}: {cure}."
         )
 
     def init(self, key, hparams):
