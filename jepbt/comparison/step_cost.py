@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -45,5 +46,6 @@ def step_cost(make_task: Callable[[Any], Task], loss: Adaptation) -> float:
         return trace_member(task, random_search(), config).step_flops
 
     plain = count(lambda h: cross_entropy)
-    without_start = loss._replace(loss=loss.loss._replace(start=None))
+    startless = dataclasses.replace(loss.loss, start=None)
+    without_start = loss._replace(loss=startless)
     return 1 + (count(without_start) / plain - 1) / loss.every if plain else 1.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from jepbt.losses.classification import (
 )
 
 
-class AdaptiveLoss(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class AdaptiveLoss:
     """A loss with parameters that learn from validation labels: see `jepbt.adapt`.
 
     Attributes:
