@@ -127,6 +127,15 @@ def classify(**changes):
 
 
 task = functools.cache(classify)
+TABLE = losses.confusion()
+
+
+def get_rate(h):
+    return h.rate
+
+
+def adapt(loss=TABLE, rate=get_rate, **settings):
+    return jepbt.adapt(loss, rate=rate, **settings)
 
 
 def train(**settings):
@@ -948,6 +957,57 @@ TABLE = [
         ),
         ({}, "num_elites=9 exceeds the population of 8"),
         ({"batches": "per_member"}, "batches='per_member' ... batches='shared'"),
+    ),
+    (
+        adapt,
+        (
+            {"loss": losses.brier},
+            "adapt: loss must be a jepbt.losses.AdaptiveLoss, such as "
+            "jepbt.losses.confusion(), got 'brier'",
+            TypeError,
+        ),
+        (
+            {"rate": 0.1},
+            "adapt: rate must be a function of the hyperparameters, as in rate=lambda "
+            "h: h.meta_rate, got 0.1",
+            TypeError,
+        ),
+        ({"every": 0}, "adapt: every=0 must be a whole number from 1 up"),
+        ({"batch_size": 0}, "adapt: batch_size=0 must be a whole number from 1 up"),
+    ),
+    (
+        losses.confusion,
+        ({"form": "gold"}, "form='gold' must be 'transition' or 'offsets'"),
+        ({"counts": [1, 2]}, "counts are for form='offsets'"),
+        (
+            {"form": "offsets", "counts": [1, 0]},
+            "confusion: counts=[1, 0] must hold one number above 0 for each class",
+        ),
+    ),
+    (
+        lambda loss=TABLE, rate=get_rate, **parts: classify(
+            loss=adapt(loss, rate), **parts
+        ),
+        (
+            {"distillation": jepbt.distillation()},
+            "distillation and a loss that adapts cannot be combined",
+        ),
+        (
+            {"rate": lambda h: jnp.ones(2) * h.rate},
+            "adapt: rate must return one number for a member, got shape (2,)",
+        ),
+        (
+            {"loss": losses.confusion("offsets", counts=[1, 2, 3])},
+            "confusion: counts is of 3 classes, the logits are of 4",
+        ),
+        (
+            {
+                "data": datasets.from_arrays(
+                    (IMAGES, LABELS), (IMAGES[:9], LABELS[:9] % 3)
+                )
+            },
+            "learns from trusted labels ... no example of class 3 ... from_arrays",
+        ),
     ),
     # ---- The other drivers
     (

@@ -51,30 +51,44 @@ def confusions(
         )
     if axes is None:
         axes = style.new_axes(height=6.2)
-    is_share = table.min() >= 0
-    limit = 1.0 if is_share else np.abs(table).max() or 1.0
-    colours = {"cmap": "Blues", "vmin": 0.0} if is_share else {"cmap": "PuOr"}
-    colours |= {"vmax": limit} | ({} if is_share else {"vmin": -limit})
-    image = axes.imshow(table, **colours)
+    image = axes.imshow(table, **colours_of(table))
     axes.grid(False)
     row, column = run.settings.get("confusions", ("row", "column"))
     axes.set_ylabel(row)
     axes.set_xlabel(column)
     axes.set_xticks(range(count), names, rotation=45, ha="right")
     axes.set_yticks(range(count), names)
+    is_share = _is_of_shares(table)
     if count <= _MOST_NUMBERS:
-        _write_numbers(axes, table, limit, is_share)
+        _write_numbers(axes, table, is_share)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.02, aspect=40)
     bar.set_label("share of the class" if is_share else "offset of the logit")
     bar.outline.set_visible(False)
     return axes
 
 
-def _write_numbers(axes: Axes, table: np.ndarray, limit: float, is_share: bool) -> None:
+def colours_of(table: np.ndarray) -> dict[str, Any]:
+    """Chooses the colours of a table: arguments of `imshow`.
+
+    Example:
+        >>> colours_of(np.array([[0.5, -2.0]]))
+        {'cmap': 'PuOr', 'vmin': -2.0, 'vmax': 2.0}
+    """
+    if _is_of_shares(table):
+        return {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0}
+    limit = float(np.abs(table).max()) or 1.0
+    return {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
+
+
+def _is_of_shares(table: np.ndarray) -> bool:
+    return bool(table.min() >= 0)
+
+
+def _write_numbers(axes: Axes, table: np.ndarray, is_share: bool) -> None:
+    darkest = 0.6 * colours_of(table)["vmax"]
     for (row, column), value in np.ndenumerate(table):
         if is_share and value < 0.005:
             continue
-        is_dark = abs(value) > 0.6 * limit
         axes.text(
             column,
             row,
@@ -82,5 +96,5 @@ def _write_numbers(axes: Axes, table: np.ndarray, limit: float, is_share: bool) 
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if is_dark else style.INK,
+            color="white" if abs(value) > darkest else style.INK,
         )

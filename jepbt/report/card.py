@@ -15,6 +15,7 @@ import numpy as np
 from jepbt.losses import EvolvedLoss
 from jepbt.optional import optional
 from jepbt.plots import style
+from jepbt.plots.confusions import colours_of
 from jepbt.plots.history import rank_founders
 from jepbt.plots.losses import curves
 from jepbt.results import Recorded
@@ -53,6 +54,7 @@ def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -
         f'<div style="{_ROW}">{numbers}</div>',
         _write_table(run),
         _show_loss(run) if run.has_loss else "",
+        _show_confusions(run) if run.table is not None else "",
         f'<div style="{_QUIET}">Lineage: shares of the founders, '
         f"{len(history.surviving_founders)} left</div>",
         as_image(
@@ -146,6 +148,23 @@ def _show_loss(run: Recorded) -> str:
         f'<div style="{_QUIET}">attraction to zero error {loss.attraction:+.1f}</div>'
         "</div></div>"
     )
+
+
+def _show_confusions(run: Recorded) -> str:
+    rows, columns = run.settings.get("confusions", ("row", "column"))
+    description = "what the winner's loss has learned of the labels"
+    picture = as_image(functools.partial(_draw_confusions, run), description)
+    names = f"rows: {rows}, columns: {columns}"
+    return (
+        f'<div style="{_ROW}">{picture}<div style="{_QUIET}">{description}: '
+        f"{html.escape(names)}</div></div>"
+    )
+
+
+def _draw_confusions(run: Recorded) -> Figure:
+    figure, axes = _new_picture(1.4, 1.4, margin=0.04)
+    axes.imshow(run.confusions, **colours_of(run.confusions))
+    return figure
 
 
 def _draw_schedule(values: np.ndarray, log: bool) -> Figure:

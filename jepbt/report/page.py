@@ -136,6 +136,8 @@ def _figures(run: Recorded) -> Iterator[str]:
     if run.has_loss:
         captions["evolved_loss"] = "The winner's loss, early to late, and its gradient."
         captions["attraction"] = "Each loss's effect on a confident, correct output."
+    if run.table is not None:
+        captions["confusions"] = "What the winner's loss has learned of the labels."
     for name, caption in captions.items():
         image = as_image(functools.partial(_draw, name, run), caption)
         caption = html.escape(caption)

@@ -26,12 +26,24 @@ class Recorded:
     """What figures, reports and a run's files are made from.
 
     The settings are those of `config.json`; they and the spaces are empty if unknown.
+    `table` is what the winner's loss has learned of the labels, if it does.
     """
 
     history: History
     spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     folder: pathlib.Path | None = None
+    table: np.ndarray | None = None
+
+    @property
+    def confusions(self) -> np.ndarray:
+        """The table `f32[C, C]` that the winner's loss has learned."""
+        if self.table is None:
+            raise ValueError(
+                "this run's loss has learned no table of confusions: it is none of "
+                "loss=jepbt.adapt(jepbt.losses.confusion(), rate=...)."
+            )
+        return self.table
 
     @property
     def evolved_loss(self) -> EvolvedLoss:
@@ -90,7 +102,7 @@ def read(run: Any) -> Recorded:
     if isinstance(run, str | os.PathLike):
         return _read_folder(user_path("run", run))
     try:
-        facts = run.history, run.task, run.config, run.run_dir
+        facts = run.history, run.task, run.config, run.run_dir, run.best.confusions
     except AttributeError:
         raise TypeError(
             "expected a jepbt.Result, its history, or the folder of a run, got "
@@ -100,7 +112,11 @@ def read(run: Any) -> Recorded:
 
 
 def from_memory(
-    history: History, task: Task, config: Config, folder: pathlib.Path | None
+    history: History,
+    task: Task,
+    config: Config,
+    folder: pathlib.Path | None,
+    table: np.ndarray | None,
 ) -> Recorded:
     """Collects what is known of a run in this process, finished or not."""
     settings = {
@@ -108,7 +124,7 @@ def from_memory(
         "config": dataclasses.asdict(config),
         "batch_size": config.batch_size,
     }
-    return Recorded(history, spaces(task.hparams), settings, folder)
+    return Recorded(history, spaces(task.hparams), settings, folder, table)
 
 
 def _read_folder(folder: pathlib.Path) -> Recorded:
@@ -126,4 +142,14 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         hparams = settings.pop("hparams")
         config = {**settings, "num_generations": None, "steps_per_generation": 1}
         settings = {"config": config, "batch_size": None, "hparams": hparams}
-    return Recorded(history, read_spaces, settings, folder)
+    return Recorded(history, read_spaces, settings, folder, _read_table(folder))
+
+
+def _read_table(folder: pathlib.Path) -> np.ndarray | None:
+    """Reads what the winner's loss has learned, if there is such a file."""
+    try:
+        table = json.loads((folder / "confusions.json").read_text(encoding="utf-8"))
+        table = np.array(table["table"], np.float32)
+    except (OSError, *UNREADABLE):
+        return None
+    return table if table.ndim == 2 and len(set(table.shape)) == 1 else None

@@ -7,6 +7,7 @@ file, never the run.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
@@ -77,8 +78,9 @@ class Run:
     def recorded(self) -> Recorded:
         """The run as its files will know it."""
         prepared = self.prepared
+        table = None if self.best is None else self.best.confusions
         return from_memory(
-            self.history, prepared.task, prepared.config, prepared.folder
+            self.history, prepared.task, prepared.config, prepared.folder, table
         )
 
 
@@ -207,8 +209,18 @@ def _save_loss(folder: pathlib.Path, run: Run) -> None:
         run_directory.replace(folder / "loss.py", content)
 
 
+def _save_confusions(folder: pathlib.Path, run: Run) -> None:
+    if run.best.confusions is not None:
+        meaning = run.prepared.task.about.get("confusions", ("row", "column"))
+        facts = dict(zip(("rows", "columns"), meaning, strict=True))
+        facts["table"] = run.best.confusions.tolist()
+        content = json.dumps(facts, indent=1).encode()
+        run_directory.replace(folder / "confusions.json", content)
+
+
 _FILES: dict[str, Callable[[pathlib.Path, Run], None]] = {
     "best": _save_member,
+    "confusions.json": _save_confusions,
     "schedule.json": _save_schedule,
     "loss.py": _save_loss,
 }

@@ -80,6 +80,7 @@ def spent(history: History) -> dict[str, float]:
 def _make_winner(
     member: Member, standard_error, generation: int, slot: int, task: Task
 ) -> Winner:
+    table = None if task.confusions is None else task.confusions(member.state)
     return Winner(
         state=member.state,
         hparams=to_python(member.hparams),
@@ -87,4 +88,5 @@ def _make_winner(
         generation=generation,
         slot=slot,
         task=task,
+        confusions=None if table is None else np.asarray(table),
     )

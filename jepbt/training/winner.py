@@ -35,6 +35,8 @@ class Winner:
         generation: the generation that it was evaluated in.
         slot: the slot that it stood in.
         task: the task that it was trained on.
+        confusions: `f32[C, C]`, the table of a loss that learned from validation
+            labels, `losses.confusion`; `None` with any other loss.
     """
 
     state: Any
@@ -43,6 +45,9 @@ class Winner:
     generation: int
     slot: int
     task: Task = dataclasses.field(repr=False, compare=False)
+    confusions: np.ndarray | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def params(self) -> Any:

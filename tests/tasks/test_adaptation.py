@@ -1,6 +1,8 @@
 """A loss that learns from validation labels, against derivatives worked out by hand."""
 
 import dataclasses
+import json
+import pickle
 from dataclasses import dataclass
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 import jepbt
 from jepbt.losses import confusion
+from jepbt.report import write_report
 from jepbt.tasks import adaptation
 from jepbt.tasks.adaptation import Adapted, Turn
 
@@ -251,3 +254,34 @@ def test_any_loss_with_parameters_can_adapt():
     result = jepbt.train_population(task, **SMALL)
     assert task.confusions is None
     assert (np.abs(result.population.state.loss.parameters) > 0.1).all()
+
+
+def test_the_winners_table_is_kept_and_drawn(tmp_path):
+    folder = tmp_path / "run"
+    result = jepbt.train_population(make_task(), **SMALL, run_dir=folder)
+    expected = softmax(np.asarray(result.best.state.loss.parameters))
+    close(result.best.confusions, expected, rtol=1e-5)
+    kept = json.loads((folder / "confusions.json").read_text())
+    same(np.float32(kept["table"]), result.best.confusions)
+    assert (kept["rows"], kept["columns"]) == ("true class", "label")
+    same(jepbt.load(folder, make_task()).best.confusions, result.best.confusions)
+    same(pickle.loads(pickle.dumps(result)).best.confusions, result.best.confusions)
+    names = ["cat", "dog", "owl"]
+    for run in (result, folder):
+        axes = jepbt.plots.confusions(run, class_names=names)
+        close(axes.images[0].get_array(), expected, rtol=1e-5)
+        assert [label.get_text() for label in axes.get_xticklabels()] == names
+        assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "label")
+    words = "what the winner's loss has learned of the labels"
+    assert words in result._repr_html_()
+    assert "learned of the labels" in write_report(folder).read_text()
+    with pytest.raises(ValueError, match="must be 3 names"):
+        jepbt.plots.confusions(result, class_names=["cat", "dog"])
+
+
+def test_a_run_without_a_table_says_so():
+    task = dataclasses.replace(make_task(), confusions=None)
+    result = jepbt.train_population(task, **SMALL | {"num_generations": 1})
+    assert result.best.confusions is None
+    with pytest.raises(ValueError, match="learned no table of confusions"):
+        jepbt.plots.confusions(result)
