@@ -23,7 +23,14 @@ from jepbt.tasks import (
     distillation,
     regression,
 )
-from jepbt.training import Interrupted, Result, load, replay, train_population
+from jepbt.training import (
+    Interrupted,
+    Result,
+    load,
+    may_fail,
+    replay,
+    train_population,
+)
 
 __version__ = VERSION
 
@@ -52,6 +59,7 @@ __all__ = [
     "load_history",
     "losses",
     "make_run",
+    "may_fail",
     "models",
     "nn",
     "operators",

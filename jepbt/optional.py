@@ -1,7 +1,8 @@
 """Lets what a run can do without fail: it goes on, and a warning says what is missing.
 
 Progress, figures, files and caches are tried under `optional`. What a result depends on
-is not, nor what is the user's own: a callback's or a model's error is theirs to see.
+is not, nor what is the user's own: a callback's or a model's error is theirs to see,
+unless they say with `jepbt.may_fail` that they can do without that callback.
 """
 
 from __future__ import annotations

@@ -347,6 +347,11 @@ TABLE = [
         ({"callbacks": [lambda: 0]}, "must be a list of functions", TypeError),
         ({"initial": {"kernel": np.ones(3)}}, "params: leaf"),
     ),
+    (
+        jepbt.may_fail,
+        ({"callback": 3}, "may_fail: callback=3 must be a function", TypeError),
+        ({"callback": lambda: 0}, "must be a function (generation)", TypeError),
+    ),
     # ---- A task of the user's own, traced on shapes
     (
         train_own,

@@ -368,6 +368,28 @@ def test_no_bar_is_drawn_into_what_may_be_a_file(monkeypatch):
     assert tee.texts == []
 
 
+def test_a_callback_that_may_fail_costs_itself_and_no_other(clean):
+    told, seen = [], []
+
+    def track(generation):
+        told.append(generation.number)
+        raise ConnectionError("no network")
+
+    with pytest.warns(RuntimeWarning, match="no network") as caught:
+        callbacks = [jepbt.may_fail(track), jepbt.may_fail(seen.append)]
+        result = train(2, callbacks=callbacks, progress=False)
+    (one,) = caught
+    assert "the callback track is not called again" in str(one.message)
+    assert told == [0] and len(seen) == 2
+    np.testing.assert_array_equal(result.history.fitness, clean)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_who_stops_a_run_in_a_callback_is_heard(error):
+    with pytest.raises(error):
+        jepbt.may_fail(raising(error))(None)
+
+
 def test_signal_handlers_that_a_callback_sets_stay():
     mine = lambda number, frame: None  # noqa: E731
     before = signal.getsignal(signal.SIGTERM)

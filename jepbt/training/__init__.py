@@ -2,7 +2,7 @@
 
 from jepbt.training.interruption import Interrupted
 from jepbt.training.load import load
-from jepbt.training.observers import Callback
+from jepbt.training.observers import Callback, may_fail
 from jepbt.training.preparation import Prepared, prepare
 from jepbt.training.replay import replay
 from jepbt.training.result import Result
@@ -17,6 +17,7 @@ __all__ = [
     "Winner",
     "execute",
     "load",
+    "may_fail",
     "prepare",
     "replay",
     "train_population",

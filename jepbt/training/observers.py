@@ -16,6 +16,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
+from jepbt.arguments import check_function
 from jepbt.checkpoints import folder as run_directory
 from jepbt.engine import RunState
 from jepbt.optional import optional, warn
@@ -117,6 +118,53 @@ def call(
     except (Exception, SystemExit) as error:
         return error
     return None
+
+
+def may_fail(callback: Callback) -> Callback:
+    """Makes a callback that a run can do without: its error does not end the run.
+
+    The first error becomes a warning, and the callback is not called again, so that a
+    tracker without a network does not make every generation wait. `KeyboardInterrupt`
+    and `SystemExit` pass through. Without `may_fail` an error of a callback ends the
+    run, after everything has been saved.
+
+    Args:
+        callback: a function of a `Generation`.
+
+    Returns:
+        A callback for `train_population`.
+
+    Raises:
+        TypeError: if `callback` is not a function of one argument.
+
+    Warns:
+        RuntimeWarning: when the callback fails, with the reason.
+
+    Example:
+        >>> import warnings
+        >>> def track(generation):
+        ...     raise ConnectionError("no network")
+        >>> callback = may_fail(track)
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     for generation in range(3):
+        ...         callback(generation)
+        >>> len(caught), str(caught[0].message).split(" (")[0]
+        (1, 'the callback track is not called again')
+    """
+    check_function("may_fail", "callback", callback, "generation", "print")
+    name = getattr(callback, "__name__", type(callback).__name__)
+    has_failed = False
+
+    def call_until_it_fails(generation: Generation) -> None:
+        nonlocal has_failed
+        if has_failed:
+            return
+        with optional(f"the callback {name} is not called again") as attempt:
+            callback(generation)
+        has_failed = attempt.failed
+
+    return call_until_it_fails
 
 
 def stop_at_failure(run: Run) -> None:

@@ -67,7 +67,9 @@ def train_population(
             earlier `Result` whose last population goes on, of another size too; `None`
             starts from the task's `init`.
         devices: a platform's name or a list of devices; all that JAX has if left out.
-        callbacks: each is called with every `Generation`.
+        callbacks: each is called with every `Generation`. An error in one ends the run,
+            after everything has been saved; with `jepbt.may_fail(callback)` the run
+            goes on without it.
         **fields: settings of `Config`, over those of `config`: `population_size=32`,
             `num_generations=20`, `steps_per_generation=100`, `seed=0`, ...
 
