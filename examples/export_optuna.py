@@ -4,14 +4,14 @@
     python examples/export_optuna.py runs/mine sqlite:///optuna.db
     optuna-dashboard sqlite:///optuna.db        # pip install optuna-dashboard
 
-Needs `pip install -e ".[trackers]"`. 2 CPU cores, about 15 seconds for the 480 trials of 32
-members and 15 generations. Expect the line `480 trials, the best 0.864` with the best
-fitness of your run.
+Needs `pip install -e ".[trackers]"`. 2 CPU cores, about 15 seconds for the 480 trials of
+32 members and 15 generations. Expect one line, such as `480 trials, the best 0.864`,
+with the best fitness of your run.
 
-A trial is one member in one generation: the hyperparameters that it trained with and the
-fitness that it had then, on weights that its ancestors have trained before. So trials of
-later generations are better for that reason, too; sort or filter them by the attribute
-`generation`. A member that failed is a failed trial.
+A trial is one member in one generation: the hyperparameters that it trained with and
+the fitness that it had then, on weights that its ancestors have trained before. That is
+one more reason why trials of later generations are better; the attribute `generation`
+tells them apart. A member that failed is a failed trial.
 """
 
 import argparse

@@ -137,7 +137,7 @@ def wandb_histories(path):
 
 
 def unreachable(name, module, folder):
-    """A tracker that cannot write: its folder is a file, or nobody is at its address."""
+    """A tracker that cannot write: its folder is a file, or nobody answers."""
     blocked = folder / "file"
     blocked.write_text("")
     if name == "tensorboardX":
