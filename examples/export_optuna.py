@@ -4,7 +4,7 @@
     python examples/export_optuna.py runs/mine sqlite:///optuna.db
     optuna-dashboard sqlite:///optuna.db        # pip install optuna-dashboard
 
-Needs `pip install -e ".[trackers]"`. 2 CPU cores, about 15 seconds for the 480 trials of
+Needs `pip install -e ".[trackers]"`. 2 CPU cores, about 15 seconds for 480 trials, of
 32 members and 15 generations. Expect one line, such as `480 trials, the best 0.864`,
 with the best fitness of your run.
 
