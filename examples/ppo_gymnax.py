@@ -130,7 +130,8 @@ def make_task(name="CartPole-v1"):
             move, carry, jax.random.split(key, NUM_STEPS)
         )
         values, next_values = (
-            jax.vmap(value, (None, 0))(state["params"], x) for x in (batch["seen"], last)
+            jax.vmap(value, (None, 0))(state["params"], x)
+            for x in (batch["seen"], last)
         )
         batch["advantage"] = advantages(
             rewards, values, next_values, ended, done, h.gae_lambda
@@ -196,7 +197,9 @@ def main(env="CartPole-v1", seeds=1, **settings):
         return comparison
     result = jepbt.train_population(task, **settings)
     first, best = result.first_best.fitness.mean, result.best.fitness.mean
-    print(f"return of the best: {first:.0f} in the first generation, {best:.0f} at last")
+    print(
+        f"return of the best: {first:.0f} in the first generation, {best:.0f} at last"
+    )
     print(f"return of 200 new episodes: {result.test().best}")
     print(result.best.hparams)
     return result

@@ -31,9 +31,9 @@ def numbers(pattern, output):
     return [float(number) for number in re.findall(pattern, output)]
 
 
-def needs(package):
+def needs(package, extra="examples"):
     pytest.importorskip(
-        package, reason=f"this example needs {package}: pip install jepbt[examples]"
+        package, reason=f"this example needs {package}: pip install jepbt[{extra}]"
     )
 
 
@@ -98,3 +98,24 @@ def test_the_dask_example_learns_on_two_workers(tmp_path):
     validation = numbers(r"validation (\S+)", output)
     assert len(validation) == 2
     assert validation[-1] > 0.6
+
+
+@pytest.mark.slow
+def test_the_ray_example_computes_what_one_process_does(tmp_path):
+    needs("ray", "ray")
+    flags = ["--num-generations", "4", "--population-size", "4"]
+    there = run("ray_example.py", *flags, cwd=tmp_path)
+    here = run("dummy_example.py", *flags, cwd=tmp_path)
+    assert there == here and len(here.splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_the_keras_example_learns_in_two_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # it imports TensorFlow otherwise
+    needs("keras", "keras")
+    flags = ["--num-generations", "3", "--population-size", "2", "--num-images", "1500"]
+    output = run("keras_example.py", *flags, cwd=tmp_path)
+    validation = numbers(r"validation (\S+)", output)
+    test = numbers(r"test accuracy (\S+)", output)
+    assert len(validation) == 3 and len(test) == 1
+    assert validation[-1] > 0.6 and test[0] > 0.6
