@@ -15,7 +15,7 @@ import jepbt
 
 
 def from_equinox(make):
-    """Makes a model of `make(key)`, a module that is called with `image, h, train, key`.
+    """Makes a model of `make(key)`, a module called with `(image, h, train, key)`.
 
     With the winner's weights it is a module again:
     `eqx.combine(result.best.params, make(key))`.
