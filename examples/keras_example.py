@@ -2,9 +2,8 @@
 
     python examples/keras_example.py
 
-Needs `pip install -e ".[keras]"`. 2 CPU cores, about 1 minute; expect a test accuracy of
-0.81 or more, from
-about 0.71 (validation) after the first generation.
+Needs `pip install -e ".[keras]"`. 2 CPU cores, about 1 minute. Expect a test
+accuracy of 0.81 or more, from about 0.71 (validation) after the first generation.
 
 A Keras model can be pickled with its weights and its optimizer's state, so that it is
 what children inherit. Keras runs on JAX here; KERAS_BACKEND sets another. Every
