@@ -19,6 +19,7 @@ Reference:
 
 import argparse
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -129,10 +130,8 @@ def make_task(name="CartPole-v1"):
         (seen, world), (batch, last, rewards, ended, done) = jax.lax.scan(
             move, carry, jax.random.split(key, NUM_STEPS)
         )
-        values, next_values = (
-            jax.vmap(value, (None, 0))(state["params"], x)
-            for x in (batch["seen"], last)
-        )
+        values_of = jax.vmap(functools.partial(value, state["params"]))
+        values, next_values = values_of(batch["seen"]), values_of(last)
         batch["advantage"] = advantages(
             rewards, values, next_values, ended, done, h.gae_lambda
         )
@@ -197,10 +196,8 @@ def main(env="CartPole-v1", seeds=1, **settings):
         return comparison
     result = jepbt.train_population(task, **settings)
     first, best = result.first_best.fitness.mean, result.best.fitness.mean
-    print(
-        f"return of the best: {first:.0f} in the first generation, {best:.0f} at last"
-    )
-    print(f"return of 200 new episodes: {result.test().best}")
+    print(f"the best agent's return: {best:.1f}, in the first generation {first:.1f}")
+    print(f"the best agent's return in 200 other episodes: {result.test().best}")
     print(result.best.hparams)
     return result
 

@@ -1,4 +1,4 @@
-"""PPO on gymnax: its parts by hand, its environment as gymnasium has it, and learning."""
+"""PPO on gymnax: its parts by hand, gymnasium as reference, and learning."""
 
 import importlib.util
 import pathlib

@@ -26,9 +26,8 @@ def load(name, package):
 
 
 def logits_of(model, params, variables, dropout, key, train):
-    init, apply = model
     h = HYPER(dropout=dropout)
-    return apply(key, params, variables, h, IMAGES, train=train)
+    return model[1](key, params, variables, h, IMAGES, train=train)
 
 
 def check_dropout(model, params, variables, key):
