@@ -18,6 +18,7 @@ from jepbt.benchmark import ScalingReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
 from jepbt.benchmark.startup import format_startup, measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
+from jepbt.cli.flags import whole
 from jepbt.cli.say import say
 from jepbt.engine.devices import use_compilation_cache
 from jepbt.optional import optional
@@ -25,49 +26,83 @@ from jepbt.optional import optional
 NAMES = tuple(dict.fromkeys(workload.name for workload in WORKLOADS))
 
 
-@dataclasses.dataclass
-class BenchmarkOptions:
-    """What to measure, and how often.
+TEXTS = {
+    "help": "measure populations against other ways to train them, on this machine",
+    "usage": "jepbt benchmark [flags]",
+    "description": """\
+Trains populations of four models in jepbt, in loops over members, in plain vmap, and in
+PyTorch if it is installed: equal work, in turns. Then measures what a population costs
+by its size.
+""",
+    "epilog": """\
+example:
+  One of the models, up to a population of 64, with all numbers in a file:
 
-    Attributes:
-        models: one or more of tiny_mlp, mlp, cnn and wide_mlp, with commas between; all
-            of them if left out.
-        max_population: the largest population whose cost is measured; by default the
-            one that the controls train.
-        num_rounds: measurements behind each median; every round measures everything.
-        quick: smaller populations, a tenth of the steps, two rounds, no torch.compile:
-            to see that it works; its figures say little.
-        startup: measure nothing but where the time goes until the default run of
-            `jepbt train` has trained a first, short generation.
-        json: a file for all numbers.
-        figure: a PNG file for the picture of the first model's scaling; those of
-            further models get their names appended.
-    """
+    jepbt benchmark --models mlp --max-population 64 --json speed.json
+""",
+}
+"""What `jepbt benchmark --help` says beside the flags."""
 
-    models: str = ",".join(NAMES)
-    max_population: int | None = None
-    num_rounds: int | None = None
-    quick: bool = False
-    startup: bool = False
-    json: str | None = None
-    figure: str | None = None
+
+def add_benchmark_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of `jepbt benchmark`."""
+    add = command.add_argument_group("what to measure").add_argument
+    add(
+        "--models",
+        metavar="NAMES",
+        default=",".join(NAMES),
+        help="one or more of tiny_mlp, mlp, cnn and wide_mlp, with commas between; all "
+        "of them if left out",
+    )
+    add(
+        "--max-population",
+        metavar="N",
+        type=whole,
+        help="the largest population whose cost is measured; the one that is compared "
+        "if left out",
+    )
+    add(
+        "--num-rounds",
+        metavar="N",
+        type=whole,
+        help="measurements behind each median (5, and 2 with --quick)",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="see that it works: smaller populations, a tenth of the steps, no "
+        "torch.compile; its figures say little",
+    )
+    add(
+        "--startup",
+        action="store_true",
+        help="measure nothing but where the time goes until jepbt train has trained a "
+        "first, short generation",
+    )
+    add = command.add_argument_group("files").add_argument
+    add("--json", metavar="FILE", help="write all numbers to a file")
+    add(
+        "--figure",
+        metavar="FILE",
+        help="draw the first model's scaling as a PNG; further models have their names "
+        "appended",
+    )
 
 
 def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
-    """Checks the user's options, and returns the function that measures and prints."""
-    options = arguments.options
-    workloads = _choose_workloads(options.models)
+    """Checks the flags, and returns the function that measures and prints."""
+    workloads = _choose_workloads(arguments.models)
     for name in ("max_population", "num_rounds"):
-        if getattr(options, name) is not None:
-            check_whole("", name, getattr(options, name), 1)
+        if getattr(arguments, name) is not None:
+            check_whole("", name, getattr(arguments, name), 1)
     for name in ("json", "figure"):
-        if getattr(options, name) is not None:
-            path = user_file(name, getattr(options, name))
-            setattr(options, name, str(path))
-    if options.quick:
+        if getattr(arguments, name) is not None:
+            path = user_file(name, getattr(arguments, name))
+            setattr(arguments, name, str(path))
+    if arguments.quick:
         first = {workload.name: workload for workload in reversed(workloads)}
         workloads = [_shorten(first[name]) for name in NAMES if name in first]
-    return functools.partial(_run, options, workloads)
+    return functools.partial(_run, arguments, workloads)
 
 
 def _choose_workloads(names: str) -> list[Workload]:
@@ -90,15 +125,15 @@ def _shorten(workload: Workload) -> Workload:
     )
 
 
-def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
-    if options.startup:
+def _run(arguments: argparse.Namespace, workloads: Sequence[Workload]) -> None:
+    if arguments.startup:
         startup = measure_startup()
         say(format_startup(startup))
-        _write_json(options.json, {"startup": startup})
+        _write_json(arguments.json, {"startup": startup})
         return
     jepbt.use_all_cpu_cores()
     use_compilation_cache()
-    num_rounds = options.num_rounds or (2 if options.quick else 5)
+    num_rounds = arguments.num_rounds or (2 if arguments.quick else 5)
     devices = jax.devices()
     say(
         f"jepbt {jepbt.__version__} | jax {jax.__version__} | {len(devices)} x "
@@ -112,22 +147,22 @@ def _run(options: BenchmarkOptions, workloads: Sequence[Workload]) -> None:
                 workload,
                 workers,
                 num_rounds=num_rounds,
-                with_compiled=not options.quick,
+                with_compiled=not arguments.quick,
             )
             say(f"\n{speed}")
             costs = scaling(
                 make_task(workload),
-                max_population=options.max_population or workload.population_size,
+                max_population=arguments.max_population or workload.population_size,
                 num_rounds=num_rounds,
             )
             say(f"\n{costs}")
             facts = {"speed": dataclasses.asdict(speed)}
             models.append(facts | {"scaling": json.loads(costs.to_json())})
             scalings.append(costs)
-    _write_json(options.json, {"models": models})
-    if options.figure is not None:
-        with optional(f"{options.figure} is not drawn"):
-            _draw(pathlib.Path(options.figure), workloads, scalings)
+    _write_json(arguments.json, {"models": models})
+    if arguments.figure is not None:
+        with optional(f"{arguments.figure} is not drawn"):
+            _draw(pathlib.Path(arguments.figure), workloads, scalings)
 
 
 def _draw(

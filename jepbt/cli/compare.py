@@ -9,7 +9,7 @@ import io
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
@@ -18,8 +18,9 @@ from jepbt import config as configs
 from jepbt import losses
 from jepbt.arguments import check_whole
 from jepbt.checkpoints import folder as run_directory
+from jepbt.cli.flags import add_data_flags, add_progress_flag, add_size_flags, whole
 from jepbt.cli.say import say, say_aside
-from jepbt.cli.train import MAIN_JOB, folder_of, resume_command
+from jepbt.cli.train import folder_of, resume_command
 from jepbt.comparison import (
     Comparison,
     Outcome,
@@ -59,74 +60,86 @@ LOSSES: dict[str, Callable[[Hyper], losses.LossFn] | Adaptation] = {
 STRATEGIES = ("random_search", "pbt", "successive_halving")
 NAMES = (*LOSSES, *STRATEGIES)
 
-HELP = "tell whether it helped: losses and strategies over seeds, at equal cost"
-DESCRIPTION = (
-    "Trains each arm once a seed, from the same weights and on the same batches, and "
-    "reports paired differences to a control with intervals and tests."
-)
-EXAMPLE = """\
+TEXTS = {
+    "help": "tell whether it helped: losses and strategies over seeds, at equal cost",
+    "usage": "jepbt compare [flags]",
+    "description": """\
+Trains each arm once a seed, from the same weights and on the same batches, and reports
+paired differences to a control, with intervals and tests.
+""",
+    "epilog": """\
 example:
   Does a loss that changes help when 40 % of the training labels are wrong, each class
   mistaken for one other?
 
     jepbt compare --arms gce,fixed,taylor,transition --primary transition \\
         --label-noise 0.4 --label-noise-pattern pairs --seeds 5 --model mlp
-"""
+""",
+}
+"""What `jepbt compare --help` says beside the flags."""
 
 
-@dataclasses.dataclass
-class CompareOptions:
-    """The arms, the seeds, and what all arms have in common.
-
-    Attributes:
-        arms: two or more of these, with commas between. Losses, under EPBT: taylor
-            (evolves), fixed (what it starts from, held fixed), cross_entropy, gce and
-            label_smoothing (whose number evolves), transition and offsets (which learn
-            from validation labels what training labels confuse). Strategies, with the
-            evolving loss: random_search, pbt, successive_halving.
-        control: the arm that the others are compared with; the first if left out.
-        primary: the arm whose difference is the claim; p-values of all others are
-            corrected for their number.
-        seeds: the number of seeds, from --seed on.
-        post_hoc: add what a bias for each class, tuned on validation data after
-            training, makes of each winner.
-        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
-        label_noise: the share of training labels to make wrong, others at each seed.
-        validation_label_noise: the share of validation labels to make wrong.
-        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
-            one other, drawn by the seed.
-        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
-        device: cpu, gpu or tpu; what JAX prefers if left out.
-        population_size: the number of networks of each run.
-        num_generations: the number of times that they train and are evaluated.
-        steps_per_generation: the training steps between two evaluations.
-        batch_size: the number of examples in a training step.
-        seed: the first seed. Take others than those that settings were tuned on.
-        run_dir: the folder of the comparison; the next of runs/0001, runs/0002, ... if
-            left out.
-        resume: go on with the comparison in --run-dir; more --seeds may be asked for.
-        progress: show a progress bar in a terminal.
-    """
-
-    arms: str = "fixed,taylor,cross_entropy,random_search"
-    control: str | None = None
-    primary: str | None = None
-    seeds: int = 5
-    post_hoc: bool = False
-    data: str = "fashion_mnist"
-    label_noise: float = 0.0
-    validation_label_noise: float = 0.0
-    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
-    model: Literal["cnn", "mlp"] = "cnn"
-    device: str | None = None
-    population_size: int = MAIN_JOB.population_size
-    num_generations: int = MAIN_JOB.num_generations
-    steps_per_generation: int = MAIN_JOB.steps_per_generation
-    batch_size: int = MAIN_JOB.batch_size
-    seed: int = 0
-    run_dir: str | None = None
-    resume: bool = False
-    progress: bool = True
+def add_comparison_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of `jepbt compare`."""
+    add = command.add_argument_group("arms and seeds").add_argument
+    add(
+        "--arms",
+        metavar="NAMES",
+        default="fixed,taylor,cross_entropy,random_search",
+        help="two or more of these, with commas between (default: %(default)s). "
+        "Losses, under EPBT: taylor (evolves), fixed (what it starts from, held fixed), "
+        "cross_entropy, gce and label_smoothing (whose number evolves), transition "
+        "and offsets (which learn from validation labels what training labels "
+        "confuse). Strategies, with the evolving loss: random_search, pbt, "
+        "successive_halving",
+    )
+    add(
+        "--control",
+        metavar="ARM",
+        help="the arm that the others are compared with; the first if left out",
+    )
+    add(
+        "--primary",
+        metavar="ARM",
+        help="the arm whose difference is the claim; the p-values of all others are "
+        "corrected for their number",
+    )
+    add(
+        "--seeds",
+        metavar="N",
+        type=whole,
+        default=5,
+        help="the number of seeds, from --seed on (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        type=whole,
+        default=0,
+        help="the first seed (default: %(default)s); take others than those that "
+        "settings were tuned on",
+    )
+    add(
+        "--post-hoc",
+        action="store_true",
+        help="add what a bias for each class, tuned on validation data after "
+        "training, makes of each winner",
+    )
+    add_data_flags(command)
+    add_size_flags(command.add_argument_group("each run").add_argument)
+    add = command.add_argument_group("files and output").add_argument
+    add(
+        "--run-dir",
+        metavar="FOLDER",
+        help="the comparison's folder; the next of runs/0001, runs/0002, ... if left "
+        "out",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the comparison in --run-dir; more --seeds may be asked for",
+    )
+    add_progress_flag(add)
 
 
 _OF_CONFIG = ("population_size", "num_generations", "steps_per_generation")
@@ -135,40 +148,38 @@ _OF_CONFIG += ("batch_size", "run_dir", "resume", "progress")
 
 def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks and announces a comparison, and returns the function that runs it."""
-    options = arguments.options
-    config = jepbt.Config(**{name: getattr(options, name) for name in _OF_CONFIG})
-    arguments.config = config
+    config = jepbt.Config(**{name: getattr(arguments, name) for name in _OF_CONFIG})
     configs.check(config)
-    check_whole("", "seeds", options.seeds, 1, 10**6)
-    check_whole("", "seed", options.seed, 0, 2**32 - options.seeds)
+    check_whole("", "seeds", arguments.seeds, 1, 10**6)
+    check_whole("", "seed", arguments.seed, 0, 2**32 - arguments.seeds)
     jepbt.use_all_cpu_cores()
-    seeds = range(options.seed, options.seed + options.seeds)
-    arms = _make_arms(options)
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    arms = _make_arms(arguments)
     with folder_of(config) as folder:
         plan = plan_comparison(
             arms,
             seeds=seeds,
-            control=options.control,
-            primary=options.primary,
-            post_hoc=options.post_hoc,
+            control=arguments.control,
+            primary=arguments.primary,
+            post_hoc=arguments.post_hoc,
             config=dataclasses.replace(config, run_dir=folder),
-            devices=options.device,
+            devices=arguments.device,
         )
     go_on = resume_command(arguments, folder)
     _print_before(plan, folder, go_on)
     return functools.partial(_run, plan, folder, go_on)
 
 
-def _make_arms(options: CompareOptions) -> dict[str, Any]:
-    names = [name.strip() for name in options.arms.split(",")]
+def _make_arms(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [name.strip() for name in arguments.arms.split(",")]
     for name in names:
         if name not in NAMES:
             raise ValueError(
-                f"arms={options.arms!r}: {name!r} is none of {', '.join(NAMES)}. Give "
-                "two or more of them, with commas between."
+                f"arms={arguments.arms!r}: {name!r} is none of {', '.join(NAMES)}. "
+                "Give two or more of them, with commas between."
             )
-    clean = jepbt.datasets.load(options.data)
-    noise = options.label_noise, options.validation_label_noise
+    clean = jepbt.datasets.load(arguments.data)
+    noise = arguments.label_noise, arguments.validation_label_noise
 
     @functools.lru_cache(maxsize=1)  # all arms of a seed share it
     def dataset_at(seed: int) -> Dataset:
@@ -176,7 +187,7 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
             clean,
             noise[0],
             validation_label_noise=noise[1],
-            pattern=options.label_noise_pattern,
+            pattern=arguments.label_noise_pattern,
             seed=seed,
         )
 
@@ -186,9 +197,9 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
         strategy = name if name in STRATEGIES else "epbt"
         loss = LOSSES.get(name, LOSSES["taylor"])
         if isinstance(loss, Adaptation) and name not in costs:
-            make_task = functools.partial(_make_task, dataset, options=options)
+            make_task = functools.partial(_make_task, dataset, arguments=arguments)
             costs[name] = step_cost(make_task, loss)
-        task = _make_task(dataset, loss, options)
+        task = _make_task(dataset, loss, arguments)
         return jepbt.Arm(task, strategy, costs.get(name))
 
     if any(noise):
@@ -201,9 +212,9 @@ def _make_arms(options: CompareOptions) -> dict[str, Any]:
 def _make_task(
     dataset: Dataset,
     loss: Callable[[Hyper], losses.LossFn] | Adaptation,
-    options: CompareOptions,
+    arguments: argparse.Namespace,
 ) -> jepbt.Task:
-    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
     return jepbt.classification(
         dataset,
         hparams=Hyper,

@@ -1,7 +1,7 @@
 """Runs the commands `jepbt train`, `compare`, `benchmark` and `report`.
 
-Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
-that an error is one line, and which takes a user's `HyperParameters` as well.
+Each command has its texts, its flags, and a function that checks their values and
+returns the function that does the work. A mistake is one line.
 """
 
 from __future__ import annotations
@@ -13,32 +13,44 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from simple_parsing import ArgumentParser, DashVariant
-
 import jepbt
-from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
-from jepbt.cli.compare import (
-    DESCRIPTION,
-    EXAMPLE,
-    HELP,
-    CompareOptions,
-    prepare_comparison,
-)
+from jepbt.cli import benchmark, compare, train
+from jepbt.cli.benchmark import add_benchmark_flags, prepare_benchmark
+from jepbt.cli.compare import add_comparison_flags, prepare_comparison
+from jepbt.cli.flags import add_training_flags
 from jepbt.cli.report import add_report_arguments, prepare_report
 from jepbt.cli.say import say_aside
-from jepbt.cli.train import (
-    MAIN_JOB,
-    TrainOptions,
-    prepare_training,
-    print_interruption,
-)
+from jepbt.cli.train import prepare_training, print_interruption
+
+_DESCRIPTION = """\
+Trains a population of networks as one program, and evolves their hyperparameters and
+loss functions.
+"""
+_EXAMPLE = """\
+example:
+  Train a small population, look at it, and ask whether evolution helped:
+
+    jepbt train --model mlp --run-dir runs/first
+    jepbt report runs/first
+    jepbt compare --model mlp --arms random_search,taylor
+"""
+_REPORT = {
+    "help": "write a run as one page, report.html, that opens without a network",
+    "description": "Writes RUN_DIR/report.html, also while the run is going.",
+    "epilog": """\
+example:
+  A page of the first run in this folder:
+
+    jepbt report runs/0001
+""",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 2 if a flag or value is wrong."""
     arguments = _parse(argv)
-    is_debugged = getattr(getattr(arguments, "config", None), "debug", False)
     # Whoever debugs sees the whole traceback.
+    is_debugged = getattr(arguments, "debug", False)
     mistakes = () if is_debugged else (ValueError, TypeError, OSError)
     failures = () if is_debugged else RuntimeError
     with warnings.catch_warnings():
@@ -64,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="jepbt",
-        description="Trains a population of networks as one program and evolves their "
-        "hyperparameters and loss functions.",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"jepbt {jepbt.__version__}"
@@ -76,48 +89,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.error = _exit_with(parser.prog)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add_command(name: str, prepare: Callable, help: str, description: str):
+    def add_command(name: str, prepare: Callable, **texts: str):
         command = commands.add_parser(
-            name,
-            help=help,
-            description=description,
-            # simple-parsing keeps this setting for all parsers at once: the last one's.
-            add_option_string_dash_variants=DashVariant.DASH,
+            name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts
         )
         command.set_defaults(prepare=prepare)
         command.error = _exit_with(command.prog)
         return command
 
-    train = add_command(
-        "train",
-        prepare_training,
-        "train a population on the embedded images, or on data of your choice",
-        "Trains a population and evolves it. Without flags: 32 small "
-        "convolutional networks on 10,000 embedded Fashion-MNIST images.",
-    )
-    train.add_arguments(TrainOptions, dest="options")
-    train.add_arguments(jepbt.Config, dest="config", default=MAIN_JOB)
-    compare = add_command("compare", prepare_comparison, HELP, DESCRIPTION)
-    compare.epilog = EXAMPLE
-    compare.add_arguments(CompareOptions, dest="options")
-    benchmark = add_command(
-        "benchmark",
-        prepare_benchmark,
-        "measure populations against other ways to train them, on this machine",
-        "Trains populations of four models in jepbt, in loops over "
-        "members, in plain vmap, and in PyTorch if it is installed: equal work, in "
-        "turns. Then measures what a population costs by its size. With --startup, "
-        "measures where the time goes until training starts instead.",
-    )
-    benchmark.add_arguments(BenchmarkOptions, dest="options")
-    add_report_arguments(
-        add_command(
-            "report",
-            prepare_report,
-            "write a run as one page, report.html, that opens without a network",
-            "Writes RUN_DIR/report.html, also while the run is going.",
-        )
-    )
+    add_training_flags(add_command("train", prepare_training, **train.TEXTS))
+    add_comparison_flags(add_command("compare", prepare_comparison, **compare.TEXTS))
+    add_benchmark_flags(add_command("benchmark", prepare_benchmark, **benchmark.TEXTS))
+    add_report_arguments(add_command("report", prepare_report, **_REPORT))
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(argv)
     arguments.argv = argv

@@ -11,65 +11,54 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import jax
 import numpy as np
-from simple_parsing import choice
 
 import jepbt
 from jepbt import config as configs
 from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.say import say, say_aside
-from jepbt.datasets import with_label_noise
+from jepbt.datasets import Dataset, with_label_noise
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
-from jepbt.strategies import STRATEGY_NAMES
 from jepbt.training import Prepared, Result, execute, prepare
 from jepbt.training.progress import is_terminal
 
-MAIN_JOB = jepbt.Config(num_generations=15, steps_per_generation=60, batch_size=32)
-"""The settings of `jepbt train` without flags: a whole evolution in a few minutes."""
+TEXTS = {
+    "help": "train a population on the embedded images, or on data of your choice",
+    "usage": "jepbt train [flags]",
+    "description": """\
+Trains a population and evolves it. Without flags: 32 small convolutional networks on
+10,000 embedded Fashion-MNIST images.
+""",
+    "epilog": """\
+example:
+  A small population on the embedded images, in a folder of its own, and later on from
+  where it was stopped:
 
-
-@dataclasses.dataclass
-class TrainOptions:
-    """The data, the model, the strategy and the device of a run.
-
-    Attributes:
-        data: the data set: fashion_mnist (embedded), tfds:NAME or FILE.npz.
-        label_noise: the share of training labels to make wrong, from 0 to 1.
-        validation_label_noise: the share of validation labels to make wrong.
-        label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
-            one other, drawn by the seed.
-        model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
-        strategy: the rule that chooses parents and hyperparameters after a generation.
-        device: cpu, gpu or tpu; what JAX prefers if left out.
-    """
-
-    data: str = "fashion_mnist"
-    label_noise: float = 0.0
-    validation_label_noise: float = 0.0
-    label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
-    model: Literal["cnn", "mlp"] = "cnn"
-    strategy: str = choice(*STRATEGY_NAMES, default="epbt")
-    device: str | None = None
+    jepbt train --model mlp --population-size 16 --run-dir runs/mine
+    jepbt train --model mlp --population-size 16 --run-dir runs/mine --resume
+""",
+}
+"""What `jepbt train --help` says beside the flags."""
 
 
 def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks, compiles and announces a run, and returns the function that runs it."""
-    options = arguments.options
+    names = [field.name for field in dataclasses.fields(jepbt.Config)]
+    config = jepbt.Config(**{name: getattr(arguments, name) for name in names})
     jepbt.use_all_cpu_cores()
-    configs.check(arguments.config)
+    configs.check(config)
     dataset = with_label_noise(
-        jepbt.datasets.load(options.data),
-        options.label_noise,
-        validation_label_noise=options.validation_label_noise,
-        pattern=options.label_noise_pattern,
-        seed=arguments.config.seed,
+        jepbt.datasets.load(arguments.data),
+        arguments.label_noise,
+        validation_label_noise=arguments.validation_label_noise,
+        pattern=arguments.label_noise_pattern,
+        seed=config.seed,
     )
-    prepared = _prepare(dataset, options, arguments.config)
+    prepared = _prepare(dataset, arguments, config)
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, go_on)
     return functools.partial(_run, prepared, go_on)
@@ -77,8 +66,8 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
 
 def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
     """Writes the command line that continues the run that `arguments` started."""
-    added = [] if arguments.config.run_dir else ["--run-dir", str(folder)]
-    added += [] if arguments.config.resume else ["--resume"]
+    added = [] if arguments.run_dir else ["--run-dir", str(folder)]
+    added += [] if arguments.resume else ["--resume"]
     return shlex.join(["jepbt", *arguments.argv, *added])
 
 
@@ -91,17 +80,19 @@ def _run(prepared: Prepared, go_on: str) -> None:
         say(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
 
 
-def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
-    """Makes a task as the options say, in a folder of its own, and compiles it."""
-    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
+def _prepare(
+    dataset: Dataset, arguments: argparse.Namespace, config: jepbt.Config
+) -> Prepared:
+    """Makes a task as the flags say, in a folder of its own, and compiles it."""
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
     task = jepbt.classification(dataset, model=model)
     with folder_of(config) as folder:
         return prepare(
             task,
-            strategy=options.strategy,
+            strategy=arguments.strategy,
             config=dataclasses.replace(config, run_dir=folder),
-            devices=options.device,
+            devices=arguments.device,
         )
 
 

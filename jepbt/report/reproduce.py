@@ -53,18 +53,23 @@ def reproduce(run: Recorded) -> str:
         flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
         words = ["jepbt", "train"]
         for name, value in (flags | {"strategy": strategy} | settings).items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
         blocks.insert(0, shlex.join(words))
     return _NOTE + "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks)
 
 
 def _changed_settings(run: Recorded) -> dict[str, Any]:
-    """The settings that decide the run's bits and are not the defaults."""
+    """The settings that decide the run's bits, unless they are the defaults.
+
+    Some are always named, as the command's defaults are not those of `Config`.
+    """
     config, defaults = run.settings["config"], Config()
+    named = ("num_generations", "steps_per_generation", "batch_size")
     changed = {
         name: value
         for name, value in config.items()
-        if value != getattr(defaults, name, None)
+        if (value != getattr(defaults, name, None) or name in named)
         and name not in ("run_dir", "progress", "resume")
     }
     # The chunk size that was chosen decides the last bits.

@@ -1,5 +1,6 @@
 """The command line as a person meets it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import pytest
 
 from jepbt import cli
 from jepbt.cli import train
+from jepbt.cli.flags import MAIN_JOB
+from jepbt.cli.main import _parse
 from jepbt.config import Config
 from jepbt.strategies import STRATEGY_NAMES
 from jepbt.training import Interrupted
@@ -102,21 +105,36 @@ def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "jepbt: stopped at once\n"
 
 
-def test_help_names_every_setting(monkeypatch, capsys):
+def test_every_setting_of_a_run_has_a_flag_and_the_main_jobs_default():
+    arguments = _parse(["train"])
+    assert {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(Config)
+    } == dataclasses.asdict(MAIN_JOB)
+
+
+@pytest.mark.parametrize("command", ["", "train", "compare", "benchmark", "report"])
+def test_help_is_in_words_and_its_examples_are_commands(command, monkeypatch, capsys):
+    """No Python type, no Python value; each line of an example is taken as it is."""
     monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*command.split(), "--help"])
+    text = capsys.readouterr().out
+    assert not re.search(r"\b(int|float|str|bool|None|True|False|PathLike)\b", text)
+    assert max(map(len, text.splitlines())) <= 88
+    example = text.split("\nexample:\n")[1].replace("\\\n", "")
+    lines = re.findall(r"^    jepbt (.+)$", example, re.M)
+    assert lines
+    for line in lines:
+        assert _parse(shlex.split(line)).prepare
+
+
+def test_flags_come_in_groups(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["train", "--help"])
     text = capsys.readouterr().out
-    for flag in (
-        "--data",
-        "--label-noise",
-        "--model",
-        "--strategy",
-        "--population-size",
-        "--run-dir",
-    ):
-        assert flag in text
-    assert "side by side" in text
+    heads = ["data and model:", "evolution:", "when to stop:", "files and output:"]
+    assert [line for line in text.splitlines() if line in heads] == heads
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from jepbt.comparison import loop, runs
 
 SMALL = ["--population-size", "2", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "2", "--batch-size", "8", "--model", "mlp"]
-SMALL += ["--data", "toy.npz", "--seeds", "2", "--noprogress"]
+SMALL += ["--data", "toy.npz", "--seeds", "2", "--no-progress"]
 
 
 @pytest.fixture
@@ -100,5 +100,5 @@ def test_help_reads_well(monkeypatch, capsys):
     text = capsys.readouterr().out
     for words in ("--arms", "--primary", "--post-hoc", "--population-size"):
         assert words in text
-    assert "--primary taylor" in text.split("example:")[1]
+    assert "--primary transition" in text.split("example:")[1]
     assert "--checkpoint-every" not in text  # a setting that it has no use for

@@ -75,6 +75,9 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     space = {name: space["loss" if name == "loss" else "rate"] for name in names}
     settings |= {"hparams": space, "model": "MLP", "data": "digits of mine"}
     settings |= {"data_note": "my data/digits of mine.npz"}
+    # The defaults of `Config`, which are not the command's.
+    settings["config"] |= {"num_generations": 20, "steps_per_generation": 100}
+    settings["config"] |= {"batch_size": 64, "debug": True}
     config.write_text(json.dumps(settings))
     lines = (folder / "history.jsonl").read_text().splitlines()
     for number, line in enumerate(lines):
@@ -88,12 +91,14 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     page = html.unescape(write_report(folder).read_text())
     (line,) = re.findall(r"jepbt (train --.*?)</pre>", page)
     arguments = _parse(shlex.split(line))
-    assert arguments.options.data == "my data/digits of mine.npz"
-    assert arguments.options.model == "mlp"
+    assert arguments.data == "my data/digits of mine.npz"
+    assert arguments.model == "mlp"
     wanted = settings["config"]
-    for name in ("population_size", "num_generations", "steps_per_generation", "seed"):
-        assert getattr(arguments.config, name) == wanted[name]
-    assert int(arguments.config.chunk_size) == settings["chunk_size"]
+    for name in ("population_size", "num_generations", "steps_per_generation"):
+        assert getattr(arguments, name) == wanted[name]
+    for name in ("batch_size", "seed", "debug"):
+        assert getattr(arguments, name) == wanted[name]
+    assert int(arguments.chunk_size) == settings["chunk_size"]
 
 
 def test_the_page_loads_nothing(folder):
