@@ -2,7 +2,8 @@
 
     python examples/equinox_model.py
 
-Needs `pip install -e ".[models]"`. TIMES
+Needs `pip install -e ".[models]"`. 2 CPU cores, about 10 seconds; expect a test
+accuracy of about 0.84.
 
 jepbt takes any model that is a pair of functions, `(init, apply)`: see `jepbt.models`.
 Copy `from_equinox`, and give it a module of your own.
