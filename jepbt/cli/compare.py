@@ -88,9 +88,9 @@ def add_comparison_flags(command: argparse.ArgumentParser) -> None:
         default="fixed,taylor,cross_entropy,random_search",
         help="two or more of these, with commas between (default: %(default)s). "
         "Losses, under EPBT: taylor (evolves), fixed (what it starts from, held "
-        "fixed), cross_entropy, gce and label_smoothing (whose number evolves), transition "
-        "and offsets (which learn from validation labels what training labels "
-        "confuse). Strategies, with the evolving loss: random_search, pbt, "
+        "fixed), cross_entropy, gce and label_smoothing (whose number evolves), "
+        "transition and offsets (which learn from validation labels what training "
+        "labels confuse). Strategies, with the evolving loss: random_search, pbt, "
         "successive_halving",
     )
     add(
