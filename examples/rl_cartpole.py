@@ -5,7 +5,7 @@
 2 CPU cores, about 30 seconds. The environment is the classic cart and pole, written in
 JAX below; an episode ends after 200 steps. Learning rate and entropy bonus evolve.
 Expect the best agent to stay up for more than 180 steps on average; the first
-generation's best manages fewer.
+generation's best manages fewer. `ppo_gymnax.py` has PPO on environments of a library.
 """
 
 import dataclasses
