@@ -1,16 +1,26 @@
 """A population of PPO agents on gymnax's environments, all as one program.
 
-    python examples/ppo_gymnax.py                      # 32 agents learn CartPole-v1
+    python examples/ppo_gymnax.py
     python examples/ppo_gymnax.py --env Acrobot-v1
-    python examples/ppo_gymnax.py --seeds 10           # against random search
 
-Needs `pip install -e ".[rl]"`. TIMES
+Needs `pip install -e ".[rl]"`, in an environment of its own where JAX is newer than
+0.11: gymnax 1.0.1 would replace it. 2 CPU cores, shared, about 30 seconds each, most of
+it compiling. Expect a return of about 500, the most there is, in 200 other episodes of
+CartPole-v1, from 191 in the first generation's; and about -87 in Acrobot-v1, which
+counts as solved above -100, from -147.
 
 Learning rate, entropy bonus, clipping range and GAE's lambda evolve. A training step is
 one update of PPO: each agent plays on in environments of its own, which are a part of
-its state, and learns from what it saw. The fitness is the mean return of 16 episodes,
-in which an agent takes the action that it finds best. The data of this task are the
-numbers of those episodes: the test split holds 200 others, which the winner plays once.
+its state, and learns from what it saw. The fitness is the mean return of 16 episodes.
+The data of this task are the numbers of episodes: the test split holds 200 others,
+which the winner plays once.
+
+    python examples/ppo_gymnax.py --env Breakout-MinAtar --num-generations 12 \\
+        --steps-per-generation 10 --seeds 10
+
+asks whether evolution beats random search at equal cost. Half an hour; it cannot be told
+from these 10 seeds: 8.84 against 8.28, a difference of 0.56 with a 95 % interval from
+-0.68 to 1.81, after 61,440 steps of the environment for each of 32 agents.
 
 Reference:
     Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
