@@ -18,9 +18,9 @@ which the winner plays once.
     python examples/ppo_gymnax.py --env Breakout-MinAtar --num-generations 12 \\
         --steps-per-generation 10 --seeds 10
 
-asks whether evolution beats random search at equal cost. Half an hour; it cannot be told
-from these 10 seeds: 8.84 against 8.28, a difference of 0.56 with a 95 % interval from
--0.68 to 1.81, after 61,440 steps of the environment for each of 32 agents.
+asks whether evolution beats random search at equal cost. Half an hour; 10 seeds cannot
+tell: 8.84 against 8.28, a difference of 0.56 with a 95 % interval from -0.68 to 1.81,
+after 61,440 steps of the environment for each of 32 agents.
 
 Reference:
     Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
