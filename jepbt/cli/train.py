@@ -23,6 +23,7 @@ from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.say import say, say_aside
 from jepbt.datasets import with_label_noise
+from jepbt.engine.devices import is_host
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
 from jepbt.strategies import STRATEGY_NAMES
@@ -124,7 +125,7 @@ def folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
 def _print_before(prepared: Prepared, go_on: str) -> None:
     config, task, about = prepared.config, prepared.task, prepared.task.about
     device = prepared.mesh.devices.flat[0]
-    kind = "CPU" if device.platform == "cpu" else device.device_kind
+    kind = "CPU" if is_host(device) else device.device_kind
     sizes = " / ".join(
         f"{len(rows['label']):,} {name}"
         for name, rows in task.data._asdict().items()

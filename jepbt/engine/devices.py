@@ -229,6 +229,16 @@ def compiler_options(platform: str, *, brief: bool = False) -> dict[str, Any]:
     return options | {"xla_backend_optimization_level": 0}
 
 
+def is_host(device: jax.Device) -> bool:
+    """Tells whether a device is the host's CPU, whose devices all share one memory.
+
+    Example:
+        >>> is_host(jax.devices("cpu")[0])
+        True
+    """
+    return device.platform == "cpu"
+
+
 def count_cpu_cores() -> int:
     """Counts the cores that this process may use.
 
