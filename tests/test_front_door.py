@@ -180,7 +180,7 @@ RUNS = {  # by name: the task, the strategy, and what else is not as usual
     "linen": (classify(model=linen.Sequential([flatten, linen.Dense(3)])),
               "random_search", ONE_GENERATION),
     "nnx": (classify(model=flat_nnx), "random_search", ONE_GENERATION),
-    "bfloat16": (classify(model=network(dtype=jnp.bfloat16)), "random_search"),
+    "bfloat16": (classify(compute_dtype="bfloat16"), "random_search"),
     "regression": (
         jepbt.regression(TO_NUMBERS, hparams=Hyper, model=network(num_classes=1),
                          **learning),

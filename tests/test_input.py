@@ -1265,7 +1265,6 @@ TABLE = [
         ({"dropout": 1.0}, "MLP: dropout=1.0 must lie in [0, 1), or be a function"),
         ({"dropout": "half"}, "MLP: dropout='half' must lie in [0, 1) ... lambda h"),
         ({"dropout": NAN}, "MLP: dropout=nan must lie in [0, 1)"),
-        ({"dtype": "half"}, "MLP: dtype='half' must be jnp.float32, jnp.bfloat16"),
     ),
     (models.CNN, ({"num_classes": 0}, "CNN: num_classes=0 must be a whole number")),
     (

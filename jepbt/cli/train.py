@@ -45,6 +45,8 @@ class TrainOptions:
         label_noise_pattern: uniform: any other class; pairs: each class is mistaken for
             one other, drawn by the seed.
         model: cnn: two convolutions and two dense layers; mlp: one hidden layer of 256.
+        compute_dtype: float32, or bfloat16 for a network that computes in it, with
+            weights in float32.
         strategy: the rule that chooses parents and hyperparameters after a generation.
         device: cpu, gpu or tpu; what JAX prefers if left out.
     """
@@ -54,6 +56,7 @@ class TrainOptions:
     validation_label_noise: float = 0.0
     label_noise_pattern: Literal["uniform", "pairs"] = "uniform"
     model: Literal["cnn", "mlp"] = "cnn"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     strategy: str = choice(*STRATEGY_NAMES, default="epbt")
     device: str | None = None
 
@@ -96,7 +99,9 @@ def _prepare(dataset, options: TrainOptions, config: jepbt.Config) -> Prepared:
     """Makes a task as the options say, in a folder of its own, and compiles it."""
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[options.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
-    task = jepbt.classification(dataset, model=model)
+    task = jepbt.classification(
+        dataset, model=model, compute_dtype=options.compute_dtype
+    )
     with folder_of(config) as folder:
         return prepare(
             task,
