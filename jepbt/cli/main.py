@@ -1,4 +1,4 @@
-"""Runs the commands `jepbt train`, `compare`, `benchmark` and `report`.
+"""Runs the commands `jepbt train`, `compare`, `benchmark`, `check` and `report`.
 
 Flags are generated from dataclasses by simple-parsing, which builds on argparse, so
 that an error is one line, and which takes a user's `HyperParameters` as well.
@@ -17,6 +17,9 @@ from simple_parsing import ArgumentParser, DashVariant
 
 import jepbt
 from jepbt.cli.benchmark import BenchmarkOptions, prepare_benchmark
+from jepbt.cli.check import DESCRIPTION as CHECK_DESCRIPTION
+from jepbt.cli.check import HELP as CHECK_HELP
+from jepbt.cli.check import CheckOptions, prepare_check
 from jepbt.cli.compare import (
     DESCRIPTION,
     EXAMPLE,
@@ -110,6 +113,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "measures where the time goes until training starts instead.",
     )
     benchmark.add_arguments(BenchmarkOptions, dest="options")
+    check = add_command("check", prepare_check, CHECK_HELP, CHECK_DESCRIPTION)
+    check.add_arguments(CheckOptions, dest="options")
     add_report_arguments(
         add_command(
             "report",
