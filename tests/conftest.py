@@ -15,7 +15,7 @@ flags = [
 if jax.__version_info__ < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", int(os.environ.get("TRIED", "4")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -35,6 +35,25 @@ def pytest_configure(config):
         for name, value in settings.items():
             jax.config.update(name, value)
             os.environ[name.upper()] = str(value)
+
+
+def pytest_runtest_setup(item):
+    """Skips a test that needs more devices than there are, as on one GPU.
+
+    A test says so by `@pytest.mark.devices(4)`, a case by its parameter `num_devices`;
+    `@pytest.mark.devices("cpu")` asks for the CPU as the platform.
+    """
+    needed = [mark.args[0] for mark in item.iter_markers("devices")]
+    case = getattr(item, "callspec", None)
+    needed += [case.params.get("num_devices", 1)] if case else []
+    for wanted in needed:
+        if wanted == 1:
+            continue
+        devices = jax.devices()
+        if wanted == "cpu" and devices[0].platform != "cpu":
+            pytest.skip(f"is about the CPU, and this is a {devices[0].platform}")
+        if wanted != "cpu" and wanted > len(devices):
+            pytest.skip(f"needs {wanted} devices, and there are {len(devices)}")
 
 
 @pytest.fixture

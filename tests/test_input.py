@@ -337,7 +337,10 @@ TABLE = [
         ({"strategy": strategies.epbt}, "a builder is no strategy yet", TypeError),
         ({"strategy": jepbt.epbt}, "is strategy='epbt', or", TypeError),
         ({"strategy": 3}, "strategy must be one of ... got int", TypeError),
-        ({"devices": "tpuu"}, "devices='tpuu' is not on this machine ... ['cpu']"),
+        (
+            {"devices": "tpuu"},
+            f"devices='tpuu' is not on this machine ... ['{jax.devices()[0].platform}'",
+        ),
         ({"devices": 4}, "devices=4 must be a platform's name ... jax.devices()[:1]"),
         ({"devices": []}, "devices=[] must be ... at least one jax.Device"),
         ({"devices": [0]}, "devices=[0] must be ... at least one jax.Device"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -61,7 +62,7 @@ def prepare_check(arguments: argparse.Namespace) -> Callable[[], None]:
                 "Give one or more of them, with commas between."
             )
     check_real("", "max_seconds", options.max_seconds, 0, above=True)
-    path = check_file("json", options.json)
+    path = pathlib.Path(check_file("json", options.json))
     jepbt.use_all_cpu_cores()
     record = open_record(path, options.size)
     return functools.partial(_run, options, kinds, record)

@@ -233,8 +233,9 @@ def is_host(device: jax.Device) -> bool:
     """Tells whether a device is the host's CPU, whose devices all share one memory.
 
     Example:
-        >>> is_host(jax.devices("cpu")[0])
-        True
+        >>> from types import SimpleNamespace
+        >>> is_host(SimpleNamespace(platform="gpu"))
+        False
     """
     return device.platform == "cpu"
 

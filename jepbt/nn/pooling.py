@@ -22,9 +22,9 @@ def max_pool(
 ) -> jax.Array:
     """Takes the largest value of each window of each image.
 
-    Windows that touch but do not overlap are fast on CPU; for others, and on every
-    other platform, this is `jax.lax.reduce_window`. Among equal values the first one,
-    row by row, receives the gradient. Forward-mode derivatives raise `TypeError`.
+    Windows that touch but do not overlap are fast on CPU and GPU; for others, and on
+    every other platform, this is `jax.lax.reduce_window`. Among equal values the first
+    one, row by row, receives the gradient. Forward-mode derivatives raise `TypeError`.
 
     Args:
         images: `[B, H, W, C]`.

@@ -340,6 +340,7 @@ def test_a_single_number_that_a_model_closes_over_makes_another_program():
     assert "the model" in differences(before, describe(task(jnp.asarray(other))))[0]
 
 
+@pytest.mark.devices("cpu")
 def test_a_copy_has_memory_of_its_own():
     """Programs overwrite what they are given, while orbax may still be reading it."""
     memory = np.zeros(64 * 65, np.uint8)

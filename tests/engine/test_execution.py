@@ -74,6 +74,7 @@ def test_chunks_must_divide_a_devices_members():
         check_chunk(3, 16)
 
 
+@pytest.mark.devices("cpu")
 def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
     monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda self: "1000\n")
     assert memory.memory_limit(jax.devices("cpu")[0]) == 1000

@@ -41,7 +41,10 @@ def cost_parts(size: Size) -> dict[str, Callable[[Record], Finding]]:
 
 def _peak() -> Finding:
     devices = jax.devices()
-    flops = peak_rate(measure_in_turns(matmul_peak(devices), 3), len(devices))
+    seconds = measure_in_turns(matmul_peak(devices), 5)
+    # Other work on the machine only ever makes it slower.
+    fastest = {name: spent.min(keepdims=True) for name, spent in seconds.items()}
+    flops = peak_rate(fastest, len(devices))
     return Finding(None, {"GFLOP/s": round(flops / 1e9, 1)})
 
 
