@@ -15,7 +15,7 @@ flags = [
 if jax.__version_info__ < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
-jax.config.update("jax_num_cpu_devices", int(os.environ.get("TRIED", "4")))
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -503,6 +503,7 @@ def test_a_regressions_fitness_is_its_negative_squared_error():
 
 
 @pytest.mark.parametrize("name", ["scores", "bandits", "groups", "rounds", "taught"])
+@pytest.mark.devices(2)
 def test_two_devices_draw_what_one_draws(name):
     two, one = train(*RUNS[name], devices=jax.devices()[:2]), run(name).history
     assert len(jax.tree.leaves(two.population.state)[0].sharding.device_set) == 2

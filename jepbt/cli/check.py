@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Literal
 
 import jepbt
-from jepbt.arguments import check_real
+from jepbt.arguments import check_real, user_file
 from jepbt.benchmark.check import (
     SIZES,
     Finding,
@@ -19,7 +18,6 @@ from jepbt.benchmark.check import (
     markdown,
     open_record,
 )
-from jepbt.cli.benchmark import check_file
 from jepbt.cli.say import say
 from jepbt.engine.devices import use_compilation_cache
 
@@ -62,7 +60,7 @@ def prepare_check(arguments: argparse.Namespace) -> Callable[[], None]:
                 "Give one or more of them, with commas between."
             )
     check_real("", "max_seconds", options.max_seconds, 0, above=True)
-    path = pathlib.Path(check_file("json", options.json))
+    path = user_file("json", options.json)
     jepbt.use_all_cpu_cores()
     record = open_record(path, options.size)
     return functools.partial(_run, options, kinds, record)

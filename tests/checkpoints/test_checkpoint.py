@@ -149,6 +149,7 @@ def programs_like(state, mesh):
     return SimpleNamespace(init=SimpleNamespace(out_info=info, output_shardings=places))
 
 
+@pytest.mark.devices(4)
 def test_arrays_of_all_sizes_types_and_names_come_back(tmp_path):
     odd = np.array([-0.0, 0.0, np.nan], np.float32)
     odd.view(np.uint32)[2] = 0x7FC00123
