@@ -638,6 +638,10 @@ TABLE = [
             "augment.flip takes images [B, H, W, C], got shape (1, 6)",
         ),
         (
+            {"compute_dtype": "float16"},
+            "compute_dtype='float16' must be 'float32' or 'bfloat16'",
+        ),
+        (
             {"distillation": jepbt.distillation},
             "must be made by jepbt.distillation(...)",
             TypeError,

@@ -191,7 +191,7 @@ class ResNet(linen.Module, kw_only=True):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = Block(self.width * 2**stage, stride)(x, train)
-        x = x.mean((1, 2), dtype=jnp.float32)
+        x = x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
         return linen.Dense(self.num_classes)(x).astype(jnp.float32)
 
 

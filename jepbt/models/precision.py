@@ -54,10 +54,9 @@ def computing_in(model: Model, compute_dtype: str) -> Model:
         outputs, after = model.apply(
             key, params, variables, hparams, images, train=train
         )
+        # Variables of another structure are refused where they are carried.
         if jax.tree.structure(after) == jax.tree.structure(variables):
-            after = like(
-                variables, after
-            )  # what differs is refused where it is carried
+            after = like(variables, after)
         return _cast(outputs, jnp.dtype("float32")), after
 
     return Model(model.init, apply)
