@@ -23,10 +23,10 @@ def computing_in(model: Model, compute_dtype: str) -> Model:
 
     Layers follow the dtype of what they are given: flax's do, as long as they are given
     no `dtype` of their own, and so do `jepbt.models` and most plain functions. What
-    cannot be done from outside: a layer with a `dtype` computes in that one; nnx's
-    `BatchNorm` makes all that follows `float32`, as its statistics are, unless it is
-    given `dtype=jnp.bfloat16`; and so does what is multiplied with a hyperparameter or
-    another `float32` array: write `x * h.scale.astype(x.dtype)`.
+    cannot be done from outside: a layer with a `dtype` computes in that one; from flax
+    0.12 on, nnx's `BatchNorm` makes all that follows `float32`, as its statistics are,
+    unless it is given `dtype=jnp.bfloat16`; and so does what is multiplied with a
+    hyperparameter or another `float32` array: write `x * h.scale.astype(x.dtype)`.
 
     Args:
         model: the network, whose weights are floats of any kind.
