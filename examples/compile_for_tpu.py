@@ -17,6 +17,7 @@ import dataclasses
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -146,20 +147,37 @@ def lower_for_tpu(
         ValueError: if the compiler does not know `topology`, or its devices do not
             divide the population.
     """
+    devices = _describe_devices(topology)
+    return lower_for(
+        task, devices, strategy=strategy, chunk_size=chunk_size, only=only, **fields
+    )
+
+
+def lower_for(
+    task: Task,
+    devices: Sequence[jax.Device],
+    *,
+    strategy: str | Strategy = "epbt",
+    chunk_size: int | None = None,
+    only: tuple[str, ...] = NAMES,
+    **fields: Any,
+) -> Ahead:
+    """Lowers the programs of a run for devices that are described, but not attached."""
     config = Config(**fields)
     configs.check(config)
     resolved = resolve_strategy(strategy)
     config = decide_batch_size(task, config)
     member = trace_member(task, resolved, config)
-    mesh = make_mesh(_describe_devices(topology))
+    mesh = make_mesh(devices)
     share, rest = divmod(config.population_size, mesh.size)
     if rest:
         raise ValueError(
             f"population_size={config.population_size} is not divisible by the "
-            f"{mesh.size} devices of {topology!r}. Choose a multiple of {mesh.size}."
+            f"{mesh.size} devices. Choose a multiple of {mesh.size}."
         )
     if chunk_size is None:
-        chunk_size = choose_chunk(share, "tpu", member.step_flops).size
+        platform = devices[0].platform
+        chunk_size = choose_chunk(share, platform, member.step_flops).size
     check_chunk(chunk_size, share)
     phases = make_phases(task, resolved, config, mesh=mesh, chunk_size=chunk_size)
     inputs = jax.eval_shape(
@@ -182,6 +200,12 @@ def estimated_cycles(text: str) -> int:
     Returns:
         Cycles of one core; 0 if the text has none, as for other platforms.
     """
+    bodies, entry = split_bodies(text)
+    return 0 if entry is None else _cycles(bodies, entry)
+
+
+def split_bodies(text: str) -> tuple[dict[str, list[str]], str | None]:
+    """Splits a compiled program into its computations, and names the first to run."""
     bodies: dict[str, list[str]] = {}
     lines: list[str] = []
     entry = None
@@ -192,9 +216,7 @@ def estimated_cycles(text: str) -> int:
             entry = header[2] if header[1] else entry
         else:
             lines.append(line)
-    if entry is None:
-        return 0
-    return _cycles(bodies, entry)
+    return bodies, entry
 
 
 def _cycles(bodies: dict[str, list[str]], name: str) -> int:

@@ -37,6 +37,25 @@ def pytest_configure(config):
             os.environ[name.upper()] = str(value)
 
 
+def pytest_runtest_setup(item):
+    """Skips a test that needs more devices than there are, as on one GPU.
+
+    A test says so by `@pytest.mark.devices(4)`, a case by its parameter `num_devices`;
+    `@pytest.mark.devices("cpu")` asks for the CPU as the platform.
+    """
+    needed = [mark.args[0] for mark in item.iter_markers("devices")]
+    case = getattr(item, "callspec", None)
+    needed += [case.params.get("num_devices", 1)] if case else []
+    for wanted in needed:
+        if wanted == 1:
+            continue
+        devices = jax.devices()
+        if wanted == "cpu" and devices[0].platform != "cpu":
+            pytest.skip(f"is about the CPU, and this is a {devices[0].platform}")
+        if wanted != "cpu" and wanted > len(devices):
+            pytest.skip(f"needs {wanted} devices, and there are {len(devices)}")
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

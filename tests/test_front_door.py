@@ -180,7 +180,7 @@ RUNS = {  # by name: the task, the strategy, and what else is not as usual
     "linen": (classify(model=linen.Sequential([flatten, linen.Dense(3)])),
               "random_search", ONE_GENERATION),
     "nnx": (classify(model=flat_nnx), "random_search", ONE_GENERATION),
-    "bfloat16": (classify(model=network(dtype=jnp.bfloat16)), "random_search"),
+    "bfloat16": (classify(compute_dtype="bfloat16"), "random_search"),
     "regression": (
         jepbt.regression(TO_NUMBERS, hparams=Hyper, model=network(num_classes=1),
                          **learning),
@@ -503,6 +503,7 @@ def test_a_regressions_fitness_is_its_negative_squared_error():
 
 
 @pytest.mark.parametrize("name", ["scores", "bandits", "groups", "rounds", "taught"])
+@pytest.mark.devices(2)
 def test_two_devices_draw_what_one_draws(name):
     two, one = train(*RUNS[name], devices=jax.devices()[:2]), run(name).history
     assert len(jax.tree.leaves(two.population.state)[0].sharding.device_set) == 2

@@ -11,8 +11,7 @@ from tiny_task import TASK, Hyper
 
 import jepbt
 from jepbt import cli
-from jepbt.arguments import user_path
-from jepbt.cli.benchmark import _check_file
+from jepbt.arguments import user_file, user_path
 from jepbt.datasets import tfds
 from jepbt.results import load_schedules
 
@@ -129,8 +128,8 @@ def test_data_are_found_at_home(home, monkeypatch):
 
 
 def test_files_of_the_command_line_are_found_at_home(home):
-    assert _check_file("json", "~/numbers.json") == str(home / "numbers.json")
+    assert user_file("json", "~/numbers.json") == home / "numbers.json"
     here = pathlib.Path.cwd()
-    assert _check_file("figure", "picture.png") == str(here / "picture.png")
+    assert user_file("figure", "picture.png") == here / "picture.png"
     with pytest.raises(ValueError, match=r"json='~/none/numbers\.json'"):
-        _check_file("json", "~/none/numbers.json")
+        user_file("json", "~/none/numbers.json")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.engine import RunState, make_phases
-from jepbt.engine.devices import compiler_options
+from jepbt.engine.devices import compiler_options, is_host
 from jepbt.engine.memory import reserved_bytes
 from jepbt.engine.programs import lower
 from jepbt.population import STRATEGY, derive_key
@@ -56,9 +56,9 @@ class Parts:
             prepared.task, prepared.strategy, config, mesh=mesh, chunk_size=chunk_size
         )
         lowered = lower(phases, prepared.inputs, mesh, ("train",)).train
-        platform = mesh.devices.flat[0].platform
-        program = lowered.compile(compiler_options(platform))
-        sharing = mesh.size if platform == "cpu" else 1  # all devices share one memory
+        device = mesh.devices.flat[0]
+        program = lowered.compile(compiler_options(device.platform))
+        sharing = mesh.size if is_host(device) else 1  # all devices share one memory
         return self._call(program, 0), sharing * reserved_bytes(program)
 
     def _call(self, program: Any, generation: int) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from jepbt.benchmark.timing import (
     start_worker,
 )
 from jepbt.benchmark.workloads import Workload, make_task
-from jepbt.engine.devices import count_cpu_cores
+from jepbt.engine.devices import count_cpu_cores, is_host
 from jepbt.results.text import align
 from jepbt.training import Prepared, prepare
 
@@ -139,7 +139,7 @@ def _jax_ways(
     workload: Workload, prepared: Prepared, start: Start, worker: ProcessPoolExecutor
 ) -> Iterator[Control]:
     number = prepared.mesh.size
-    shares_cpu = number > 1 and jax.default_backend() == "cpu"
+    shares_cpu = number > 1 and is_host(prepared.mesh.devices.flat[0])
     note = f"{number} devices, chunk {prepared.chunk.size}"
     yield controls.population_program(prepared)._replace(name="jepbt", note=note)
     note = f"1 of {number} CPU devices" if shares_cpu else ""

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from jepbt.engine import Best, RunState
+from jepbt.engine.devices import is_host
 from jepbt.engine.programs import Programs
 
 FOLDER = "checkpoints"
@@ -240,7 +241,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _is_on_cpu(arrays: Mapping[str, jax.Array]) -> bool:
-    return any(d.platform == "cpu" for x in arrays.values() for d in x.devices())
+    return any(is_host(d) for x in arrays.values() for d in x.devices())
 
 
 def _describe_files(folder: pathlib.Path) -> dict[str, Any]:

@@ -224,6 +224,7 @@ def _make_task(
             optax.add_decayed_weights(h.weight_decay),
             optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),
         ),
+        compute_dtype=arguments.compute_dtype,
     )
 
 

@@ -178,6 +178,13 @@ def add_data_flags(command: argparse.ArgumentParser) -> None:
         "layer of 256 (mlp)",
     )
     add(
+        "--compute-dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the network computes in; its weights are float32 all the same "
+        "(default: %(default)s)",
+    )
+    add(
         "--device",
         metavar="KIND",
         help="cpu, gpu or tpu; what JAX prefers if left out",

@@ -1,4 +1,4 @@
-"""Runs the commands `jepbt train`, `compare`, `benchmark` and `report`.
+"""Runs the commands `jepbt train`, `compare`, `benchmark`, `check` and `report`.
 
 Each command has its texts, its flags, and a function that checks their values and
 returns the function that does the work. A mistake is one line.
@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jepbt
-from jepbt.cli import benchmark, compare, train
+from jepbt.cli import benchmark, check, compare, train
 from jepbt.cli.benchmark import add_benchmark_flags, prepare_benchmark
+from jepbt.cli.check import add_check_flags, prepare_check
 from jepbt.cli.compare import add_comparison_flags, prepare_comparison
 from jepbt.cli.flags import add_training_flags
 from jepbt.cli.report import add_report_arguments, prepare_report
@@ -100,6 +101,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_training_flags(add_command("train", prepare_training, **train.TEXTS))
     add_comparison_flags(add_command("compare", prepare_comparison, **compare.TEXTS))
     add_benchmark_flags(add_command("benchmark", prepare_benchmark, **benchmark.TEXTS))
+    add_check_flags(add_command("check", prepare_check, **check.TEXTS))
     add_report_arguments(add_command("report", prepare_report, **_REPORT))
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(argv)

@@ -21,6 +21,7 @@ from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.say import say, say_aside
 from jepbt.datasets import Dataset, with_label_noise
+from jepbt.engine.devices import is_host
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
 from jepbt.training import Prepared, Result, execute, prepare
@@ -86,7 +87,9 @@ def _prepare(
     """Makes a task as the flags say, in a folder of its own, and compiles it."""
     build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
     model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
-    task = jepbt.classification(dataset, model=model)
+    task = jepbt.classification(
+        dataset, model=model, compute_dtype=arguments.compute_dtype
+    )
     with folder_of(config) as folder:
         return prepare(
             task,
@@ -115,7 +118,7 @@ def folder_of(config: jepbt.Config) -> Iterator[pathlib.Path]:
 def _print_before(prepared: Prepared, go_on: str) -> None:
     config, task, about = prepared.config, prepared.task, prepared.task.about
     device = prepared.mesh.devices.flat[0]
-    kind = "CPU" if device.platform == "cpu" else device.device_kind
+    kind = "CPU" if is_host(device) else device.device_kind
     sizes = " / ".join(
         f"{len(rows['label']):,} {name}"
         for name, rows in task.data._asdict().items()

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-FEW = 8
-"""Members whose activations fit a CPU's cache, or a TPU's own memory, together."""
-
-SMALL_STEP = 1e7
-"""Floating-point operations of a step below which one member leaves a CPU core idle.
-
-Measured on two CPU cores, with dense layers and convolutions alike: eight members at
-once gain 1.1 to 1.3 times up to 7 MFLOP a step, and lose as much from 26 MFLOP on."""
+from jepbt.nn.lowering import decide
 
 
 class ChunkChoice(NamedTuple):
@@ -29,10 +23,10 @@ class ChunkChoice(NamedTuple):
 def choose_chunk(num_members: int, platform: str, step_flops: float) -> ChunkChoice:
     """Chooses by a rule, so that the same run computes the same on every machine.
 
-    On a CPU eight members at a time where a member's step is small, else one. On a TPU
-    eight: its compiler estimates the fewest cycles so, which no TPU has confirmed yet.
-    On a GPU, for which nothing has been measured yet, all of them. `jepbt.scaling`
-    measures which size is the fastest for a task.
+    The rule and its evidence stand in `jepbt.nn.lowering`: on a CPU eight members at a
+    time where a member's step is small, else one; on a TPU eight; on a GPU, for which
+    nothing has been measured yet, all of them. `jepbt.scaling` measures which size is
+    the fastest for a task.
 
     Args:
         num_members: the members of one device.
@@ -46,15 +40,10 @@ def choose_chunk(num_members: int, platform: str, step_flops: float) -> ChunkCho
         >>> choose_chunk(32, "cpu", 1e6).size, choose_chunk(32, "cpu", 1e8).size
         (8, 1)
     """
-    flops = f"a step of {step_flops / 1e6:.3g} MFLOP"
-    if platform == "cpu" and not 0 < step_flops <= SMALL_STEP:
-        reason = f"{flops} keeps a core busy" if step_flops else "the step is unknown"
-        return ChunkChoice(1, reason)
-    if platform == "cpu":
-        return ChunkChoice(largest_divisor(num_members, FEW), f"{flops} is small")
-    if platform == "tpu":
-        return ChunkChoice(largest_divisor(num_members, FEW), "the rule for TPUs")
-    return ChunkChoice(num_members, f"all of a device, the rule for {platform}")
+    row = decide(platform, "members", step_flops or math.inf)
+    step = f"a step of {step_flops / 1e6:.3g} MFLOP" if step_flops else "any step"
+    size = largest_divisor(num_members, row.form or num_members)
+    return ChunkChoice(size, f"the rule for {step}, {row.evidence}")
 
 
 def largest_divisor(number: int, most: int) -> int:

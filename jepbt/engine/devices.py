@@ -229,6 +229,17 @@ def compiler_options(platform: str, *, brief: bool = False) -> dict[str, Any]:
     return options | {"xla_backend_optimization_level": 0}
 
 
+def is_host(device: jax.Device) -> bool:
+    """Tells whether a device is the host's CPU, whose devices all share one memory.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> is_host(SimpleNamespace(platform="gpu"))
+        False
+    """
+    return device.platform == "cpu"
+
+
 def count_cpu_cores() -> int:
     """Counts the cores that this process may use.
 
@@ -248,7 +259,7 @@ def use_all_cpu_cores() -> int:
     backend has started. On the command line this has happened already.
 
     Returns:
-        The number of CPU devices.
+        The number of CPU devices; 0 if JAX has started without any.
 
     Example:
         >>> import jepbt
@@ -262,7 +273,10 @@ def use_all_cpu_cores() -> int:
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # raised once a backend is up
-        count = len(jax.devices("cpu"))
+        try:
+            count = len(jax.devices("cpu"))
+        except RuntimeError:  # JAX was told to use no CPU, as by JAX_PLATFORMS=cuda
+            return 0
         if count < cores:
             warnings.warn(
                 f"JAX has already started with {count} CPU device(s) of {cores} cores: "

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.config import Config
+from jepbt.engine.devices import is_host
 from jepbt.engine.member import TracedMember
 from jepbt.optional import optional
 from jepbt.tasks import Task
@@ -37,7 +38,7 @@ def check_memory(
     data = task.data and (task.data.train, task.data.validation)
     fixed = tree_bytes((data, task.shared))
     state = tree_bytes((member.state, member.hparams))
-    on_cpu = devices[0].platform == "cpu"
+    on_cpu = is_host(devices[0])
     # The host's CPU devices live in one memory, each accelerator in its own.
     sharing = len(devices) if on_cpu else 1
     limit = memory_limit(devices[0])
@@ -108,7 +109,7 @@ def memory_limit(device: jax.Device) -> int:
     """Finds how much memory a run may use on one device."""
     statistics = None
     with optional("the memory of a device is not known, and taken to be the host's"):
-        statistics = device.memory_stats() if device.platform != "cpu" else None
+        statistics = None if is_host(device) else device.memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     limits = []

@@ -1,6 +1,7 @@
 """Networks as flax modules: a perceptron, a small CNN, and CIFAR's ResNets.
 
-Written to be copied. Three things make a flax network fit for a population:
+Written to be copied. They compute in the dtype of their inputs and weights, and their
+logits are `f32`. Three things make a flax network fit for a population:
 `linen.Conv(..., conv_general_dilated=nn.conv_general_dilated)` and `nn.max_pool`, which
 are fast on CPU when many members train, and `nn.dropout`, whose rate may evolve.
 """
@@ -31,8 +32,6 @@ class MLP(linen.Module, kw_only=True):
             empty tuple makes a softmax regression.
         dropout: a rate in [0, 1), a function of the member's hyperparameters that
             returns one, or None.
-        dtype: the dtype of the computation, `jnp.bfloat16` for example. Weights and
-            logits are always `f32`.
 
     Raises:
         ValueError: if a setting is out of range, or an image is a single number.
@@ -48,10 +47,9 @@ class MLP(linen.Module, kw_only=True):
     num_classes: int = 10
     hidden: Sequence[int] = (256,)
     dropout: Dropout = None
-    dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        _check_settings("MLP", self.num_classes, self.dropout, self.dtype)
+        _check_settings("MLP", self.num_classes, self.dropout)
         if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise ValueError(
                 f"MLP: hidden={self.hidden!r} must be a sequence of widths, one for "
@@ -71,12 +69,10 @@ class MLP(linen.Module, kw_only=True):
             )
         x = images.reshape(images.shape[0], -1)
         for i, width in enumerate(self.hidden, 1):
-            dense = linen.Dense(
-                width, dtype=self.dtype, kernel_init=_HE, name=f"dense{i}"
-            )
+            dense = linen.Dense(width, kernel_init=_HE, name=f"dense{i}")
             x = _drop(self, linen.relu(dense(x)), hparams, train)
         name = f"dense{len(self.hidden) + 1}"
-        x = linen.Dense(self.num_classes, dtype=self.dtype, name=name)(x)
+        x = linen.Dense(self.num_classes, name=name)(x)
         return x.astype(jnp.float32)
 
 
@@ -90,7 +86,6 @@ class CNN(linen.Module, kw_only=True):
     Attributes:
         num_classes: the number of logits.
         dropout: a rate or a function, as in `MLP`.
-        dtype: the dtype of the computation, as in `MLP`.
 
     Raises:
         ValueError: if a setting is out of range, or the images are not as above.
@@ -107,22 +102,21 @@ class CNN(linen.Module, kw_only=True):
 
     num_classes: int = 10
     dropout: Dropout = None
-    dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        _check_settings("CNN", self.num_classes, self.dropout, self.dtype)
+        _check_settings("CNN", self.num_classes, self.dropout)
         super().__post_init__()
 
     @linen.compact
     def __call__(self, images, *, hparams=None, train: bool = False) -> jax.Array:
         """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
         _check_pixels("CNN", images)
-        x = ConvPool(16, self.dtype, name="conv1")(images)
-        x = ConvPool(32, self.dtype, name="conv2")(x)
+        x = ConvPool(16, name="conv1")(images)
+        x = ConvPool(32, name="conv2")(x)
         x = x.reshape(x.shape[0], -1)
-        x = linen.Dense(64, dtype=self.dtype, kernel_init=_HE, name="dense1")(x)
+        x = linen.Dense(64, kernel_init=_HE, name="dense1")(x)
         x = _drop(self, linen.relu(x), hparams, train)
-        x = linen.Dense(self.num_classes, dtype=self.dtype, name="dense2")(x)
+        x = linen.Dense(self.num_classes, name="dense2")(x)
         return x.astype(jnp.float32)
 
 
@@ -134,14 +128,13 @@ class ConvPool(linen.Module):
     """
 
     features: int
-    dtype: Any
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes `[B, H // 2, W // 2, features]`."""
         kernel = self.param("kernel", _HE, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", linen.initializers.zeros, (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        x, kernel, bias = linen.dtypes.promote_dtype(x, kernel, bias)
         layout = ("NHWC", "HWIO", "NHWC")
         x = nn.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
         return linen.relu(nn.max_pool(x) + bias.reshape(1, 1, 1, -1))
@@ -159,7 +152,6 @@ class ResNet(linen.Module, kw_only=True):
         depth: the number of layers, `6 n + 2`: 8, 14, 20, 32, 44, 56, 110.
         num_classes: the number of logits.
         width: the number of channels in the first stage.
-        dtype: the dtype of the computation, as in `MLP`; statistics are `f32` too.
 
     Raises:
         ValueError: if a setting is out of range, or the images are not as above.
@@ -179,10 +171,9 @@ class ResNet(linen.Module, kw_only=True):
     depth: int = 20
     num_classes: int = 10
     width: int = 16
-    dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        _check_settings("ResNet", self.num_classes, dtype=self.dtype)
+        _check_settings("ResNet", self.num_classes)
         check_whole("ResNet", "width", self.width, 1)
         if not is_whole(self.depth) or self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(
@@ -195,13 +186,13 @@ class ResNet(linen.Module, kw_only=True):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Computes logits `f32[B, num_classes]` of images `f32[B, H, W, C]`."""
         _check_pixels("ResNet", images)
-        x = linen.relu(ConvNorm(self.width, dtype=self.dtype)(images, train))
+        x = linen.relu(ConvNorm(self.width)(images, train))
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = Block(self.width * 2**stage, stride, self.dtype)(x, train)
-        x = x.mean((1, 2), dtype=jnp.float32)
-        return linen.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+                x = Block(self.width * 2**stage, stride)(x, train)
+        x = x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+        return linen.Dense(self.num_classes)(x).astype(jnp.float32)
 
 
 class Block(linen.Module):
@@ -213,13 +204,12 @@ class Block(linen.Module):
 
     features: int
     stride: int
-    dtype: Any
 
     @linen.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Computes `[B, H / stride, W / stride, features]`."""
-        y = ConvNorm(self.features, self.stride, self.dtype)(x, train)
-        y = ConvNorm(self.features, 1, self.dtype)(linen.relu(y), train)
+        y = ConvNorm(self.features, self.stride)(x, train)
+        y = ConvNorm(self.features)(linen.relu(y), train)
         if self.stride > 1:
             x = x[:, :: self.stride, :: self.stride]
             added = self.features - x.shape[-1]
@@ -237,7 +227,6 @@ class ConvNorm(linen.Module):
 
     features: int
     stride: int = 1
-    dtype: Any = jnp.float32
 
     @linen.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -248,11 +237,10 @@ class ConvNorm(linen.Module):
             self.stride,
             padding=1,
             use_bias=False,
-            dtype=self.dtype,
             kernel_init=_HE,
             conv_general_dilated=nn.conv_general_dilated,
         )(x)
-        return linen.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
+        return linen.BatchNorm(not train, momentum=0.9)(x)
 
 
 def _drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.Array:
@@ -263,19 +251,12 @@ def _drop(module: linen.Module, x: jax.Array, hparams: Any, train: bool) -> jax.
     return nn.dropout(module.make_rng("dropout"), x, rate, train=True)
 
 
-def _check_settings(
-    name: str, num_classes: Any, dropout: Any = None, dtype: Any = jnp.float32
-) -> None:
+def _check_settings(name: str, num_classes: Any, dropout: Any = None) -> None:
     """Refuses settings of a model that could not work, by name."""
     check_whole(name, "num_classes", num_classes, 1)
     if dropout is not None and not callable(dropout):
         note = ", or be a function such as `lambda h: h.dropout`, or None"
         check_real(name, "dropout", dropout, 0, 1, below=True, note=note)
-    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(
-            f"{name}: dtype={dtype!r} must be jnp.float32, jnp.bfloat16 or "
-            "jnp.float16, in which the layers compute. Weights are always float32."
-        )
 
 
 def _check_pixels(name: str, images: jax.Array) -> None:

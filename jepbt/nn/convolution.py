@@ -1,9 +1,9 @@
-"""Convolves by gathering windows and one matrix multiplication, on CPU.
+"""Convolves in the form that is fast for a population on the platform at hand.
 
-There a vmapped convolution becomes a grouped one, and the gradients of a convolution
+On CPU a vmapped convolution becomes a grouped one, and the gradients of a convolution
 inside a loop leave XLA's fast path, so that plain code is tens of times slower than it
-could be. Here the same numbers come from operations that are fast in a loop. On every
-other platform `jax.lax` convolves.
+could be. There the same numbers come from operations that are fast in a loop. Which
+platform takes which form stands in `jepbt.nn.lowering`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jepbt.arguments import check_choice
+from jepbt.nn.lowering import IN_TURN, WINDOWS, XLA, lower
+
+FORMS = (XLA, IN_TURN, WINDOWS)
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -39,6 +44,8 @@ def conv_general_dilated(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    *,
+    form: str | None = None,
 ) -> jax.Array:
     """Convolves like `jax.lax.conv_general_dilated`, fast for a population on CPU.
 
@@ -46,7 +53,8 @@ def conv_general_dilated(
     size, stride and padding, get gradients of their own, and `vmap` over kernels runs
     one kernel after the other: both avoid forms that XLA's CPU backend runs tens of
     times slower. Groups, dilation, a sharding, other layouts, dtypes and numbers of
-    dimensions are left to `lax`, and so is everything on every other platform.
+    dimensions are left to `lax`, and so is everything on every other platform, until
+    one is measured there: `jepbt check` compares the forms on your device.
 
     Convolutions that are not left to `lax` have reverse-mode gradients of any order, on
     any platform; forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises
@@ -66,12 +74,14 @@ def conv_general_dilated(
         precision: the precision of the multiplications.
         preferred_element_type: the dtype of the result.
         out_sharding: the sharding of the result.
+        form: "xla", "in turn" (the CPU's form, described above) or "windows" (gathered
+            windows and one multiplication); None takes the platform's.
 
     Returns:
         `[B, H', W', O]`.
 
     Raises:
-        TypeError, ValueError: as `lax` does.
+        TypeError, ValueError: as `lax` does; or if there is no such form.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,6 +94,8 @@ def conv_general_dilated(
 
         In flax: `nn.Conv(16, (3, 3), conv_general_dilated=conv_general_dilated)`.
     """
+    if form is not None:
+        check_choice("conv_general_dilated", "form", form, FORMS)
     left_to_lax = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
@@ -117,8 +129,12 @@ def conv_general_dilated(
     pads = tuple((int(before), int(after)) for before, after in padding)
     if len(pads) != 2 or min(_output_size(lhs.shape, rhs.shape, strides, pads)) < 1:
         return left_to_lax(lhs, rhs)
-    ours = functools.partial(_convolve, strides, pads, precision)
-    return lax.platform_dependent(lhs, rhs, cpu=ours, default=left_to_lax)
+    forms = {
+        XLA: left_to_lax,
+        IN_TURN: functools.partial(_convolve, strides, pads, precision),
+        WINDOWS: functools.partial(_convolve_windows, strides, pads, precision),
+    }
+    return lower("convolution", forms, lhs, rhs, form=form)
 
 
 def _is_nhwc(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any) -> bool:
@@ -143,12 +159,17 @@ def _convolve(strides, pads, precision, lhs, rhs):
             return lax.conv_general_dilated(
                 lhs, rhs, strides, pads, dimension_numbers=_NHWC, precision=precision
             )
-        flat, axis = _windows(lhs, kernel_size, strides, pads)
-        product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
-        height, width = _output_size(lhs.shape, rhs.shape, strides, pads)
-        return product.reshape(lhs.shape[0], height, width, -1)
+        return _convolve_windows(strides, pads, precision, lhs, rhs)
 
     return _kernel_by_kernel(convolve)(lhs, rhs)
+
+
+def _convolve_windows(strides, pads, precision, lhs, rhs):
+    """Gathers the window of each output pixel, and multiplies once."""
+    flat, axis = _windows(lhs, rhs.shape[:2], strides, pads)
+    product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
+    height, width = _output_size(lhs.shape, rhs.shape, strides, pads)
+    return product.reshape(lhs.shape[0], height, width, -1)
 
 
 def _forward(strides, pads, precision, lhs, rhs):

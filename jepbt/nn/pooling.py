@@ -1,4 +1,4 @@
-"""Pools images; by reshaping, where windows do not overlap, on CPU."""
+"""Pools images; by reshaping, where windows do not overlap and the platform gains."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jepbt.arguments import check_whole
+from jepbt.nn.lowering import BLOCKS, XLA, lower
 
 
 def max_pool(
@@ -21,9 +22,9 @@ def max_pool(
 ) -> jax.Array:
     """Takes the largest value of each window of each image.
 
-    Windows that touch but do not overlap are fast on CPU; for others, and on every
-    other platform, this is `jax.lax.reduce_window`. Among equal values the first one,
-    row by row, receives the gradient. Forward-mode derivatives raise `TypeError`.
+    Windows that touch but do not overlap are fast on CPU and GPU; for others, and on
+    every other platform, this is `jax.lax.reduce_window`. Among equal values the first
+    one, row by row, receives the gradient. Forward-mode derivatives raise `TypeError`.
 
     Args:
         images: `[B, H, W, C]`.
@@ -101,10 +102,11 @@ def _pool(name, images, window, strides, padding, over_blocks, initial, combine)
     if strides != window or padding != "VALID":
         return over_windows(images)
 
-    def on_cpu(images):
+    def in_blocks(images):
         return over_blocks(_blocks(images, window))
 
-    return lax.platform_dependent(images, cpu=on_cpu, default=over_windows)
+    forms = {XLA: over_windows, BLOCKS: in_blocks}
+    return lower("pooling", forms, images, form=None)
 
 
 def _pair(where: str, name: str, value: int | Sequence[int]) -> tuple[int, ...]:

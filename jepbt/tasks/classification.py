@@ -55,6 +55,7 @@ def classification(
     augment: Callable[[HyperParameters], Augmentation] | None = None,
     batch_size: int = 64,
     distillation: Distillation | None = None,
+    compute_dtype: str = "float32",
 ) -> Task:
     """Makes the task of classifying images, or vectors, with the user's network.
 
@@ -85,6 +86,10 @@ def classification(
         batch_size: the number of examples in a training step.
         distillation: the settings that `jepbt.distillation` returns, with which members
             also learn from the best of them; or None.
+        compute_dtype: "float32", or "bfloat16", which is faster where the hardware
+            multiplies it: the network computes in it, while weights, optimizer, batch
+            statistics, loss and fitness stay `float32`. `jepbt.models.precision` says
+            what a network of your own must do for it.
 
     Returns:
         A `Task` whose state is a `Learner`.
@@ -137,12 +142,14 @@ def classification(
         augment=augment,
         batch_size=batch_size,
         distillation=distillation,
+        compute_dtype=compute_dtype,
     )
     about = {
         "data": dataset.name,
         "data_note": dataset.note,
         "num_classes": num_classes,
         "model": name_of(model),
+        "compute_dtype": compute_dtype,
     }
 
     def repair(space, leaf):

@@ -40,6 +40,7 @@ def regression(
     augment: Callable[[HyperParameters], Callable[..., Any]] | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    compute_dtype: str = "float32",
 ) -> Task:
     """Makes the task of predicting numbers with the user's network.
 
@@ -66,6 +67,10 @@ def regression(
             `lambda h: jepbt.augment.mixup(h.mixup)`; or None.
         batch_size: the number of examples in a training step.
         seed: the seed with which the validation split is drawn.
+        compute_dtype: "float32", or "bfloat16", which is faster where the hardware
+            multiplies it: the network computes in it, while weights, optimizer, batch
+            statistics, loss and fitness stay `float32`. `jepbt.models.precision` says
+            what a network of your own must do for it.
 
     Returns:
         A `Task` whose state is a `Learner`.
@@ -109,8 +114,10 @@ def regression(
         augment=augment,
         batch_size=batch_size,
         is_flat=_is_flat(data),
+        compute_dtype=compute_dtype,
     )
-    return parts.task(about={"model": name_of(model)})
+    about = {"model": name_of(model), "compute_dtype": compute_dtype}
+    return parts.task(about=about)
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from jepbt import models
-from jepbt.arguments import check_real
+from jepbt.arguments import check_choice, check_real
 from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.models.precision import COMPUTE_DTYPES, computing_in
 from jepbt.population import PyTree, take
 from jepbt.tasks import adaptation
 from jepbt.tasks.adaptation import Adaptation
@@ -59,9 +60,11 @@ class Supervised:
     augment: Callable[[HyperParameters], Callable[..., Any]] | None
     batch_size: int
     distillation: Distillation | None = None
+    compute_dtype: str = "float32"  # the dtype that the network computes in
 
     def __post_init__(self) -> None:
         spaces(self.hparams)
+        check_choice("", "compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         given = self.distillation
         if given is not None and not isinstance(given, Distillation):
             raise TypeError(
@@ -77,8 +80,8 @@ class Supervised:
 
     @functools.cached_property
     def network(self) -> models.Model:
-        """The model as two functions."""
-        return models.as_model(self.model)
+        """The model as two functions, in the dtype that it computes in."""
+        return computing_in(models.as_model(self.model), self.compute_dtype)
 
     @functools.cached_property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:

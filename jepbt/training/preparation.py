@@ -22,6 +22,7 @@ from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
     check_chunk,
     choose_devices,
+    is_host,
     use_compilation_cache,
 )
 from jepbt.engine.forks import check_fork
@@ -194,8 +195,7 @@ def _compile(
 ) -> tuple[Programs, ChunkChoice, int]:
     """Compiles a run, with smaller chunks if those of the rule do not fit."""
     share = config.population_size // mesh.size
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    sharing = len(mesh.local_devices) if on_cpu else 1
+    sharing = len(mesh.local_devices) if is_host(mesh.devices.flat[0]) else 1
     limit = memory_limit(mesh.devices.flat[0])
     while True:
         with _timed(seconds, "lower"):

@@ -151,6 +151,7 @@ def test_turns_are_taken_round_by_round():
     assert all(values.shape == (3,) for values in seconds.values())
 
 
+@pytest.mark.devices(2)
 def test_scaling_measures_a_task_of_the_users_own_and_says_what_it_did():
     report = scaling(
         make_task(SMALL["tiny_mlp"]),
@@ -180,6 +181,8 @@ def test_scaling_measures_a_task_of_the_users_own_and_says_what_it_did():
     assert "At P = 3 chunk_size=" in text
 
 
+@pytest.mark.devices(4)
+@pytest.mark.devices("cpu")
 def test_scaling_skips_what_does_not_fit(monkeypatch):
     task = make_task(SMALL["tiny_mlp"])
     # A device holds 0.7 MB of data, a member 39 kB: two of each fit, four do not.

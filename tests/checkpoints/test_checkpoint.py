@@ -149,6 +149,7 @@ def programs_like(state, mesh):
     return SimpleNamespace(init=SimpleNamespace(out_info=info, output_shardings=places))
 
 
+@pytest.mark.devices(4)
 def test_arrays_of_all_sizes_types_and_names_come_back(tmp_path):
     odd = np.array([-0.0, 0.0, np.nan], np.float32)
     odd.view(np.uint32)[2] = 0x7FC00123
@@ -340,6 +341,7 @@ def test_a_single_number_that_a_model_closes_over_makes_another_program():
     assert "the model" in differences(before, describe(task(jnp.asarray(other))))[0]
 
 
+@pytest.mark.devices("cpu")
 def test_a_copy_has_memory_of_its_own():
     """Programs overwrite what they are given, while orbax may still be reading it."""
     memory = np.zeros(64 * 65, np.uint8)

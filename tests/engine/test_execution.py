@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepbt.engine import make_mesh, memory
+from jepbt.engine import devices, make_mesh, memory
 from jepbt.engine.devices import check_chunk, choose_devices, map_members
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -32,6 +32,7 @@ def test_devices_and_chunks_give_what_each_member_gives_alone(num_devices, chunk
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
+@pytest.mark.devices(2)
 def test_gradients_of_convolutions_are_batched_on_several_devices(num_groups):
     """A kernel of ones, its sum's gradient: each pixel counts where it is seen."""
     images = np.arange(9, dtype=np.float32).reshape(1, 3, 1, 3)
@@ -63,6 +64,7 @@ def test_a_chunk_of_all_members_is_one_vmap():
 
 
 @pytest.mark.parametrize(("population_size", "count"), [(8, 4), (6, 3), (7, 1), (1, 1)])
+@pytest.mark.devices(4)
 def test_the_most_devices_that_divide_the_population_are_used(population_size, count):
     assert len(choose_devices(None, population_size)) == count
 
@@ -74,6 +76,7 @@ def test_chunks_must_divide_a_devices_members():
         check_chunk(3, 16)
 
 
+@pytest.mark.devices("cpu")
 def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
     monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda self: "1000\n")
     assert memory.memory_limit(jax.devices("cpu")[0]) == 1000
@@ -81,6 +84,7 @@ def test_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
     assert memory.memory_limit(jax.devices("cpu")[0]) > 1000
 
 
+@pytest.mark.devices(2)
 def test_where_jax_extend_has_changed_a_warning_says_what_to_suspect(monkeypatch):
     """The function is then traced where it is called, and computes the same."""
     monkeypatch.setitem(sys.modules, "jax.extend.core", None)
@@ -88,3 +92,14 @@ def test_where_jax_extend_has_changed_a_warning_says_what_to_suspect(monkeypatch
     double = map_members(lambda x, factor: factor * x, mesh=mesh)
     with pytest.warns(RuntimeWarning, match="use one device, or an earlier JAX"):
         assert double(jnp.arange(4), 2).tolist() == [0, 2, 4, 6]
+
+
+def test_where_jax_has_no_cpu_there_are_no_cores_to_use(monkeypatch):
+    """As with JAX_PLATFORMS=cuda, once JAX has started."""
+
+    def refuse(*args):
+        raise RuntimeError("Unknown backend: 'cpu' requested")
+
+    jax.devices()
+    monkeypatch.setattr(devices.jax, "devices", refuse)
+    assert devices.use_all_cpu_cores() == 0

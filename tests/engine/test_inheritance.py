@@ -80,6 +80,7 @@ def test_leaves_of_every_kind_are_inherited(num_devices):
         )
 
 
+@pytest.mark.devices(4)
 def test_a_ring_holds_one_share_in_passing():
     """Eight equal leaves on 4 devices: at most 1.25 shares of temporaries.
 

@@ -28,6 +28,8 @@ def need(monkeypatch, limit, num_members, data=None, num_devices=2):
     return memory.check_memory(MEMBER, task, config, jax.devices()[:num_devices])
 
 
+@pytest.mark.devices(2)
+@pytest.mark.devices("cpu")
 def test_every_member_is_held_twice_and_the_data_on_each_device(monkeypatch):
     """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
     assert need(monkeypatch, 2_000, 10) == 2_000

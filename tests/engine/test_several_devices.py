@@ -17,7 +17,7 @@ IMAGES = rng.normal(size=(60, 6)).astype(np.float32)
 LABELS = (IMAGES[:, 0] > 0).astype(np.int32) + (IMAGES[:, 1] > 1)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.devices(4)]
 
 
 @dataclass

@@ -168,6 +168,7 @@ def test_batched_members_train_like_separate_ones(name):
 
 
 @pytest.mark.parametrize("name", ["cnn", "linen", "nnx"])
+@pytest.mark.devices(4)
 def test_members_spread_over_devices_train_like_separate_ones(name):
     def share(seeds, rates):
         # One at a time: jax 0.7.2 cannot batch the gradient of lax's convolution here.

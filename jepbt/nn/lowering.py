@@ -1,0 +1,146 @@
+"""Decides in which form a layer is computed, by platform, layer and population.
+
+One table holds every decision, with the evidence behind it; `jepbt check` measures
+whether it is right for the device at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import lax
+
+XLA = "xla"
+"""The form of XLA itself: `vmap` over kernels makes one grouped convolution."""
+
+IN_TURN = "in turn"
+"""One member's kernel after the other, with gradients that are fast in a loop."""
+
+WINDOWS = "windows"
+"""Gathered windows and one multiplication, which `vmap` makes a batched one."""
+
+BLOCKS = "blocks"
+"""Windows that touch but do not overlap, reshaped to blocks."""
+
+FEW = 8
+"""Members whose activations fit a CPU's cache, or a TPU's own memory, together."""
+
+SMALL_STEP = 1e7
+"""Floating-point operations of a step below which one member leaves a CPU core idle."""
+
+PLATFORMS = {"cpu": ("cpu",), "gpu": ("cuda", "rocm"), "tpu": ("tpu",)}
+"""The platforms of JAX's devices, by the names that the compiler has for each."""
+
+
+class Row(NamedTuple):
+    """One decision, and what it rests on.
+
+    Attributes:
+        platform: a device's platform, such as "cpu", "gpu" or "tpu".
+        layer: "convolution", "pooling", or "members" for the members of one device.
+        form: the name of a form; of members, the most that are computed together, or
+            None for all.
+        evidence: the kind of evidence, in a few words for people.
+        detail: the figures, and the command that gave them.
+        most_flops: the largest training step of one member that the row holds for, in
+            floating-point operations.
+    """
+
+    platform: str
+    layer: str
+    form: str | int | None
+    evidence: str
+    detail: str = ""
+    most_flops: float = math.inf
+
+
+_ON_CPU = "measured on two CPU cores"
+_FOR_TPU = "compiled for TPU v5e, never run on one"
+_FOR_GPU = "compiled for H100, never run on one"
+_CYCLES = (
+    "examples/compile_for_tpu.py: 16 CNNs take 0.60 million cycles 8 at a time, 1.08 "
+    "one by one, 1.57 all at once; with windows 3.9 to 35"
+)
+
+TABLE = (
+    Row(
+        *("cpu", "convolution", IN_TURN, _ON_CPU),
+        "jepbt benchmark --models cnn: 16 CNNs take 113 times as long in XLA's form",
+    ),
+    Row(
+        *("cpu", "pooling", BLOCKS, _ON_CPU),
+        "jepbt check --parts lowering: 8 CNNs take 5.2 times as long in XLA's form",
+    ),
+    Row(
+        *("cpu", "members", FEW, _ON_CPU),
+        "jepbt.scaling, dense layers and convolutions alike: 8 at once gain 1.1 to 1.3 "
+        "times up to 7 MFLOP a step, and lose as much from 26 MFLOP on",
+        SMALL_STEP,
+    ),
+    Row(*("cpu", "members", 1, _ON_CPU), "the same measurement"),
+    Row(
+        *("gpu", "convolution", XLA, _FOR_GPU),
+        "examples/compile_for_cuda.py: one grouped call of cuDNN for all members; a "
+        "step of 16 CNNs reads and writes 785 MB, with windows 1,446",
+    ),
+    Row(
+        *("gpu", "pooling", BLOCKS, _FOR_GPU),
+        "examples/compile_for_cuda.py: the same step reads and writes 1,082 MB in "
+        "XLA's form, whose gradient writes five arrays of indices",
+    ),
+    Row(*("tpu", "convolution", XLA, _FOR_TPU), _CYCLES),
+    Row(*("tpu", "members", FEW, _FOR_TPU), _CYCLES),
+)
+"""The first row that fits decides; where none does, XLA's default: see `decide`."""
+
+_DEFAULTS = {"convolution": XLA, "pooling": XLA, "members": None}
+
+
+def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
+    """Decides in which form a layer is computed on a platform.
+
+    It is a rule, not a measurement, so that the same run computes the same on every
+    machine.
+
+    Args:
+        platform: a device's platform, such as "cpu", "gpu" or "tpu".
+        layer: "convolution", "pooling" or "members".
+        step_flops: the floating-point operations of a member's training step.
+
+    Returns:
+        The table's row; where nothing is known, one with XLA's default.
+
+    Example:
+        >>> decide("cpu", "convolution").form, decide("gpu", "convolution").form
+        ('in turn', 'xla')
+    """
+    for row in TABLE:
+        fits = row.platform == platform and row.layer == layer
+        if fits and step_flops <= row.most_flops:
+            return row
+    unknown = f"unknown on {platform}, so XLA's default"
+    return Row(platform, layer, _DEFAULTS[layer], unknown)
+
+
+def lower(
+    layer: str, forms: Mapping[str, Callable[..., Any]], *args: Any, form: str | None
+) -> Any:
+    """Computes a layer in a form, or in the table's for where it is compiled for.
+
+    Args:
+        layer: "convolution" or "pooling".
+        forms: functions of `args` by name, `XLA` among them.
+        *args: the arrays.
+        form: the name of a form; None takes the table's.
+    """
+    if form is not None:
+        return forms[form](*args)
+    branches = {
+        name: forms[decided]
+        for platform, names in PLATFORMS.items()
+        if (decided := decide(platform, layer).form) != XLA
+        for name in names
+    }
+    return lax.platform_dependent(*args, **branches, default=forms[XLA])
