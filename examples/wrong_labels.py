@@ -68,6 +68,11 @@ ADJUSTED = "GCE on adjusted logits, evolved"
 CONTROL, PRIMARY = "GCE, q evolved", "transition, adapted"
 CHIEF = ("cross-entropy", "expansion, fixed", "Taylor, evolved", CONTROL, PRIMARY)
 GOLD = (GLC, GLC_ONE)
+OTHERS = (
+    "offsets, adapted",
+    GLC_ONE,
+    HALF,
+)  # that a figure shows beside the chief arms
 ALL = (*LOSSES, PRIMARY + RANDOM, "Taylor, evolved" + RANDOM, PBT, *GOLD, HALF)
 
 
@@ -347,6 +352,16 @@ def write_table(comparison: jepbt.Comparison) -> str:
     return "\n".join(lines)
 
 
+def draw(comparison: jepbt.Comparison, path: pathlib.Path) -> None:
+    """Draws the differences of the chief arms to the control."""
+    shown = [name for name in (*CHIEF, *OTHERS) if name in comparison.names]
+    rows = [comparison.names.index(name) for name in shown]
+    chief = dataclasses.replace(
+        comparison, names=tuple(shown), scores=comparison.scores[rows]
+    )
+    jepbt.plots.comparison(chief).figure.savefig(path)
+
+
 def schedule_or_value(budget: Budget, seeds) -> str:
     """Trains fresh networks along a winner's line, with its losses put differently."""
     table = tables(None)["pattern"]
@@ -389,6 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=200)
     parser.add_argument("--data", help="an .npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--folder", type=pathlib.Path, default="runs/wrong_labels")
+    parser.add_argument("--figure", type=pathlib.Path, help="a picture of the table")
     parser.add_argument("--toy", action="store_true", help="a few steps, to try it")
     options = parser.parse_args(arguments)
     if options.table == "other-data" and options.data is None:
@@ -402,7 +418,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.table == "schedule":
         print(schedule_or_value(budget, seeds))
         return
-    print(write_table(run(options.table, table, budget, seeds, options.folder)))
+    comparison = run(options.table, table, budget, seeds, options.folder)
+    print(write_table(comparison))
+    if options.figure is not None:
+        draw(comparison, options.figure)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jepbt.config import Config
@@ -88,7 +89,8 @@ def generation(
     Returns:
         The state after the evaluation, and what the generation reports.
     """
-    parents = jnp.arange(state.population.fitness.size, dtype=jnp.int32)
+    # Of NumPy: JAX would compile a program for it.
+    parents = np.arange(state.population.fitness.size, dtype=np.int32)
     info = {}
     if evolves:
         state, plan = phases.evolve(inputs, number, state)

@@ -22,10 +22,12 @@ def adapt(model: Any) -> tuple[Callable, Callable]:
     Raises:
         TypeError: if it is neither; the message says what to pass instead.
     """
-    from flax import linen, nnx
+    from flax import linen
 
     if isinstance(model, linen.Module):
         return from_linen(model)
+    from flax import nnx  # takes a while, which a linen module does not need
+
     is_class = isinstance(model, type)
     if is_class and issubclass(model, linen.Module):
         raise TypeError(
@@ -55,11 +57,13 @@ def bind(model: Any, params: Any, variables: Any) -> Any:
     A linen instance becomes a bound module. What makes nnx modules makes one more, set
     to evaluation.
     """
-    from flax import linen, nnx
+    from flax import linen
 
     if isinstance(model, linen.Module):
         streams = _streams(jax.random.key(0))
         return model.bind({"params": params, **variables}, rngs=streams)
+    from flax import nnx
+
     module = _with_rngs_alone(model)(nnx.Rngs(0))  # as `apply` below makes it
     module.eval()
     nnx.update(module, params)
