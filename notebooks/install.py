@@ -22,25 +22,33 @@ def install() -> None:
 
     Raises:
         FileNotFoundError: if this file does not lie in a clone of jepbt.
-        RuntimeError: if pip fails; the message is pip's.
+        RuntimeError: if pip fails.
     """
     if not (CLONE / "pyproject.toml").is_file() or not (CLONE / "jepbt").is_dir():
         raise FileNotFoundError(
             f"{str(CLONE)!r} is no clone of jepbt: it lacks pyproject.toml or the "
             "folder jepbt. Set SOURCE to the folder of a whole clone."
         )
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     # A newer jaxlib would leave this runtime's GPU or TPU plugin behind, so everything
     # here is pinned to its version: where that cannot be, pip stops and says why.
     with tempfile.TemporaryDirectory() as folder:
         pins = pathlib.Path(folder, "installed.txt")
-        here = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True)
-        pins.write_bytes(here.stdout)
-        command = [*pip, "install", "-q", "-c", str(pins), str(CLONE)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        pins.write_text(run_pip("list", "--format=freeze"), encoding="utf-8")
+        run_pip("install", "-q", "-c", str(pins), str(CLONE))
+    importlib.invalidate_caches()
+
+
+def run_pip(*arguments: str) -> str:
+    """Runs this Python's pip, and returns what it prints.
+
+    Raises:
+        RuntimeError: if it fails; the message ends with pip's own.
+    """
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"pip could not install jepbt:\n{done.stderr}")
-    importlib.invalidate_caches()
+    return done.stdout
 
 
 def find_accelerator() -> str | None:

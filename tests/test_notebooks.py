@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -47,14 +48,57 @@ def first_cell(path):
     return "".join(code_cells(path)[0]["source"])
 
 
-def run_first_cell(tmp_path, **environment):
-    """Runs it outside of a clone, as a script: it must not need IPython."""
+def run_first_cell(tmp_path, source=FOLDER.parent, before="", **environment):
+    """Runs it elsewhere, as a script: it must not need IPython."""
+    cell, count = re.subn(
+        r"^SOURCE = .*$",
+        lambda _: f"SOURCE = {str(source)!r}",
+        first_cell(NOTEBOOKS[0]),
+        flags=re.M,
+    )
+    assert count == 1
     return subprocess.run(
-        [sys.executable, "-c", first_cell(NOTEBOOKS[0])],
+        [sys.executable, "-c", before + cell],
         cwd=tmp_path,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
         capture_output=True,
         text=True,
+    )
+
+
+WITHOUT_JEPBT = """
+import importlib.metadata
+
+def version(name, found=importlib.metadata.version):
+    if name == "jepbt":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.version = version
+"""
+
+# Stands in for pip: lists two packages, and keeps what it is asked to install.
+PIP = """
+import json, os, pathlib, sys
+
+arguments = sys.argv[1:]
+if "list" in arguments:
+    print("jax==0.7.2")
+    print("numpy==2.4.6")
+elif os.environ.get("PIP_FAILS"):
+    sys.exit("ERROR: cannot install jepbt because these versions conflict")
+else:
+    pins = pathlib.Path(arguments[arguments.index("-c") + 1]).read_text()
+    pathlib.Path("pip.json").write_text(json.dumps([arguments, pins]))
+"""
+
+
+def run_without_jepbt(tmp_path, **settings):
+    """Runs the first cell where jepbt is missing and pip is a stand-in."""
+    (tmp_path / "pip.py").write_text(PIP)
+    paths = str(tmp_path), str(FOLDER.parent)
+    return run_first_cell(
+        tmp_path, before=WITHOUT_JEPBT, PYTHONPATH=os.pathsep.join(paths), **settings
     )
 
 
@@ -108,6 +152,45 @@ def test_a_notebook_stays_small(path):
 
 def test_all_notebooks_install_alike():
     assert len({first_cell(path) for path in NOTEBOOKS}) == 1
+
+
+def test_the_first_cell_is_three_lines():
+    assert len([line for line in first_cell(NOTEBOOKS[0]).split("\n") if line]) == 3
+
+
+def test_installing_adds_the_clone_and_pins_what_is_there(tmp_path):
+    done = run_without_jepbt(tmp_path)
+    assert done.returncode == 0, done.stderr
+    arguments, pins = json.loads((tmp_path / "pip.json").read_text())
+    assert arguments[1:3] == ["install", "-q"] and arguments[-1] == str(FOLDER.parent)
+    assert pins.split() == ["jax==0.7.2", "numpy==2.4.6"]
+    assert done.stdout.startswith("jepbt ")
+
+
+def test_what_is_installed_is_not_installed_again(tmp_path):
+    (tmp_path / "pip.py").write_text("raise SystemExit('pip was called')")
+    done = run_first_cell(tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_pips_own_words_say_why_it_failed(tmp_path):
+    done = run_without_jepbt(tmp_path, PIP_FAILS="1")
+    assert "RuntimeError: pip could not install jepbt" in done.stderr
+    assert "because these versions conflict" in done.stderr
+
+
+def test_a_source_that_is_no_clone_is_named(tmp_path):
+    done = run_first_cell(tmp_path, source="nowhere")
+    last = done.stderr.splitlines()[-1]
+    assert re.search(r"FileNotFoundError: .*nowhere/notebooks/install\.py", last)
+
+
+def test_notebooks_without_the_package_are_no_clone(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(FOLDER / "install.py", tmp_path / "notebooks")
+    done = run_without_jepbt(tmp_path, source=tmp_path)
+    assert f"{str(tmp_path)!r} is no clone of jepbt" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "pip.json").exists()
 
 
 def test_first_cell_prints_the_kept_accelerator_alone(tmp_path):
