@@ -44,19 +44,25 @@ def texts(path):
                 yield "".join(content)
 
 
+def source_of(cell):
+    return "".join(cell["source"])
+
+
 def first_cell(path):
-    return "".join(code_cells(path)[0]["source"])
+    return source_of(code_cells(path)[0])
+
+
+def with_source(cell, source):
+    """Sets `SOURCE` in a first cell, as users do whose notebook is not in the clone."""
+    line = f"SOURCE = {str(source)!r}"
+    cell, count = re.subn(r"^SOURCE = .*$", lambda _: line, cell, flags=re.M)
+    assert count == 1
+    return cell
 
 
 def run_first_cell(tmp_path, source=FOLDER.parent, before="", **environment):
     """Runs it elsewhere, as a script: it must not need IPython."""
-    cell, count = re.subn(
-        r"^SOURCE = .*$",
-        lambda _: f"SOURCE = {str(source)!r}",
-        first_cell(NOTEBOOKS[0]),
-        flags=re.M,
-    )
-    assert count == 1
+    cell = with_source(first_cell(NOTEBOOKS[0]), source)
     return subprocess.run(
         [sys.executable, "-c", before + cell],
         cwd=tmp_path,
@@ -115,14 +121,33 @@ def test_all_notebooks_are_here():
     assert [path.stem for path in NOTEBOOKS] == sorted(NUM_PICTURES)
 
 
-def test_the_quickstart_shows_a_card_and_goes_on_without_jepbt():
-    (path,) = [path for path in NOTEBOOKS if path.stem == "quickstart"]
-    assert any("jepbt-card" in text for text in texts(path))
+def test_the_quickstart_has_a_score_in_the_first_cell_after_the_install():
+    cell = code_cells(FOLDER / "quickstart.ipynb")[1]
+    text = "".join("".join(output["text"]) for output in cell["outputs"])
+    assert re.search(r"^  test +0\.\d{3} ±0\.\d{3}$", text, re.M)
+
+
+def test_the_quickstarts_own_network_is_plain_flax():
     (cell,) = [
-        "".join(cell["source"])
-        for cell in code_cells(path)
-        if "schedule.json" in "".join(cell["source"])
+        source
+        for source in map(source_of, code_cells(FOLDER / "quickstart.ipynb"))
+        if "class Network(" in source
     ]
+    network = cell[cell.index("class Network(") : cell.index("@dataclass")]
+    assert "nnx.Conv" in network and "jepbt" not in network
+
+
+def test_the_label_noise_notebook_compares_over_seeds():
+    text = "".join(texts(FOLDER / "label_noise_loss.ipynb"))
+    assert re.search(r"transition, adapted \*: [+-]\d\.\d\d points", text)
+    assert "confusions found" in text
+
+
+def test_the_quickstart_shows_a_card_and_goes_on_without_jepbt():
+    path = FOLDER / "quickstart.ipynb"
+    assert any("jepbt-card" in text for text in texts(path))
+    sources = map(source_of, code_cells(path))
+    (cell,) = [source for source in sources if "schedule.json" in source]
     assert "jepbt" not in cell
 
 
@@ -238,6 +263,8 @@ def shrink(source):
 
 def execute(notebook, path, **environment):
     """Executes a notebook at a path of its own, so that what is kept stays."""
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    first["source"] = with_source(source_of(first), FOLDER.parent)
     path.write_text(json.dumps(notebook))
     command = [sys.executable, "-c", "import nbclient.cli; nbclient.cli.main()"]
     done = subprocess.run(
