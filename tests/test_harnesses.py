@@ -33,8 +33,9 @@ resumable.train(run_dir=sys.argv[1], num_generations=1000)
         ("kill_harness.py", "--kills", "5", "--seed", "1"),
         ("damage_harness.py", "--damages", "40", "--seed", "1"),
         ("soak.py", "--generations", "300"),
+        ("process_harness.py", "--kills", "2", "--seed", "1"),
     ],
-    ids=["kill", "damage", "soak"],
+    ids=["kill", "damage", "soak", "processes"],
 )
 def test_harness_finds_no_defect(arguments):
     name, *rest = arguments

@@ -16,7 +16,7 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import RunFolder
 from jepbt.config import Config
 from jepbt.engine import Best, RunState
-from jepbt.engine.processes import agree, in_first
+from jepbt.engine.processes import agree, are_several, in_first, is_lost
 from jepbt.engine.programs import Programs
 from jepbt.optional import optional, reason_of, warn
 from jepbt.results import Generation
@@ -117,8 +117,9 @@ class Keeper:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            # A second Ctrl-C returns at once; what is being written is still finished.
+        # A second Ctrl-C returns at once; what is being written is still finished. The
+        # part of a process that was lost would never be.
+        if isinstance(error, KeyboardInterrupt) or (are_several() and is_lost(error)):
             threading.Thread(target=self._let_go, daemon=True).start()
             return
         self._let_go()

@@ -7,6 +7,7 @@ returns the function that does the work. A mistake is one line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import warnings
@@ -18,6 +19,7 @@ from jepbt.cli import benchmark, check, compare, train
 from jepbt.cli.benchmark import add_benchmark_flags, prepare_benchmark
 from jepbt.cli.check import add_check_flags, prepare_check
 from jepbt.cli.compare import add_comparison_flags, prepare_comparison
+from jepbt.cli.distributed import add_process_flags, joined
 from jepbt.cli.flags import add_training_flags
 from jepbt.cli.report import add_report_arguments, prepare_report
 from jepbt.cli.say import say_aside
@@ -59,11 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"jepbt: warning: {message}"
         )
         try:
-            try:
-                run = arguments.prepare(arguments)
-            except mistakes as error:
-                return _fail(str(error))
-            run()
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(joined(arguments))
+                    run = arguments.prepare(arguments)
+                except mistakes as error:
+                    return _fail(str(error))
+                run()
         except jepbt.Interrupted as stop:
             print_interruption(stop, arguments)
             return 128 + stop.signal_number
@@ -98,7 +102,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.error = _exit_with(command.prog)
         return command
 
-    add_training_flags(add_command("train", prepare_training, **train.TEXTS))
+    command = add_command("train", prepare_training, **train.TEXTS)
+    add_training_flags(command)
+    add_process_flags(command)
     add_comparison_flags(add_command("compare", prepare_comparison, **compare.TEXTS))
     add_benchmark_flags(add_command("benchmark", prepare_benchmark, **benchmark.TEXTS))
     add_check_flags(add_command("check", prepare_check, **check.TEXTS))

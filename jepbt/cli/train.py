@@ -22,6 +22,7 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.say import say, say_aside
 from jepbt.datasets import Dataset, with_label_noise
 from jepbt.engine.devices import is_host
+from jepbt.engine.processes import together
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
 from jepbt.training import Prepared, Result, execute, prepare
@@ -52,13 +53,14 @@ def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
     config = jepbt.Config(**{name: getattr(arguments, name) for name in names})
     jepbt.use_all_cpu_cores()
     configs.check(config)
-    dataset = with_label_noise(
-        jepbt.datasets.load(arguments.data),
-        arguments.label_noise,
-        validation_label_noise=arguments.validation_label_noise,
-        pattern=arguments.label_noise_pattern,
-        seed=config.seed,
-    )
+    with together():
+        dataset = with_label_noise(
+            jepbt.datasets.load(arguments.data),
+            arguments.label_noise,
+            validation_label_noise=arguments.validation_label_noise,
+            pattern=arguments.label_noise_pattern,
+            seed=config.seed,
+        )
     prepared = _prepare(dataset, arguments, config)
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, go_on)
@@ -150,15 +152,15 @@ def _print_before(prepared: Prepared, go_on: str) -> None:
         f"checkpoints of {prepared.checkpoint_bytes / 1e6:.1f} MB, "
         f"{config.keep_checkpoints} kept"
     )
-    if prepared.held.generation >= 0:
-        say(f"goes on after generation {prepared.held.generation + 1}")
+    if prepared.last_generation >= 0:
+        say(f"goes on after generation {prepared.last_generation + 1}")
     say(f"{prepared.folder}   Ctrl-C saves; {go_on}   goes on")
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
     """Makes a callback that estimates the run's time once, and logs without a bar."""
     num_generations = prepared.config.num_generations
-    first = prepared.held.generation + 1
+    first = prepared.last_generation + 1
     has_bar = prepared.config.progress and is_terminal(sys.stderr)
 
     def announce(report: Generation) -> None:
@@ -207,17 +209,18 @@ def _print_after(result: Result, prepared: Prepared) -> None:
         "Did evolution help?  One run cannot tell: jepbt compare --arms "
         "taylor,fixed,random_search"
     )
-    say(f"Look: {result.run_dir / 'figures' / 'fitness.png'}")
+    say(f"Look: {config.run_dir / 'figures' / 'fitness.png'}")
 
 
 def print_interruption(stop: jepbt.Interrupted, arguments: argparse.Namespace) -> None:
     """Tells what an interrupted run leaves behind, and how to continue it."""
     result = stop.result
+    folder = result.run_dir or result.config.run_dir  # process 0 alone has the first
     is_over = len(result.history) == result.config.num_generations
-    command = resume_command(arguments, result.run_dir)
+    command = resume_command(arguments, folder)
     say_aside(
         f"\nstopped after {_count(len(result.history), 'generation')}; best so far "
-        f"{result.best.fitness} on validation data, kept in {result.run_dir / 'best'}\n"
+        f"{result.best.fitness} on validation data, kept in {folder / 'best'}\n"
         + ("it had no more to do" if is_over else f"{command}   goes on")
     )
 

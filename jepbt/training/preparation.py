@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ import jax
 from jax.sharding import Mesh
 
 from jepbt import config as configs
-from jepbt.checkpoints import RunFolder, identify, resume
+from jepbt.checkpoints import RunFolder, differences, identify, resume
 from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.shared import check_shared
 from jepbt.config import VERSION, Config
 from jepbt.engine import RunState, make_mesh, make_phases
 from jepbt.engine.checks import check_elements
@@ -34,7 +36,7 @@ from jepbt.engine.memory import (
     reserved_bytes,
     tree_bytes,
 )
-from jepbt.engine.processes import agree, in_first
+from jepbt.engine.processes import agree, are_several, in_first, of_first, together
 from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
 from jepbt.engine.state import Inputs
 from jepbt.engine.switches import own_rules
@@ -88,6 +90,11 @@ class Prepared:
         return self.held and self.held.path
 
     @property
+    def last_generation(self) -> int:
+        """The generation that the run continues from, if this process knows; or -1."""
+        return -1 if self.held is None else self.held.generation
+
+    @property
     def compile_seconds(self) -> float:
         """The seconds that tracing and compiling took."""
         return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
@@ -105,27 +112,30 @@ def prepare(
 ) -> Prepared:
     """Checks everything that a user gave, then compiles: see `train_population`."""
     check_fork("train_population")
-    config = configs.merge("train_population", config, fields)
-    resolved = resolve_strategy(strategy)
-    used = choose_devices(devices, config.population_size)
-    mesh = make_mesh(used)
-    check_chunk(config.chunk_size, config.population_size // len(used))
-    config = decide_batch_size(task, config)
     seconds: dict[str, float] = {}
-    with _timed(seconds, "trace"):
-        member = trace_member(task, resolved, config)
-    task = member.task
-    check_elements(member.state, len(used))
-    check_memory(member, task, config, used)
     start = initial_values = None
-    if initial is not None:
-        start = warm_start(initial, member, config.population_size)
-        initial_values = initial_arrays(initial)
+    with together():
+        config = configs.merge("train_population", config, fields)
+        resolved = resolve_strategy(strategy)
+        used = choose_devices(devices, config.population_size)
+        mesh = make_mesh(used)
+        check_chunk(config.chunk_size, config.population_size // len(used))
+        config = decide_batch_size(task, config)
+        with _timed(seconds, "trace"):
+            member = trace_member(task, resolved, config)
+        task = member.task
+        check_elements(member.state, len(used))
+        check_memory(member, task, config, used)
+        if initial is not None:
+            start = warm_start(initial, member, config.population_size)
+            initial_values = initial_arrays(initial)
     use_compilation_cache()
+    with _timed(seconds, "identify"):
+        identity = _identify(task, config, mesh, member, initial_values)
     held = in_first(lambda: resume.open_folder(config))
     with resume.released_on_error(held):
-        with _timed(seconds, "identify"):
-            chunk = _choose_chunk(task, config, mesh, member, held, initial_values)
+        check_shared(config.run_dir)
+        chunk = _choose_chunk(config, mesh, member, held, identity)
         with _timed(seconds, "data"):
             inputs = place_inputs(task, config.seed, mesh)
 
@@ -159,13 +169,38 @@ def prepare(
         return prepared
 
 
+def _identify(
+    task: Task, config: Config, mesh: Mesh, member: TracedMember, initial: Any
+) -> dict[str, Any]:
+    """Describes what the run's numbers follow from, if anyone is to compare it.
+
+    Raises:
+        ValueError: if another process has something else to run than the first one.
+    """
+    if config.run_dir is None and not are_several():
+        return {}
+    platform = mesh.devices.flat[0].platform
+    identity = identify(task, config, member, platform, initial)
+    # Each of these also decides when processes wait for each other.
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    mine = json.dumps({**identity, "settings": settings}, default=str)
+    first = of_first(mine)
+    with together():
+        if found := differences(json.loads(first), json.loads(mine)):
+            raise ValueError(
+                "all processes must run the same, but between process 0 and this one "
+                f"there is a difference: {'; '.join(found)}. Start all with the same "
+                "code, data and settings."
+            )
+    return identity
+
+
 def _choose_chunk(
-    task: Task,
     config: Config,
     mesh: Mesh,
     member: TracedMember,
     held: RunFolder | None,
-    initial: Any,
+    identity: dict[str, Any],
 ) -> ChunkChoice:
     """Takes the chunk size given, that of the run which goes on, or the rule's."""
     share = config.population_size // mesh.size
@@ -174,7 +209,7 @@ def _choose_chunk(
     def compare():
         if held is None:
             return 0
-        held.check(identify(task, config, member, platform, initial), config)
+        held.check(identity, config)
         return held.known_chunk(share)
 
     known = agree(in_first(compare) or 0)

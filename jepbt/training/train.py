@@ -25,6 +25,7 @@ from jepbt.results import make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
 from jepbt.training.interruption import Interrupted, StopRequest, listen
+from jepbt.training.lost_process import told_if_lost
 from jepbt.training.observers import (
     Callback,
     Run,
@@ -80,8 +81,9 @@ def train_population(
         TypeError: if an argument is of no allowed kind.
         ValueError: if a value is not allowed; the message names it. Both come before
             anything compiles.
-        RuntimeError: if no member ever had a finite fitness; or in a forked process
-            whose parent has used JAX.
+        RuntimeError: if no member ever had a finite fitness; in a forked process whose
+            parent has used JAX; or, as `LostProcess`, if another process of the run
+            was lost.
         Interrupted: on Ctrl-C or SIGTERM, after the generation in flight, even if it
             is the last; its `.result` is what there is.
 
@@ -124,15 +126,16 @@ def train_population(
             f"callbacks={callbacks!r} must be a list of functions of a Generation, "
             "such as [print]."
         )
-    prepared = prepare(
-        task,
-        strategy=strategy,
-        config=config,
-        devices=devices,
-        initial=initial,
-        **fields,
-    )
-    return execute(prepared, callbacks)
+    with told_if_lost("resume=True with the same run_dir goes on."):
+        prepared = prepare(
+            task,
+            strategy=strategy,
+            config=config,
+            devices=devices,
+            initial=initial,
+            **fields,
+        )
+        return execute(prepared, callbacks)
 
 
 def execute(prepared: Prepared, callbacks: Sequence[Callback] = ()) -> Result:
