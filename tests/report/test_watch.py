@@ -1,6 +1,7 @@
 """A page that is watched: it follows the run, whole at any time, and ends with it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -120,20 +121,31 @@ def test_a_folder_is_in_use_while_a_run_holds_it(tmp_path):
     run_directory.lock(tmp_path).release()  # the question has not taken it
 
 
-def test_the_command_watches_until_it_is_interrupted(tmp_path):
+@pytest.fixture
+def heeds_interrupts():
+    """What a script starts in the background ignores SIGINT, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_command_watches_until_it_is_interrupted(tmp_path, heeds_interrupts):
     run = Going(tmp_path / "run")
     run.go_on()
     command = [sys.executable, "-m", "jepbt", "report", str(run.folder), "--watch"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--csv", str(tmp_path / "table.csv")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert "report.html: open it" in process.stdout.readline()
-    process.send_signal(2)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert "report.html: open it" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (0, "")
     assert "may still go on" in out and (tmp_path / "table.csv").exists()
     run.lock.release()
