@@ -1,12 +1,16 @@
 """The runs of RESULTS.md, at toy size, through the same functions and commands."""
 
+import csv
 import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parents[1] / "examples" / "wrong_labels.py"
+import jepbt
+
+ROOT = pathlib.Path(__file__).parents[1]
+PATH = ROOT / "examples" / "wrong_labels.py"
 SPEC = importlib.util.spec_from_file_location("wrong_labels", PATH)
 study = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(study)
@@ -45,6 +49,33 @@ def test_images_become_grey_means_of_four_pixels():
     small = study.shrink(images)
     assert small.shape == (2, 16, 16, 1)
     assert abs(small[1, 3, 5, 0] - images[1, 6:8, 10:12].mean()) <= 0.5
+
+
+def read_scores():
+    """The comparisons of RESULTS.md, from the file with every score."""
+    with (ROOT / "examples" / "wrong_labels.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for table in dict.fromkeys(line["table"] for line in lines):
+        rows = [line for line in lines if line["table"] == table]
+        names = tuple(dict.fromkeys(line["arm"] for line in rows))
+        seeds = sorted({int(line["seed"]) for line in rows})
+        scores, fitness = (
+            np.array([float(line[what]) for line in rows]).reshape(len(names), -1)
+            for what in ("score", "validation")
+        )
+        control = study.ADJUSTED if table == "long-tail" else study.CONTROL
+        about = {"split": "test", "is_accuracy": True, "settings": {}, "costs": {}}
+        yield jepbt.Comparison(
+            names, np.array(seeds), scores, fitness, control, study.PRIMARY, **about
+        )
+
+
+def test_results_hold_the_tables_of_all_scores():
+    text = (ROOT / "RESULTS.md").read_text()
+    comparisons = list(read_scores())
+    assert len(comparisons) == 9 and len(comparisons[0].seeds) == 20
+    for comparison in comparisons:
+        assert study.write_table(comparison) in text
 
 
 @pytest.fixture(scope="module")
