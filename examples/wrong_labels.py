@@ -6,6 +6,12 @@
 Each table compares losses and strategies at equal cost over seeds, in a folder of its
 own, and goes on where it stopped if it is started again. Every arm is a population of
 the same size; the members' learning rate, weight decay and loss evolve.
+
+At full size, for an accelerator, with all 60,000 images of Fashion-MNIST (tried at toy
+size only):
+
+    python examples/wrong_labels.py other-data --data fashion_mnist.npz \\
+        --images 60000 --cnn --population-size 64 --seeds 3 --folder runs/full
 """
 
 import argparse
@@ -91,18 +97,18 @@ class Table:
 
 
 @functools.cache
-def clean(path: str | None = None) -> datasets.Dataset:
-    """The embedded Fashion-MNIST, or as many images of a file as Keras writes it."""
+def clean(path: str | None = None, count: int = 10_000) -> datasets.Dataset:
+    """The embedded Fashion-MNIST, or `count` training images of a file as of Keras."""
     if path is None:
         return datasets.load("fashion_mnist")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     images = {k: shrink(arrays[f"x_{k}"]) for k in ("train", "test")}
     labels = {k: arrays[f"y_{k}"].ravel() for k in ("train", "test")}
-    whole = datasets.from_arrays(
-        (images["train"], labels["train"]), 10_000, (images["test"], labels["test"])
-    )
-    part = whole.validation["image"], whole.validation["label"]
+    part = images["train"], labels["train"]
+    if count < len(part[1]):
+        carved = datasets.from_arrays(part, count).validation
+        part = carved["image"], carved["label"]
     return datasets.from_arrays(
         part, 1_000, (images["test"], labels["test"]), name=pathlib.Path(path).stem
     )
@@ -116,10 +122,11 @@ def shrink(images: np.ndarray) -> np.ndarray:
     return grey.round().astype(np.uint8)[..., None]
 
 
-def with_pattern(seed: int, rate: float = 0.4, path: str | None = None):
+def with_pattern(seed: int, rate: float = 0.4, *source: Any) -> datasets.Dataset:
+    dataset = clean(*source)
     if rate == 0:
-        return clean(path)
-    return datasets.with_label_noise(clean(path), rate, pattern="pairs", seed=seed)
+        return dataset
+    return datasets.with_label_noise(dataset, rate, pattern="pairs", seed=seed)
 
 
 def with_few_trusted(seed: int, count: int) -> datasets.Dataset:
@@ -145,7 +152,7 @@ def first_of_each_class(labels: np.ndarray, counts) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
-def tables(path: str | None) -> dict[str, Table]:
+def tables(path: str | None, count: int = 10_000) -> dict[str, Table]:
     made = {
         "pattern": Table(with_pattern, ALL),
         "mild": Table(lambda seed: with_pattern(seed, 0.2)),
@@ -163,18 +170,22 @@ def tables(path: str | None) -> dict[str, Table]:
         ),
         "cnn": Table(
             with_pattern,
-            network=lambda classes: jepbt.models.CNN(num_classes=classes),
+            network=make_cnn,
             population_size=8,
             num_generations=10,
         ),
     }
     if path is not None:
         other = Table(
-            lambda seed: with_pattern(seed, path=path),
+            lambda seed: with_pattern(seed, 0.4, path, count),
             (*CHIEF, "offsets, adapted", GLC_ONE),
         )
         made["other-data"] = other
     return made
+
+
+def make_cnn(num_classes: int) -> Any:
+    return jepbt.models.CNN(num_classes=num_classes)
 
 
 def make_task(table: Table, dataset: datasets.Dataset, loss: Any) -> jepbt.Task:
@@ -403,6 +414,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=200)
     parser.add_argument("--data", help="an .npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--images", type=int, default=10_000, help="of that file")
+    parser.add_argument("--cnn", action="store_true", help="in place of the MLP")
+    parser.add_argument("--population-size", type=int)
     parser.add_argument("--folder", type=pathlib.Path, default="runs/wrong_labels")
     parser.add_argument("--figure", type=pathlib.Path, help="a picture of the table")
     parser.add_argument("--toy", action="store_true", help="a few steps, to try it")
@@ -411,7 +425,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("other-data needs --data FILE.npz")
     jepbt.use_all_cpu_cores()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    table = tables(options.data).get(options.table, tables(None)["pattern"])
+    table = tables(options.data, options.images).get(options.table)
+    table = table or tables(None)["pattern"]  # which "schedule" reads
+    if options.cnn:
+        table = dataclasses.replace(table, network=make_cnn)
+    if options.population_size is not None:
+        size = options.population_size
+        table = dataclasses.replace(table, population_size=size)
     budget = Budget(table.population_size, table.num_generations, STEPS)
     if options.toy:
         budget = Budget(4, 2, 26)
