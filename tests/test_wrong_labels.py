@@ -93,7 +93,10 @@ SIZES = (("train", 11_000), ("test", 300))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", [*study.tables("x"), "schedule"])
-def test_every_table_runs_by_its_command(table, tmp_path, capsys, as_keras_writes_it):
+def test_every_table_runs_by_its_command(
+    table, tmp_path, capsys, monkeypatch, as_keras_writes_it
+):
+    monkeypatch.setattr(jepbt, "use_all_cpu_cores", lambda: None)  # as other tests need
     flags = [table, "--toy", "--seeds", "2", "--folder", str(tmp_path)]
     study.main([*flags, "--data", str(as_keras_writes_it)])
     lines = capsys.readouterr().out.splitlines()
