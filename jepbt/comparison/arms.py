@@ -31,7 +31,8 @@ class Arm:
         step_cost: the cost of its training step, in steps of the arms that declare
             none; it then takes so many fewer of them that costs are equal. `None`
             declares nothing: a step may cost at most 5 % more than another arm's, by
-            the compiler's count.
+            the compiler's count. For a loss that adapts, `jepbt.comparison.step_cost`
+            counts it.
 
     Example:
         >>> import numpy as np, jepbt
@@ -263,5 +264,6 @@ def _check_flops(entrants: Sequence[Entrant]) -> None:
             f"compare: a training step of arm {high!r} costs {ratio:.3g} times that of "
             f"{low!r} ({flops[high]:.4g} and {flops[low]:.4g} FLOPs). Declare it, "
             f"jepbt.Arm(task, strategy, step_cost={ratio:.3g}) for {high!r}, and that "
-            "arm takes fewer steps, so that costs are equal."
+            "arm takes fewer steps, so that costs are equal. For a loss that adapts, "
+            "jepbt.comparison.step_cost counts it: its own steps are rare."
         )

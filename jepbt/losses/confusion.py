@@ -30,7 +30,7 @@ class AdaptiveLoss:
             become once, after a member's first generation, by its own logits for the
             trusted examples; or `None`.
         table: `(parameters) -> f32[C, C]` for people to look at, or `None`.
-        meaning: what a row and what a column of the table stands for.
+        meaning: the words for a row and for a column of the table.
     """
 
     init: Callable[[int], Any]

@@ -30,9 +30,9 @@ def watch(
 
     Args:
         run_dir: the run's folder.
-        tell: is called with each line for people: where the page is, what is waited
-            for, how it ended.
-        pause: waits between two looks at the folder.
+        tell: the function that takes each line for people: where the page is, what is
+            waited for, how it ended.
+        pause: the function that waits between two looks at the folder.
 
     Example:
         >>> watch("runs/0001", print)  # doctest: +SKIP

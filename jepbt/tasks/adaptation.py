@@ -161,8 +161,8 @@ def start(
 
     Args:
         settings: the settings of `adapt`.
-        learned: what the member knows of its loss.
-        turn: what is due in this step, without the axis `S`.
+        learned: the member's knowledge of its loss.
+        turn: the work that is due in this step, without the axis `S`.
         predict: `(rows) -> f32[N, C]`, the member's logits.
         labels: `(rows) -> f32[N, C]`, the trusted labels.
         rows: all validation examples.
@@ -197,11 +197,11 @@ def improve(
 
     Args:
         settings: the settings of `adapt`.
-        learned: what the member knows of its loss.
+        learned: the member's knowledge of its loss.
         rate: `f32[]` the size of the step.
         params: the member's weights.
         training: `(weights) -> logits [B, C]` of training examples, and their labels.
-        validation: the same of validation examples.
+        validation: such a function and labels of validation examples.
     """
     gradient = direction(
         settings.loss, learned.parameters, params, training, validation

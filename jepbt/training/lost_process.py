@@ -32,7 +32,7 @@ def told_if_lost(go_on: str) -> Iterator[None]:
     In a single process it does nothing.
 
     Args:
-        go_on: what to do, such as a command: the end of a sentence.
+        go_on: the way to go on, such as a command: the end of a sentence.
 
     Raises:
         LostProcess: if an exchange with another process, or a device, has failed. Where
@@ -63,7 +63,7 @@ def last_words(text: str) -> Iterator[None]:
     """Lets a companion write a text to standard error if this process ends in a block.
 
     Args:
-        text: what to write, if the process ends before the block does.
+        text: the text, written if the process ends before the block does.
     """
     companion = None
     with optional("no line will say how to go on if this process is killed"):

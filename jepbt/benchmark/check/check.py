@@ -32,8 +32,8 @@ def check_device(
     A part is started if the longest one so far would still end in time.
 
     Args:
-        record: what was found before; findings are added to it.
-        size: how much is trained and timed.
+        record: the earlier findings, to which new ones are added.
+        size: the amount of training and timing.
         kinds: some of "right", "cost" and "lowering".
         max_seconds: the time after which no part should run.
         tell: called with each part and its finding.
