@@ -69,11 +69,8 @@ class Run:
 
     def fetch_best(self, state: RunState) -> None:
         """Copies the best member ever to the host."""
-        before, self.best = (
-            self.best,
-            as_winner(jax.device_get(state.best), self.prepared.task),
-        )
-        if self.best is not before:
+        self.best = as_winner(jax.device_get(state.best), self.prepared.task)
+        if self.best is not None:
             self.unwritten = set(_FILES)
 
     def recorded(self) -> Recorded:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jepbt.engine import Best, RunState
 from jepbt.hyperparameters import to_python
+from jepbt.optional import optional
 from jepbt.population import Member, Population, take
 from jepbt.results import Generation, History, Score
 from jepbt.tasks import Task
@@ -80,7 +81,10 @@ def spent(history: History) -> dict[str, float]:
 def _make_winner(
     member: Member, standard_error, generation: int, slot: int, task: Task
 ) -> Winner:
-    table = None if task.confusions is None else task.confusions(member.state)
+    table = None
+    if task.confusions is not None:
+        with optional("the winner's confusions are missing"):
+            table = np.asarray(task.confusions(member.state))
     return Winner(
         state=member.state,
         hparams=to_python(member.hparams),
@@ -88,5 +92,5 @@ def _make_winner(
         generation=generation,
         slot=slot,
         task=task,
-        confusions=None if table is None else np.asarray(table),
+        confusions=table,
     )

@@ -280,8 +280,9 @@ def test_the_winners_table_is_kept_and_drawn(tmp_path):
 
 
 def test_a_run_without_a_table_says_so():
-    task = dataclasses.replace(make_task(), confusions=None)
-    result = jepbt.train_population(task, **SMALL | {"num_generations": 1})
+    task = dataclasses.replace(make_task(), confusions=lambda state: 1 / 0)
+    with pytest.warns(RuntimeWarning, match="confusions are missing"):
+        result = jepbt.train_population(task, **SMALL | {"num_generations": 1})
     assert result.best.confusions is None
     with pytest.raises(ValueError, match="learned no table of confusions"):
         jepbt.plots.confusions(result)
