@@ -1,29 +1,19 @@
 """CMA-ES over the loss, at toy size, and what it says where CMA-ES is missing."""
 
-import importlib.util
-import pathlib
 import sys
 
 import jax
 import numpy as np
 import optax
 import pytest
+from example_scripts import load_example
 
 import jepbt
-
-PATH = pathlib.Path(__file__).parent.parent / "examples" / "cma_taylorglo.py"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("cma_taylorglo", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_it_searches_and_compares(capsys):
     pytest.importorskip("cma", reason="pip install jepbt[examples]")
-    scores = load().main(
+    scores = load_example("cma_taylorglo").main(
         num_generations=2, population_size=4, num_steps=30, num_seeds=1
     )
     assert list(scores) == ["evolved", "cross-entropy's expansion"]
@@ -34,7 +24,7 @@ def test_it_searches_and_compares(capsys):
 def test_members_train_with_the_losses_they_are_given(monkeypatch):
     """A loss a thousand times smaller learns next to nothing at the same rate."""
     monkeypatch.setitem(sys.modules, "cma", object())
-    example = load()
+    example = load_example("cma_taylorglo")
     images = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     task = jepbt.classification(
         (images, (images[:, 0] > 0).astype(int)),
@@ -52,4 +42,4 @@ def test_members_train_with_the_losses_they_are_given(monkeypatch):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cma", None)
     with pytest.raises(SystemExit, match=r"needs cma: pip install 'jepbt\[examples\]'"):
-        load()
+        load_example("cma_taylorglo")

@@ -1,11 +1,10 @@
 """A run as a study of the real Optuna."""
 
-import importlib.util
-import pathlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from example_scripts import load_example
 from made_up_run import write_run
 
 import jepbt
@@ -13,20 +12,13 @@ from jepbt.hyperparameters import spaces
 
 optuna = pytest.importorskip("optuna", reason="pip install 'jepbt[trackers]'")
 
-PATH = pathlib.Path(__file__).parent.parent / "examples" / "export_optuna.py"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("export_optuna", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def test_every_member_of_every_generation_is_a_trial(tmp_path):
     folder = write_run(tmp_path / "run", num_members=4, num_generations=3)
     history = jepbt.load_history(folder)
-    study = load().main(folder, f"sqlite:///{tmp_path}/optuna.db", "mine")
+    study = load_example("export_optuna").main(
+        folder, f"sqlite:///{tmp_path}/optuna.db", "mine"
+    )
     kept = optuna.load_study(
         study_name="mine", storage=f"sqlite:///{tmp_path}/optuna.db"
     )
@@ -60,7 +52,7 @@ class Hyper(jepbt.HyperParameters):
 )
 def test_a_value_kept_in_32_bits_is_one_that_optuna_takes(name, value):
     """In 32 bits 0.3 is not the choice 0.3, and 0.6 might lie above the bound."""
-    space, example = spaces(Hyper)[name], load()
+    space, example = spaces(Hyper)[name], load_example("export_optuna")
     kept = space.readable(np.array([space.encode(value)]))
     declared = example.distribution(space, kept)
     taken = example.to_trial_value(kept[0], declared)

@@ -1,22 +1,13 @@
 """The examples on `Task` are short, say what they do, and run."""
 
 import ast
-import importlib.util
-import pathlib
 import re
 
 import numpy as np
 import pytest
+from example_scripts import FOLDER, load_example
 
-FOLDER = pathlib.Path(__file__).parent.parent / "examples"
 SHORT = ["pbt_toy", "rl_cartpole", "frozen_backbone", "multilabel"]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -55,7 +46,7 @@ def test_the_toy_problem_shows_its_five_figures(tmp_path):
     means of an independent simulation in NumPy of 20,000 seeds, from which the mean of
     200 differs by less than 4 of its standard errors.
     """
-    means = load("pbt_toy").main(num_seeds=200, picture=tmp_path / "toy.png")
+    means = load_example("pbt_toy").main(num_seeds=200, picture=tmp_path / "toy.png")
     alone = 1.2 - 0.81 - 0.81 * 0.98**400
     np.testing.assert_allclose(means["grid search"], alone, rtol=1e-5)
     np.testing.assert_allclose(means["exploit only"], 1.1675, atol=0.0006)
@@ -68,7 +59,7 @@ def test_the_toy_problem_shows_its_five_figures(tmp_path):
 @pytest.mark.slow
 def test_agents_learn_to_balance():
     """With a few updates the best of 4 agents stays up longer than at first."""
-    result = load("rl_cartpole").main(
+    result = load_example("rl_cartpole").main(
         population_size=4, num_generations=4, steps_per_generation=4, progress=False
     )
     assert result.best.fitness.mean > 1.3 * result.first_best.fitness.mean or (
@@ -79,7 +70,7 @@ def test_agents_learn_to_balance():
 def test_a_poles_acceleration_is_the_textbooks():
     """Upright, pushed with 10 N: a cart of 1 kg and a pole of 0.1 kg, 1 m long."""
     state = np.zeros((4, 1), np.float32)
-    after = load("rl_cartpole").move(state, np.ones(1))
+    after = load_example("rl_cartpole").move(state, np.ones(1))
     turned = -(10 / 1.1) / (0.5 * (4 / 3 - 0.1 / 1.1))
     pushed = 10 / 1.1 - 0.05 * turned / 1.1
     np.testing.assert_allclose(np.ravel(after), [0, 0.02 * pushed, 0, 0.02 * turned])
@@ -88,7 +79,7 @@ def test_a_poles_acceleration_is_the_textbooks():
 @pytest.mark.slow
 def test_heads_share_one_backbone():
     """Every member holds a head of 650 weights and its optimizer's copy, no more."""
-    first, result = load("frozen_backbone").main(
+    first, result = load_example("frozen_backbone").main(
         population_size=2, num_generations=2, num_steps=6
     )
     params, _ = result.population.state
@@ -99,7 +90,7 @@ def test_heads_share_one_backbone():
 
 def test_several_labels_and_labels_per_pixel_are_scored_as_is_said():
     """By hand: 1 of 3 labels named or true is right; 3 of 4 pixels are."""
-    example = load("multilabel")
+    example = load_example("multilabel")
     labels = np.float32([[1, 1, 0, 0]])
     overlap = example.overlap(np.float32([[2, -1, 3, -4]]), labels)
     np.testing.assert_allclose(overlap, 1 / 3)
@@ -114,7 +105,7 @@ def test_several_labels_and_labels_per_pixel_are_scored_as_is_said():
 
 @pytest.mark.slow
 def test_several_labels_and_labels_per_pixel_are_learned():
-    results = load("multilabel").main(
+    results = load_example("multilabel").main(
         population_size=2, num_generations=2, steps_per_generation=20, progress=False
     )
     for result in results.values():
@@ -135,7 +126,7 @@ def start_resnets(folder, monkeypatch, *flags):
     np.savez(folder / "data.npz", **{k: v.astype(np.uint8) for k, v in arrays.items()})
     flags = [*flags, f"--data={folder / 'data.npz'}", "--depth=8", "--num-members=2"]
     monkeypatch.setattr("sys.argv", ["resnet_population.py", *flags, "--batch-size=16"])
-    load("resnet_population").main()
+    load_example("resnet_population").main()
 
 
 @pytest.mark.slow

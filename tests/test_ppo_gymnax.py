@@ -1,23 +1,17 @@
 """PPO on gymnax: its parts by hand, gymnasium as reference, and learning."""
 
-import importlib.util
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from example_scripts import load_example
 
-PATH = pathlib.Path(__file__).parent.parent / "examples" / "ppo_gymnax.py"
 SMALL = {"chunk_size": 1, "progress": False, "devices": jax.devices()[:1]}
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("ppo_gymnax", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("ppo_gymnax")
 
 
 def needs_gymnax():

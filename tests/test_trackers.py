@@ -1,27 +1,17 @@
 """Each tracker's recipe against the real library, and where the tracker fails."""
 
-import importlib.util
-import pathlib
 import struct
 import time
 import warnings
 
 import numpy as np
 import pytest
+from example_scripts import load_example
 
 from jepbt.results import Generation
 
 # The libraries' own warnings, such as of what they will deprecate, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-PATH = pathlib.Path(__file__).parent.parent / "examples" / "trackers.py"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("trackers", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def needs(package):
@@ -75,7 +65,7 @@ def test_tensorboard_reads_what_was_tracked(tmp_path):
     needs("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    track_two(load().tensorboard_tracker(tmp_path))
+    track_two(load_example("trackers").tensorboard_tracker(tmp_path))
     (path,) = tmp_path.iterdir()
     logged, deadline = {}, time.monotonic() + 20  # a thread writes every second
     loader = EventFileLoader(str(path))
@@ -93,7 +83,7 @@ def test_mlflow_reads_what_was_tracked(tmp_path):
     mlflow = needs("mlflow")
     needs("sqlalchemy")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    track_two(load().mlflow_tracker(uri))
+    track_two(load_example("trackers").mlflow_tracker(uri))
     mlflow.end_run()
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs(["0"])
@@ -110,7 +100,7 @@ def test_mlflow_reads_what_was_tracked(tmp_path):
 
 def test_wandb_keeps_what_was_tracked_offline(tmp_path):
     wandb = needs("wandb")
-    tracker = load().wandb_tracker(mode="offline", dir=tmp_path)
+    tracker = load_example("trackers").wandb_tracker(mode="offline", dir=tmp_path)
     track_two(tracker)
     wandb.teardown()  # as Python does when it ends
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -154,7 +144,7 @@ def unreachable(name, module, folder):
 @pytest.mark.parametrize("name", ["tensorboardX", "mlflow", "wandb"])
 def test_a_tracker_that_cannot_write_warns_once_and_rests(name, tmp_path):
     needs(name)
-    tracker = unreachable(name, load(), tmp_path)
+    tracker = unreachable(name, load_example("trackers"), tmp_path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         track_two(tracker)

@@ -1,19 +1,16 @@
 """The runs of RESULTS.md, at toy size, through the same functions and commands."""
 
 import csv
-import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
+from example_scripts import load_example
 
 import jepbt
 
 ROOT = pathlib.Path(__file__).parents[1]
-PATH = ROOT / "examples" / "wrong_labels.py"
-SPEC = importlib.util.spec_from_file_location("wrong_labels", PATH)
-study = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(study)
+study = load_example("wrong_labels")
 
 
 def test_a_table_compares_its_arms_on_data_of_the_seed(tmp_path):

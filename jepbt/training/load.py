@@ -27,12 +27,7 @@ from jepbt.population import Member, Population, PyTree, take
 from jepbt.results import History
 from jepbt.results.json_lines import UNREADABLE, odd_choices
 from jepbt.tasks import Task
-from jepbt.training.outcome import (
-    as_winner,
-    best_and_median,
-    make_winners,
-    spent,
-)
+from jepbt.training.outcome import as_winner, make_result
 from jepbt.training.result import Result
 
 
@@ -95,18 +90,15 @@ def load(run_dir: str | os.PathLike, task: Task) -> Result:
         like = _check_task(folder, task, config, facts)
     history = _read_history(folder, task, int(facts["generation"]))
     population, best, first = _read_members(path, like, config)
-    best, last = as_winner(best, task), history.generations[-1]
-    slots = best_and_median(last)  # a checkpoint's generation has live members
-    final_best, median = make_winners(take(population, slots), slots, last, task)
-    return Result(
-        best=best,
-        final_best=final_best,
-        median=median,
-        first_best=as_winner(first, task) or best,
-        history=history,
-        population=population,
-        config=config,
-        seconds=spent(history),
+    return make_result(
+        task,
+        config,
+        history,
+        population,
+        lambda slots: take(population, slots),
+        best=as_winner(best, task),
+        first=first,
+        seconds={},  # of compiling nothing is written down
         run_dir=folder,
     )
 

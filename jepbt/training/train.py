@@ -183,7 +183,17 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
         keeper.finish(state)
         # It may have come as late as while the end was being saved.
         signal_number = agree(request.signal_number or 0)
-    result = make_result(prepared, state, run.history, run.best, keeper.first)
+    result = make_result(
+        prepared.task,
+        prepared.config,
+        run.history,
+        state.population,
+        lambda slots: jax.device_get(prepared.programs.pick(state.population, slots)),
+        best=run.best,
+        first=keeper.first,
+        seconds={"compile": prepared.compile_seconds},
+        run_dir=prepared.folder,
+    )
     if prepared.folder is not None:
         write_best(run)  # what a disk refused that was full for a while
         with optional(f"{prepared.folder / 'figures'} lacks fitness.png"):

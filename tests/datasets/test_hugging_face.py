@@ -1,17 +1,15 @@
 """Data sets of Hugging Face's library, written to disk by the real library."""
 
 import importlib
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
+from example_scripts import load_example
 
 # Where the library is missing, `datasets` is this folder.
 pytest.importorskip("datasets.features", reason="pip install 'jepbt[data]'")
 datasets = importlib.import_module("datasets")
 
-PATH = pathlib.Path(__file__).parents[2] / "examples" / "hugging_face.py"
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (40, 6, 5), np.uint8)
 VECTORS = rng.normal(size=(40, 7)).astype(np.float32)
@@ -20,10 +18,7 @@ CLASSES = datasets.ClassLabel(num_classes=4)
 
 
 def load(*args, **settings):
-    spec = importlib.util.spec_from_file_location("hugging_face", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load(*args, **settings)
+    return load_example("hugging_face").load(*args, **settings)
 
 
 def write(folder, columns, features, **splits):

@@ -1,16 +1,13 @@
 """Models of Equinox and of Haiku, as the examples make them, in the real libraries."""
 
-import importlib
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from example_scripts import load_example
 
 import jepbt
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 HYPER = jepbt.tasks.StandardHyperParameters
 IMAGES = np.random.default_rng(0).normal(size=(6, 28, 28, 1)).astype(np.float32)
 SMALL = {"population_size": 2, "steps_per_generation": 25, "chunk_size": 1}
@@ -19,10 +16,7 @@ SMALL |= {"progress": False, "checkpoint_every": 1, "devices": jax.devices()[:1]
 
 def load(name, package):
     pytest.importorskip(package, reason="pip install 'jepbt[models]'")
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(name)
 
 
 def logits_of(model, params, variables, dropout, key, train):
