@@ -15,7 +15,7 @@ from jepbt.comparison.arms import Arm, Entrant
 from jepbt.comparison.biases import biased_accuracy, tune_biases
 from jepbt.datasets.dataset import classes_of
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
-from jepbt.engine.member import trace_member
+from jepbt.engine.member import fingerprint_task, trace_member
 from jepbt.engine.programs import place_inputs
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, encode
@@ -60,8 +60,8 @@ class Compiled:
         arm: the arm at the seed that they were compiled for.
         prepared: the run without its inputs, which come with each seed.
         score: the program that scores a winner: see `_make_scorer`.
-        fingerprints: the hashes of what they compute, once they have been needed, with
-            the strategy's (`True`) and without.
+        fingerprints: the hashes of what they compute, once they have been needed, of
+            the task alone (`True`) and with the strategy's.
     """
 
     arm: Arm
@@ -75,7 +75,13 @@ def compile_arm(
 ) -> Compiled:
     """Compiles an arm, for all seeds at which it computes the same."""
     config = dataclasses.replace(entrant.config, seed=seed)
-    prepared = prepare(arm.task, strategy=arm.strategy, config=config, devices=devices)
+    prepared = prepare(
+        arm.task,
+        strategy=arm.strategy,
+        config=config,
+        devices=devices,
+        traced=entrant.member if arm is entrant.first else None,
+    )
     prepared = dataclasses.replace(prepared, inputs=None)
     score = _make_scorer(arm.task, config.num_generations, post_hoc)
     return Compiled(arm, prepared, score, {})
@@ -88,23 +94,26 @@ def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
     Data are inputs of the programs, and may be others. What a function has closed over,
     such as class counts that a loss was built with, is a constant in them.
     """
-    first = compiled.arm
+    first, known = compiled.arm, compiled.fingerprints
     if arm.task is first.task and arm.strategy == first.strategy:
         return True
     is_same = arm.strategy == first.strategy and arm.task.hparams is first.task.hparams
-    known, with_strategy = compiled.fingerprints, not is_same
-    if with_strategy not in known:
-        known[with_strategy] = _fingerprint(first, entrant, with_strategy)
-    return _fingerprint(arm, entrant, with_strategy) == known[with_strategy]
+    # To trace and lower a strategy takes longer than all the rest.
+    hashes = _hash_task if is_same else _hash_all
+    if is_same not in known:
+        known[is_same] = hashes(first, entrant)
+    return hashes(arm, entrant) == known[is_same]
 
 
-def _fingerprint(arm: Arm, entrant: Entrant, with_strategy: bool) -> Mapping[str, str]:
+def _hash_task(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
+    if arm is entrant.first:
+        return entrant.member.task_fingerprint()
+    return fingerprint_task(arm.task, entrant.config)
+
+
+def _hash_all(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
     strategy = resolve_strategy(arm.strategy)
-    member = trace_member(arm.task, strategy, entrant.config)
-    if not with_strategy:  # to lower its two functions takes longer than all the rest
-        traced = {**member.traced, "evolve": member.traced["evolve"][2:]}
-        member = dataclasses.replace(member, traced=traced)
-    return member.fingerprint()
+    return trace_member(arm.task, strategy, entrant.config).fingerprint()
 
 
 def run_arm(

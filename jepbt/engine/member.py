@@ -39,8 +39,9 @@ class TracedMember:
             row of `prepare`, if the task has one; `None` for a task without data.
         step_flops: the floating-point operations of one training step by the
             compiler's own count, before it optimises; 0 if it does not tell.
-        traced: the traced functions behind each part of a run, by its name, without
-            the training step.
+        traced: the traced functions of the task behind each part of a run, by its name,
+            without the training step.
+        strategy: the traced functions of the strategy.
         step: the lowered training step.
         task: the task whose steps are traced: the one given, unless its states hold
             copies of hyperparameters, which steps then make anew.
@@ -51,6 +52,7 @@ class TracedMember:
     batch: PyTree
     step_flops: float
     traced: Mapping[str, Sequence[Any]]
+    strategy: Sequence[Any]
     step: Any
     task: Task
 
@@ -63,13 +65,26 @@ class TracedMember:
         Returns:
             64 hexadecimal digits for each part of a run.
         """
-        hashes = {}
-        for name, parts in self.traced.items():
-            lowered = [lower_anywhere(traced) for traced in parts]
-            if name == "train":
-                lowered.append(self.step)
-            hashes[name] = hash_programs(lowered)
-        return hashes
+        evolve = [*self.strategy, *self.traced["evolve"]]
+        return _hash({**self.traced, "evolve": evolve}, self.step)
+
+    def task_fingerprint(self) -> dict[str, str]:
+        """Hashes what the task computes, as `fingerprint_task` does."""
+        return _hash(self.traced, self.step)
+
+
+def fingerprint_task(task: Task, config: Config) -> dict[str, str]:
+    """Hashes what a task computes, whatever the strategy: see `TracedMember`."""
+    steps, traced = _trace_task(task, config)
+    return _hash(traced, lower_anywhere(steps.stepped))
+
+
+def _hash(traced: Mapping[str, Sequence[Any]], step: Any) -> dict[str, str]:
+    hashes = {}
+    for name, parts in traced.items():
+        lowered = [lower_anywhere(part) for part in parts]
+        hashes[name] = hash_programs([*lowered, step] if name == "train" else lowered)
+    return hashes
 
 
 def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember:
@@ -117,20 +132,34 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         )
     first = _trace_strategy_init(task, strategy, config)
     check_behaviour(task, strategy)
+    steps, traced = _trace_task(task, config)
+    state, hparams = steps.started.out_info, steps.hparams
+    behaviour = behaviour_shape(task, strategy, state, hparams)
+    step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
+    lowered = lower_anywhere(steps.stepped)
+    return TracedMember(
+        state,
+        hparams,
+        steps.batch,
+        count_flops(lowered),
+        traced,
+        [first, step],
+        lowered,
+        steps.task,
+    )
+
+
+def _trace_task(task: Task, config: Config) -> tuple[Steps, dict[str, list[Any]]]:
+    """Traces a task's functions, by the part of a run that calls them."""
     steps = trace_steps(task, config)
     state, hparams = steps.started.out_info, steps.hparams
     _check_outside(steps.stepped, steps.num_inputs, "train_step")
-    scored = trace_evaluate(task, config, state, hparams)
-    traced = {"init": [steps.started], "evolve": [first], "evaluate": [scored]}
-    traced["train"] = [] if steps.prepared is None else [steps.prepared]
-    behaviour = behaviour_shape(task, strategy, state, hparams)
-    traced["evolve"].append(
-        _trace_strategy_step(strategy, first.out_info, config, behaviour)
-    )
-    traced["evolve"] += _trace_hooks(task, state, hparams, first.out_info[1])
-    lowered = lower_anywhere(steps.stepped)
-    flops = count_flops(lowered)
-    return TracedMember(state, hparams, steps.batch, flops, traced, lowered, steps.task)
+    return steps, {
+        "init": [steps.started],
+        "evolve": _trace_hooks(task, state, hparams, config),
+        "train": [] if steps.prepared is None else [steps.prepared],
+        "evaluate": [trace_evaluate(task, config, state, hparams)],
+    }
 
 
 def trace_evaluate(
@@ -280,10 +309,14 @@ def _trace_strategy_step(
 
 
 def _trace_hooks(
-    task: Task, state: PyTree, hparams: HyperParameters, population: HyperParameters
+    task: Task, state: PyTree, hparams: HyperParameters, config: Config
 ) -> list[Any]:
     traced = []
     if task.repair is not None:
+        size = config.population_size
+        population = jax.eval_shape(
+            lambda key: sample_population(key, task.hparams, size), _key_shape()
+        )
         repair = jax.jit(lambda hparams: task.repair(hparams))
         traced.append(repair.trace(population))
     if task.restart is not None:

@@ -108,9 +108,14 @@ def prepare(
     config: Config | None = None,
     devices: str | Sequence[jax.Device] | None = None,
     initial: Any = None,
+    traced: TracedMember | None = None,
     **fields: Any,
 ) -> Prepared:
-    """Checks everything that a user gave, then compiles: see `train_population`."""
+    """Checks everything that a user gave, then compiles: see `train_population`.
+
+    Where the task has been traced already with this strategy and these settings, but
+    for the seed, `traced` saves to do it again.
+    """
     check_fork("train_population")
     seconds: dict[str, float] = {}
     start = initial_values = None
@@ -122,7 +127,7 @@ def prepare(
         check_chunk(config.chunk_size, config.population_size // len(used))
         config = decide_batch_size(task, config)
         with _timed(seconds, "trace"):
-            member = trace_member(task, resolved, config)
+            member = traced or trace_member(task, resolved, config)
         task = member.task
         check_elements(member.state, len(used))
         check_memory(member, task, config, used)
