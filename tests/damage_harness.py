@@ -346,7 +346,7 @@ class Stop(Exception):
 def _compiled_once():
     """Every run here is the same run: identified and compiled a single time."""
     before = {}
-    for name in ("trace_member", "identify", "place_inputs", "lower", "compile_all"):
+    for name in ("trace_member", "identify", "place_inputs", "compile_each"):
         before[name] = getattr(preparation, name)
         setattr(preparation, name, _remember_first(before[name]))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -54,7 +54,20 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
 def lower(
     phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
 ) -> Programs:
-    """Traces the parts of a run, with the places that arguments and results have."""
+    """Lowers the parts of a run that are asked for: see `lower_each`."""
+    lowered = dict(lower_each(phases, inputs, mesh, only))
+    return Programs(**{name: lowered.get(name) for name in Programs._fields})
+
+
+def lower_each(
+    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
+) -> Iterator[tuple[str, Any]]:
+    """Traces the parts of a run, with the places that arguments and results have.
+
+    Yields:
+        Each part's name and its lowered program, as soon as it is there: training,
+        which takes longest to compile, is the first.
+    """
     whole = replicated(mesh)
     population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
     carried = RunState(population, evaluation=whole, best=whole, strategy=whole)
@@ -73,8 +86,6 @@ def lower(
     train = place(phases.train, *step, (carried, whole), (2,))
     metrics = shapes(train.out_info[1])
     makers: dict[str, Callable[[], Any]] = {
-        "init": lambda: init,
-        "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
         "train": lambda: train,
         "evaluate": lambda: place(
             phases.evaluate,
@@ -83,11 +94,15 @@ def lower(
             carried,
             (3,),
         ),
+        "init": lambda: init,
+        "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
         "pick": lambda: place(
             take, (state.population, slots), (population, whole), whole
         ),
     }
-    return Programs(**{n: makers[n]().lower() if n in only else None for n in makers})
+    for name, make in makers.items():
+        if name in only:
+            yield name, make().lower()
 
 
 def shapes(tree: PyTree) -> PyTree:
@@ -95,18 +110,29 @@ def shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def compile_all(lowered: Programs, mesh: Mesh) -> tuple[Programs, dict[str, float]]:
-    """Compiles programs side by side: XLA leaves Python's lock while it works."""
+def compile_each(
+    lowered: Iterable[tuple[str, Any]], mesh: Mesh
+) -> tuple[Programs, dict[str, float]]:
+    """Compiles programs side by side, and while the next ones are being lowered.
+
+    XLA leaves Python's lock while it works.
+
+    Args:
+        lowered: the names and the lowered programs, all five.
+        mesh: the devices.
+
+    Returns:
+        The compiled programs, and the seconds that each took, by its name.
+    """
     platform = mesh.devices.flat[0].platform
 
-    def compile_one(name):
-        program = getattr(lowered, name)
-        if program is None:
-            return None, 0.0
+    def compile_one(name, program):
         started = time.perf_counter()
         compiled = program.compile(compiler_options(platform, brief=name in BRIEF))
         return compiled, time.perf_counter() - started
 
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        compiled, seconds = zip(*pool.map(compile_one, lowered._fields), strict=True)
-    return Programs(*compiled), dict(zip(lowered._fields, seconds, strict=True))
+    with ThreadPoolExecutor(len(Programs._fields)) as pool:
+        waiting = {name: pool.submit(compile_one, name, each) for name, each in lowered}
+        done = {name: waiting[name].result() for name in Programs._fields}
+    programs = Programs(**{name: compiled for name, (compiled, _) in done.items()})
+    return programs, {name: seconds for name, (_, seconds) in done.items()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ from jepbt.engine.memory import (
     tree_bytes,
 )
 from jepbt.engine.processes import agree, are_several, in_first, of_first, together
-from jepbt.engine.programs import Programs, compile_all, lower, place_inputs
+from jepbt.engine.programs import Programs, compile_each, lower_each, place_inputs
 from jepbt.engine.state import Inputs
 from jepbt.engine.switches import own_rules
 from jepbt.strategies import Strategy, resolve_strategy
@@ -60,8 +61,8 @@ class Prepared:
         memory_bytes: the bytes that the largest program reserves in one memory.
         memory_limit: the bytes of that memory.
         seconds: the duration of each step: `"trace"`, `"identify"`, `"data"`,
-            `"lower"`, `"compile"`, and `"compile train"` and the like for each program,
-            several of which compile at once.
+            `"compile"`, and `"compile train"` and the like for each program: several
+            compile at once, while the next ones are traced.
         step_flops: the floating-point operations of one member's training step; 0 if
             unknown.
         checkpoint_bytes: the bytes of one checkpoint.
@@ -97,7 +98,7 @@ class Prepared:
     @property
     def compile_seconds(self) -> float:
         """The seconds that tracing and compiling took."""
-        return sum(self.seconds[name] for name in ("trace", "lower", "compile"))
+        return self.seconds["trace"] + self.seconds["compile"]
 
 
 @own_rules()
@@ -148,7 +149,7 @@ def prepare(
             phases = make_phases(
                 task, resolved, config, mesh=mesh, chunk_size=chunk_size
             )
-            return lower(phases, inputs, mesh)
+            return lower_each(phases, inputs, mesh)
 
         programs, chunk, reserved = _compile(make, config, mesh, chunk, held, seconds)
         state = programs.init.out_info
@@ -226,7 +227,7 @@ def _choose_chunk(
 
 
 def _compile(
-    make: Callable[[int], Programs],
+    make: Callable[[int], Iterable[tuple[str, Any]]],
     config: Config,
     mesh: Mesh,
     chunk: ChunkChoice,
@@ -237,13 +238,21 @@ def _compile(
     share = config.population_size // mesh.size
     sharing = len(mesh.local_devices) if is_host(mesh.devices.flat[0]) else 1
     limit = memory_limit(mesh.devices.flat[0])
+
+    def check_space(lowered):
+        """Refuses a disk too small for a checkpoint, once its size is known."""
+        for name, program in lowered:
+            if name == "train":
+                state, _ = program.out_info
+                in_first(functools.partial(refuse, tree_bytes((state, state.best))))
+            yield name, program
+
+    def refuse(num_bytes):
+        return held and held.check_space(num_bytes, config)
+
     while True:
-        with _timed(seconds, "lower"):
-            lowered = make(chunk.size)
-        state = lowered.init.out_info
-        num_bytes = tree_bytes((state, state.best))
-        in_first(lambda: held and held.check_space(num_bytes, config))  # noqa: B023
         with _timed(seconds, "compile"):
+            lowered = check_space(make(chunk.size))
             programs, by_program, reserved = _compile_or_refuse(lowered, mesh)
         seconds |= {f"compile {name}": spent for name, spent in by_program.items()}
         reserved *= sharing
@@ -254,15 +263,15 @@ def _compile(
 
 
 def _compile_or_refuse(
-    lowered: Programs, mesh: Mesh
-) -> tuple[Programs, dict[str, float], float]:
+    lowered: Iterable[tuple[str, Any]], mesh: Mesh
+) -> tuple[Programs | None, dict[str, float], float]:
     """Compiles; also says what a device reserves, which is infinite if it refuses."""
     try:
-        programs, seconds = compile_all(lowered, mesh)
+        programs, seconds = compile_each(lowered, mesh)
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        return lowered, {}, float("inf")
+        return None, {}, float("inf")
     return programs, seconds, max(map(reserved_bytes, programs))
 
 
