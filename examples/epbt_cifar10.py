@@ -17,13 +17,13 @@ command goes on with the runs that are missing, also for more `--seeds`.
 `--data` is a file with `x_train`, `y_train`, `x_test`, `y_test`, uint8 images
 [N, 32, 32, 3] and labels, as `keras.datasets.cifar10.load_data()` returns and
 `tfds.load("cifar10", batch_size=-1)` holds them. `--make-archive` writes as much of it
-as 45 MB hold, losslessly: 5,000 test images and about 17,900 training images. That
+as 45 MB hold, losslessly: 5,000 test images and about 17,400 training images. That
 file too is for `--data`.
 
 --size full: for one accelerator, in bfloat16. 16 ResNet-8s a population, batches of
 128, all images of an archive, 3 seeds: 2.2 PFLOP in all by the compiler's count.
 Estimated for an H100, never run on one: 2 minutes at 2 % of its peak, and compiling.
---size cpu: 2 CPU cores, about 10 minutes if they are idle. 8 small CNNs, 2,000 training
+--size cpu: 2 CPU cores, about 20 minutes if they are idle. 8 small CNNs, 2,000 training
 images, 5 seeds. Expect the table of RESULTS.md. --size toy: to try it.
 """
 

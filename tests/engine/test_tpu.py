@@ -31,6 +31,15 @@ ITEMSIZE = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4
 MEMBER_BYTES = 2 * 105_866 * 4  # weights and momentum
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiles_anew():
+    """A program for devices that are not here can be put into a cache, but not read."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
 def lower(topology, **settings):
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles, no chip is used
     return example["lower_for_tpu"](
