@@ -83,19 +83,22 @@ def test_the_control_schedule_ends_at_zero_and_the_others_have_none():
 def test_four_arms_are_compared_at_equal_cost_and_kept(tmp_path, capsys):
     size = dataclasses.replace(study.SIZES["toy"], images=(160, 40), num_seeds=1)
     size = dataclasses.replace(size, network=jepbt.models.MLP(hidden=(4,)))
-    comparison = study.run(make_arrays(), size, tmp_path)
+    np.savez(tmp_path / "data.npz", **make_arrays())
+    arrays, folder = study.read(tmp_path / "data.npz"), tmp_path / "run"
+    comparison = study.run(arrays, size, folder)
     arms = (study.PBT, study.EPBT, study.FIXED, study.RANDOM)
     assert comparison.names == arms
     assert (comparison.control, comparison.primary) == (study.PBT, study.EPBT)
     assert {cost.num_steps for cost in comparison.costs.values()} == {100}  # 10 epochs
     assert not comparison.notes  # of other search spaces, for one
     assert len(capsys.readouterr().out.splitlines()) == 4
-    again = study.run(make_arrays(), size, tmp_path)
+    again = study.run(arrays, size, folder)
     assert capsys.readouterr().out == ""  # nothing was trained again
     np.testing.assert_array_equal(again.scores, comparison.scores)
-    kept = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    lines = (folder / "comparison.csv").read_text().splitlines()
+    kept = list(csv.DictReader(lines))
     assert [line["arm"] for line in kept] == list(arms)
-    assert (tmp_path / "comparison.json").stat().st_size > 1_000
+    assert (folder / "comparison.json").stat().st_size > 1_000
 
 
 @pytest.mark.slow
