@@ -1,4 +1,4 @@
-"""The main job's programs, compiled for TPUs that are not here.
+"""Programs of the main job and of ResNets, compiled for TPUs that are not here.
 
     python -m pytest -m tpu tests/engine/test_tpu.py
 
