@@ -1,4 +1,4 @@
-"""The main job's programs, compiled for TPUs that are not here.
+"""Programs of the main job and of ResNets, compiled for TPUs that are not here.
 
     python -m pytest -m tpu tests/engine/test_tpu.py
 
@@ -12,6 +12,9 @@ import re
 import runpy
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import numpy as np
+import optax
 import pytest
 
 import jepbt
@@ -26,6 +29,15 @@ MEMBERS_EACH = 32
 TOPOLOGIES = {"v5e:1x1": 1, "v5e:2x4": 8, "v5e:16x16": 256}
 ITEMSIZE = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
 MEMBER_BYTES = 2 * 105_866 * 4  # weights and momentum
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiles_anew():
+    """A program for devices that are not here can be put into a cache, but not read."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
 
 
 def lower(topology, **settings):
@@ -103,6 +115,59 @@ def test_members_do_not_meet_while_they_train(compiled):
     _, programs = compiled
     operations = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
     assert largest(programs["train"], *operations) < MEMBER_BYTES / 2
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """Programs of two ResNet-8s a chip, on 256 chips, lowered.
+
+    Beside weights they have running statistics and many small leaves. The pictures are
+    tiny: what is asked does not hang on them.
+    """
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    images = np.zeros((64, 8, 8, 3), np.uint8)
+    task = jepbt.classification(
+        (images, np.arange(64) % 10),
+        hparams=example["Hyper"],
+        model=jepbt.models.ResNet(depth=8, width=8),
+        loss=lambda h: jepbt.losses.cross_entropy,
+        optimizer=lambda h: optax.sgd(h.rate, momentum=0.9),
+        batch_size=8,
+    )
+    settings = {"num_generations": 3, "steps_per_generation": 2}
+    return example["lower_for_tpu"](
+        task, "v5e:16x16", population_size=2 * 256, **settings
+    ).programs
+
+
+def bytes_of(leaf):
+    return leaf.size * leaf.dtype.itemsize
+
+
+SUMMING = ("all-gather", "all-reduce", "all-to-all", "reduce-scatter")
+
+
+def test_on_256_chips_each_leaf_goes_around_a_ring_and_nothing_is_gathered(residual):
+    """A turn of all rings sends a chip's share of the members' states, once."""
+    leaves = jax.tree.leaves(residual.init.out_info.population.state)
+    text = residual.evolve.compile().as_text()
+    assert not any(moved(text, operation) for operation in SUMMING)
+    passed = moved(text, "collective-permute")
+    assert len(passed) == len(leaves)
+    assert sum(passed) == sum(map(bytes_of, leaves)) // 256
+
+
+def test_on_256_chips_no_weights_move_while_members_train_and_are_scored(residual):
+    """A number of each member does; and keeping the best moves one member."""
+    state = residual.init.out_info.population.state
+    kernel = max(bytes_of(leaf) for leaf in jax.tree.leaves(state.params)) // 512
+    member = sum(bytes_of(leaf) for leaf in jax.tree.leaves(state)) // 512
+    numbers = 32 * 512
+    most = {"train": kernel / 2, "evaluate": 1.1 * member + numbers}
+    for name, limit in most.items():
+        text = getattr(residual, name).compile().as_text()
+        for operation in (*SUMMING, "collective-permute", "collective-broadcast"):
+            assert max(moved(text, operation), default=0) < limit, (name, operation)
 
 
 def test_the_default_chunk_is_estimated_faster_than_all_at_once_and_than_one(compiled):
