@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_task import train
 
 import jepbt
 from jepbt import augment, losses
@@ -248,12 +249,6 @@ def test_strengths_evolve_and_only_training_is_augmented():
     np.testing.assert_array_equal(  # no light, no gradient
         after.params["dense1"]["kernel"], state.params["dense1"]["kernel"]
     )
-    result = jepbt.train_population(
-        make(augment=lambda h: augment.shift(h.shift)),
-        population_size=4,
-        num_generations=2,
-        steps_per_generation=2,
-        batch_size=8,
-        progress=False,
-    )
+    task = make(augment=lambda h: augment.shift(h.shift))
+    result = train(task, 4, 2, 2, batch_size=8)
     assert len(np.unique(result.history.hparams["shift"])) > 1

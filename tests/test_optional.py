@@ -9,7 +9,6 @@ import signal
 import sys
 import warnings
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as orbax
 import pytest
 from made_up_run import write_run
+from tiny_task import Hyper
 
 import jepbt
 from jepbt.checkpoints import checkpoint
@@ -29,12 +29,6 @@ from jepbt.host import evaluators
 from jepbt.optional import optional, warn
 from jepbt.report import write_report
 from jepbt.training.progress import is_terminal
-
-
-@dataclass
-class Hyper(jepbt.HyperParameters):
-    rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
-
 
 TASK = jepbt.Task(
     hparams=Hyper,

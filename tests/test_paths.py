@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_up_run import write_run
 from tiny_task import TASK, Hyper
+from tiny_task import train as train_task
 
 import jepbt
 from jepbt import cli
@@ -27,17 +28,8 @@ def home(tmp_path, monkeypatch):
 
 
 def train(run_dir, **settings):
-    return jepbt.train_population(
-        TASK,
-        strategy="random_search",
-        population_size=2,
-        num_generations=2,
-        steps_per_generation=2,
-        chunk_size=1,
-        progress=False,
-        run_dir=run_dir,
-        **settings,
-    )
+    settings |= {"strategy": "random_search", "chunk_size": 1, "run_dir": run_dir}
+    return train_task(TASK, 2, 2, 2, **settings)
 
 
 def test_a_path_is_made_absolute_as_it_is_written(home):

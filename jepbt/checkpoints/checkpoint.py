@@ -8,8 +8,6 @@ bit that flips later; the manifest does, and such a checkpoint is not used. Noth
 a checkpoint is executed or unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -20,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jepbt.engine import Best, RunState
@@ -148,10 +147,12 @@ def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState
     found = manager.restore(generation, args=orbax.args.StandardRestore(stored))
     if _is_on_cpu(found):  # the programs must own what they overwrite
         found = copy(found)
-    leaves = [
-        _unpack(found[name] if name in stored else _empty(wanted[name]), leaf)
-        for name, leaf in _named(like)
-    ]
+    found |= {
+        name: jnp.zeros(data.shape, data.dtype, device=data.sharding)
+        for name, data in wanted.items()
+        if not data.size
+    }
+    leaves = [_unpack(found[name], leaf) for name, leaf in _named(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -172,13 +173,8 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def pick(arrays: Mapping[str, np.ndarray], part: str, like: Any) -> Any:
     """Picks a part of what `pack` named: a tree of arrays of the shapes of `like`.
 
-    Args:
-        arrays: the arrays of a checkpoint, from `read_arrays`.
-        part: the start of the part's path: "_0_population", "_0_best" or "_1".
-        like: the shapes and dtypes of the part.
-
-    Raises:
-        ValueError: if the checkpoint holds another tree, or other shapes.
+    A part is named by the start of its path: "_0_population", "_0_best" or "_1". Raises
+    a `ValueError` if the checkpoint holds another tree, or other shapes.
     """
     names = sorted(name for name in arrays if name[5:].startswith(f"{part}_"))
     leaves, tree = jax.tree.flatten(like)
@@ -209,13 +205,6 @@ def copy(tree: Any) -> Any:
 def without_keys(leaf: Any) -> Any:
     """Replaces an array of random keys by their data; others stay as they are."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _empty(data: jax.ShapeDtypeStruct) -> jax.Array:
-    zeros = np.zeros(data.shape, data.dtype)
-    return jax.make_array_from_callback(
-        data.shape, data.sharding, lambda index: zeros[index]
-    )
 
 
 def _unpack(array: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,7 +1,5 @@
 """Writes the files of a run: readable without jepbt, never left half-written."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno
@@ -12,8 +10,9 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import filelock
 import jax
 import numpy as np
 
@@ -22,9 +21,6 @@ from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.optional import warn
 from jepbt.results import Generation, to_json
 from jepbt.results.json_lines import NO_CHOICES, from_lines
-
-if TYPE_CHECKING:
-    import filelock
 
 HISTORY = "history.jsonl"
 _CONFIG = "config.json"
@@ -183,12 +179,12 @@ def read_history(
     return generations
 
 
-def save_figure(folder: pathlib.Path, axes: Any) -> None:
-    """Writes the fitness plot: `figures/fitness.png`."""
+def save_figure(folder: pathlib.Path, axes: Any, name: str = "fitness.png") -> None:
+    """Writes a plot into `figures/`: that of the fitness, if no other is named."""
     (folder / "figures").mkdir(exist_ok=True)
     image = io.BytesIO()
     axes.figure.savefig(image, format="png")
-    replace(folder / "figures" / "fitness.png", image.getvalue())
+    replace(folder / "figures" / name, image.getvalue())
 
 
 def save_member(
@@ -241,13 +237,8 @@ def replace(
         raise
 
 
-def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
+def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
     """Takes a run's folder for this process alone, until it releases it or ends."""
-    try:
-        import filelock
-    except ImportError:
-        _warn_unlocked(folder, "cannot be locked without the package filelock")
-        return None
     # Any thread may release it: after a second Ctrl-C another one does.
     held = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
     try:
@@ -258,7 +249,10 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock | None:
             "ended, or name another folder."
         ) from None
     except NotImplementedError:
-        _warn_unlocked(folder, "is on a disk that cannot lock files")
+        warn(
+            f"run_dir={str(folder)!r} is on a disk that cannot lock files: see to it "
+            "that no other run writes there."
+        )
     except OSError as error:
         raise not_writable(folder, error) from error
     return held
@@ -269,18 +263,12 @@ def is_in_use(folder: pathlib.Path) -> bool:
     if not (folder / _LOCK).exists():
         return False
     try:
-        import filelock
-
         with filelock.FileLock(folder / _LOCK, timeout=0):
             return False
     except filelock.Timeout:
         return True
-    except (ImportError, NotImplementedError, OSError):
+    except (NotImplementedError, OSError):
         return False
-
-
-def _warn_unlocked(folder: pathlib.Path, why: str) -> None:
-    warn(f"run_dir={str(folder)!r} {why}: see to it that no other run writes there.")
 
 
 def discard(folder: pathlib.Path) -> None:

@@ -1,7 +1,5 @@
 """Identifies a run, so that only the same run may continue it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -227,8 +227,10 @@ class Keeper:
 
     def _seal(self) -> None:
         """Adds the manifest; orbax calls this in the first process, in its thread."""
-        checkpoint.sync(self._folder.path / run_directory.HISTORY)
-        checkpoint.seal(self._root, self._saved, self._folder.new_facts)
+        held = self._folder
+        checkpoint.sync(held.path / run_directory.HISTORY)
+        facts = {"identity": held.identity, "chunk_size": held.chunk_size}
+        checkpoint.seal(self._root, self._saved, facts)
         self._told.discard(self._no_checkpoint)
         self._rest()
 

@@ -1,24 +1,22 @@
 """Takes a run's folder, and decides if and where the run in it may continue."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import filelock
 
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import differences
 from jepbt.config import Config
 from jepbt.optional import optional, warn
-
-if TYPE_CHECKING:
-    import filelock
 
 logger = logging.getLogger("jepbt")
 
@@ -28,7 +26,7 @@ class RunFolder:
     """A run's folder, which only this process may write to until it releases it."""
 
     path: pathlib.Path
-    lock: filelock.BaseFileLock | None
+    lock: filelock.BaseFileLock
     facts: Mapping[str, Any] | None = None
     """The facts in the newest checkpoint that is whole."""
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
@@ -47,16 +45,10 @@ class RunFolder:
         """The last generation that the newest checkpoint has seen; -1 without one."""
         return -1 if self.facts is None else int(self.facts["generation"])
 
-    @property
-    def new_facts(self) -> dict[str, Any]:
-        """The facts that new checkpoints hold about the run."""
-        return {"identity": self.identity, "chunk_size": self.chunk_size}
-
     def release(self) -> None:
         """Lets other runs use the folder."""
         with optional(f"run_dir={str(self.path)!r} stays locked by this process"):
-            if self.lock is not None:
-                self.lock.release()
+            self.lock.release()
 
     def known_chunk(self, num_members: int) -> int:
         """Returns the chunk size that the run began with; 0 if it does not fit."""
@@ -176,16 +168,23 @@ def open_folder(config: Config) -> RunFolder | None:
     """Takes a run's folder, and finds the checkpoint in it to continue from."""
     if config.run_dir is None:
         return None
-    path = run_directory.claim(config.run_dir, resume=config.resume)
-    folder = RunFolder(path, run_directory.lock(path))
+    folder = take(config.run_dir, resume=config.resume)
     with released_on_error(folder):
-        # Another run may have been here between the question and the lock.
-        run_directory.claim(config.run_dir, resume=config.resume)
         with optional(f"{folder.checkpoints} keeps what was half-written"):
             checkpoint.clean(folder.checkpoints)
         if config.resume:
             _find_newest(folder)
     return folder
+
+
+def take(path: str | os.PathLike, *, resume: bool) -> RunFolder:
+    """Takes a folder for a run of this process alone."""
+    folder = run_directory.claim(path, resume=resume)
+    held = RunFolder(folder, run_directory.lock(folder))
+    with released_on_error(held):
+        # Another run may have been here between the question and the lock.
+        run_directory.claim(path, resume=resume)
+    return held
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """Makes sure that all processes of a run see the same folder."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import secrets
@@ -20,13 +18,8 @@ def check_shared(run_dir: str | os.PathLike | None) -> None:
     """Refuses a run's folder that some process does not see, or cannot write to.
 
     Every process writes a part of each checkpoint. On machines without a common disk
-    the folder of each would hold a part of the run, and none could continue it.
-
-    Args:
-        run_dir: the folder, which the first process has made, or `None`.
-
-    Raises:
-        ValueError: in every process, if one of them does not see what the first wrote.
+    the folder of each would hold a part of the run, and none could continue it. Raises
+    a `ValueError` in every process if one does not see what the first wrote.
     """
     if run_dir is None or not are_several():
         return

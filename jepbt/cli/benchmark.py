@@ -1,7 +1,5 @@
 """`jepbt benchmark`: measures the models asked for, prints and keeps the numbers."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools
@@ -18,13 +16,12 @@ from jepbt.benchmark import ScalingReport, scaling
 from jepbt.benchmark.speed import compare_speed, start_workers
 from jepbt.benchmark.startup import format_startup, measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
-from jepbt.cli.flags import whole
+from jepbt.cli.flags import read_names, whole
 from jepbt.cli.say import say
 from jepbt.engine.devices import use_compilation_cache
 from jepbt.optional import optional
 
 NAMES = tuple(dict.fromkeys(workload.name for workload in WORKLOADS))
-
 
 TEXTS = {
     "help": "measure populations against other ways to train them, on this machine",
@@ -41,10 +38,9 @@ example:
     jepbt benchmark --models mlp --max-population 64 --json speed.json
 """,
 }
-"""What `jepbt benchmark --help` says beside the flags."""
 
 
-def add_benchmark_flags(command: argparse.ArgumentParser) -> None:
+def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `jepbt benchmark`."""
     add = command.add_argument_group("what to measure").add_argument
     add(
@@ -89,9 +85,10 @@ def add_benchmark_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
+def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks the flags, and returns the function that measures and prints."""
-    workloads = _choose_workloads(arguments.models)
+    wanted = read_names("models", arguments.models, NAMES)
+    workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     for name in ("max_population", "num_rounds"):
         if getattr(arguments, name) is not None:
             check_whole("", name, getattr(arguments, name), 1)
@@ -103,17 +100,6 @@ def prepare_benchmark(arguments: argparse.Namespace) -> Callable[[], None]:
         first = {workload.name: workload for workload in reversed(workloads)}
         workloads = [_shorten(first[name]) for name in NAMES if name in first]
     return functools.partial(_run, arguments, workloads)
-
-
-def _choose_workloads(names: str) -> list[Workload]:
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in NAMES:
-            raise ValueError(
-                f"models={names!r}: {name!r} is none of {', '.join(NAMES)}. Give one "
-                "or more of them, with commas between."
-            )
-    return [workload for workload in WORKLOADS if workload.name in wanted]
 
 
 def _shorten(workload: Workload) -> Workload:

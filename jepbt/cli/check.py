@@ -1,7 +1,5 @@
 """`jepbt check`: is jepbt right on this device, what does it cost, which form wins?"""
 
-from __future__ import annotations
-
 import argparse
 import functools
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from jepbt.benchmark.check import (
     markdown,
     open_record,
 )
-from jepbt.cli.flags import number
+from jepbt.cli.flags import number, read_names
 from jepbt.cli.say import say
 from jepbt.engine.devices import use_compilation_cache
 
@@ -37,10 +35,9 @@ example:
     jepbt check --size toy
 """,
 }
-"""What `jepbt check --help` says beside the flags."""
 
 
-def add_check_flags(command: argparse.ArgumentParser) -> None:
+def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds what is checked, and for how long."""
     add = command.add_argument_group("what is checked").add_argument
     add(
@@ -72,15 +69,9 @@ def add_check_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare_check(arguments: argparse.Namespace) -> Callable[[], None]:
+def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks the user's flags, and returns the function that runs the check."""
-    kinds = tuple(name.strip() for name in arguments.parts.split(","))
-    for name in kinds:
-        if name not in KINDS:
-            raise ValueError(
-                f"parts={arguments.parts!r}: {name!r} is none of {', '.join(KINDS)}. "
-                "Give one or more of them, with commas between."
-            )
+    kinds = read_names("parts", arguments.parts, KINDS)
     check_real("", "max_seconds", arguments.max_seconds, 0, above=True)
     path = user_file("json", arguments.json)
     jepbt.use_all_cpu_cores()
@@ -88,7 +79,7 @@ def prepare_check(arguments: argparse.Namespace) -> Callable[[], None]:
     return functools.partial(_run, arguments, kinds, record)
 
 
-def _run(arguments: argparse.Namespace, kinds: tuple[str, ...], record: Record) -> None:
+def _run(arguments: argparse.Namespace, kinds: list[str], record: Record) -> None:
     use_compilation_cache()
     about = record.about
     say(f"jepbt {about['jepbt']} | jax {about['jax']} | {about['device']}")

@@ -1,26 +1,29 @@
 """`jepbt compare`: losses and strategies over the same seeds, at equal cost."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools
-import io
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
-
-import optax
 
 import jepbt
 from jepbt import config as configs
 from jepbt import losses
 from jepbt.arguments import check_whole
 from jepbt.checkpoints import folder as run_directory
-from jepbt.cli.flags import add_data_flags, add_progress_flag, add_size_flags, whole
+from jepbt.cli.flags import (
+    add_data_flags,
+    add_progress_flag,
+    add_size_flags,
+    read_names,
+    resume_command,
+    whole,
+    with_noise,
+)
 from jepbt.cli.say import say, say_aside
-from jepbt.cli.train import folder_of, resume_command
+from jepbt.cli.train import folder_of
 from jepbt.comparison import (
     Comparison,
     Outcome,
@@ -30,9 +33,10 @@ from jepbt.comparison import (
     run_comparison,
     step_cost,
 )
-from jepbt.datasets import Dataset, with_label_noise
+from jepbt.datasets import Dataset
 from jepbt.optional import optional
 from jepbt.tasks import Adaptation, StandardHyperParameters
+from jepbt.tasks.classification import standard_optimizer
 
 
 @dataclasses.dataclass
@@ -76,10 +80,9 @@ example:
         --label-noise 0.4 --label-noise-pattern pairs --seeds 5 --model mlp
 """,
 }
-"""What `jepbt compare --help` says beside the flags."""
 
 
-def add_comparison_flags(command: argparse.ArgumentParser) -> None:
+def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `jepbt compare`."""
     add = command.add_argument_group("arms and seeds").add_argument
     add(
@@ -146,7 +149,7 @@ _OF_CONFIG = ("population_size", "num_generations", "steps_per_generation")
 _OF_CONFIG += ("batch_size", "run_dir", "resume", "progress")
 
 
-def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
+def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks and announces a comparison, and returns the function that runs it."""
     config = jepbt.Config(**{name: getattr(arguments, name) for name in _OF_CONFIG})
     configs.check(config)
@@ -171,25 +174,12 @@ def prepare_comparison(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def _make_arms(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = [name.strip() for name in arguments.arms.split(",")]
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(
-                f"arms={arguments.arms!r}: {name!r} is none of {', '.join(NAMES)}. "
-                "Give two or more of them, with commas between."
-            )
+    names = read_names("arms", arguments.arms, NAMES, at_least="two")
     clean = jepbt.datasets.load(arguments.data)
-    noise = arguments.label_noise, arguments.validation_label_noise
 
     @functools.lru_cache(maxsize=1)  # all arms of a seed share it
     def dataset_at(seed: int) -> Dataset:
-        return with_label_noise(
-            clean,
-            noise[0],
-            validation_label_noise=noise[1],
-            pattern=arguments.label_noise_pattern,
-            seed=seed,
-        )
+        return with_noise(clean, arguments, seed)
 
     costs: dict[str, float] = {}
 
@@ -202,7 +192,7 @@ def _make_arms(arguments: argparse.Namespace) -> dict[str, Any]:
         task = _make_task(dataset, loss, arguments)
         return jepbt.Arm(task, strategy, costs.get(name))
 
-    if any(noise):
+    if arguments.label_noise or arguments.validation_label_noise:
         return {
             name: lambda seed, name=name: make(name, dataset_at(seed)) for name in names
         }
@@ -220,10 +210,7 @@ def _make_task(
         hparams=Hyper,
         model=build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout),
         loss=loss,
-        optimizer=lambda h: optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
-            optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),
-        ),
+        optimizer=standard_optimizer,
         compute_dtype=arguments.compute_dtype,
     )
 
@@ -266,7 +253,5 @@ def _write(folder: pathlib.Path, comparison: Comparison) -> None:
     """Writes the table, the numbers and the figure of a comparison."""
     run_directory.replace(folder / "comparison.txt", f"{comparison}\n".encode())
     run_directory.replace(folder / "comparison.json", comparison.to_json().encode())
-    image = io.BytesIO()
-    jepbt.plots.comparison(comparison).figure.savefig(image, format="png")
-    (folder / "figures").mkdir(exist_ok=True)
-    run_directory.replace(folder / "figures" / "comparison.png", image.getvalue())
+    axes = jepbt.plots.comparison(comparison)
+    run_directory.save_figure(folder, axes, "comparison.png")

@@ -1,7 +1,5 @@
 """`jepbt train --distributed`: makes one run of several processes."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -11,9 +9,8 @@ from collections.abc import Iterator
 import jax
 
 from jepbt.arguments import check_whole
-from jepbt.cli.flags import whole
+from jepbt.cli.flags import resume_command, whole
 from jepbt.cli.say import say_aside
-from jepbt.cli.train import resume_command
 from jepbt.engine.processes import LostProcess
 from jepbt.training.lost_process import last_words, told_if_lost
 

@@ -1,12 +1,13 @@
-"""The flags of `jepbt train`, of which `jepbt compare` shares some."""
-
-from __future__ import annotations
+"""The flags of `jepbt train`, of which other commands share some, and their reading."""
 
 import argparse
-from collections.abc import Callable
+import pathlib
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jepbt
+from jepbt.datasets import Dataset, with_label_noise
 from jepbt.strategies import STRATEGY_NAMES
 
 MAIN_JOB = jepbt.Config(num_generations=15, steps_per_generation=60, batch_size=32)
@@ -17,11 +18,7 @@ Add = Callable[..., Any]
 
 
 def whole(text: str) -> int:
-    """Reads a whole number.
-
-    Raises:
-        argparse.ArgumentTypeError: if the text is none.
-    """
+    """Reads a whole number, or raises `argparse.ArgumentTypeError`."""
     try:
         return int(text)
     except ValueError:
@@ -30,11 +27,7 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Reads a number.
-
-    Raises:
-        argparse.ArgumentTypeError: if the text is none.
-    """
+    """Reads a number, or raises `argparse.ArgumentTypeError`."""
     try:
         return float(text)
     except ValueError:
@@ -47,6 +40,38 @@ def whole_or_word(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def read_names(
+    flag: str, text: str, known: Sequence[str], at_least: str = "one"
+) -> list[str]:
+    """Reads names with commas between, or raises a `ValueError` that lists them all."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"{flag}={text!r}: {name!r} is none of {', '.join(known)}. Give "
+                f"{at_least} or more of them, with commas between."
+            )
+    return names
+
+
+def with_noise(clean: Dataset, arguments: argparse.Namespace, seed: int) -> Dataset:
+    """Makes labels wrong as the flags of `add_data_flags` say."""
+    return with_label_noise(
+        clean,
+        arguments.label_noise,
+        validation_label_noise=arguments.validation_label_noise,
+        pattern=arguments.label_noise_pattern,
+        seed=seed,
+    )
+
+
+def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
+    """Writes the command line that continues the run that `arguments` started."""
+    added = [] if arguments.run_dir else ["--run-dir", str(folder)]
+    added += [] if arguments.resume else ["--resume"]
+    return shlex.join(["jepbt", *arguments.argv, *added])
 
 
 def add_training_flags(command: argparse.ArgumentParser) -> None:

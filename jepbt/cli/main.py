@@ -1,10 +1,8 @@
 """Runs the commands `jepbt train`, `compare`, `benchmark`, `check` and `report`.
 
-Each command has its texts, its flags, and a function that checks their values and
-returns the function that does the work. A mistake is one line.
+Each command is a module: `TEXTS` for its help, `add_flags`, and `prepare`, which checks
+the flags' values and returns the function that does the work. A mistake is one line.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -15,15 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jepbt
-from jepbt.cli import benchmark, check, compare, train
-from jepbt.cli.benchmark import add_benchmark_flags, prepare_benchmark
-from jepbt.cli.check import add_check_flags, prepare_check
-from jepbt.cli.compare import add_comparison_flags, prepare_comparison
-from jepbt.cli.distributed import add_process_flags, joined
-from jepbt.cli.flags import add_training_flags
-from jepbt.cli.report import add_report_arguments, prepare_report
+from jepbt.cli import benchmark, check, compare, report, train
+from jepbt.cli.distributed import joined
 from jepbt.cli.say import say_aside
-from jepbt.cli.train import prepare_training, print_interruption
 
 _DESCRIPTION = """\
 Trains a population of networks as one program, and evolves their hyperparameters and
@@ -37,16 +29,7 @@ example:
     jepbt report runs/first
     jepbt compare --model mlp --arms random_search,taylor
 """
-_REPORT = {
-    "help": "write a run as one page, report.html, that opens without a network",
-    "description": "Writes RUN_DIR/report.html, also while the run is going.",
-    "epilog": """\
-example:
-  A page of the first run in this folder:
-
-    jepbt report runs/0001
-""",
-}
+_COMMANDS = (train, compare, benchmark, check, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return _fail(str(error))
                 run()
         except jepbt.Interrupted as stop:
-            print_interruption(stop, arguments)
+            train.print_interruption(stop, arguments)
             return 128 + stop.signal_number
         except KeyboardInterrupt:  # before training, or the second Ctrl-C
             say_aside("jepbt: stopped at once")
@@ -93,22 +76,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     # argparse would print all flags before the one line that says what is wrong.
     parser.error = _exit_with(parser.prog)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add_command(name: str, prepare: Callable, **texts: str):
-        command = commands.add_parser(
-            name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts
-        )
-        command.set_defaults(prepare=prepare)
+    for module in _COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        form = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, formatter_class=form, **module.TEXTS)
+        module.add_flags(command)
+        command.set_defaults(prepare=module.prepare)
         command.error = _exit_with(command.prog)
-        return command
-
-    command = add_command("train", prepare_training, **train.TEXTS)
-    add_training_flags(command)
-    add_process_flags(command)
-    add_comparison_flags(add_command("compare", prepare_comparison, **compare.TEXTS))
-    add_benchmark_flags(add_command("benchmark", prepare_benchmark, **benchmark.TEXTS))
-    add_check_flags(add_command("check", prepare_check, **check.TEXTS))
-    add_report_arguments(add_command("report", prepare_report, **_REPORT))
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(argv)
     arguments.argv = argv

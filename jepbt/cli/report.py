@@ -1,7 +1,5 @@
 """`jepbt report`: writes a run's page, once or while the run goes, and its table."""
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 from collections.abc import Callable
@@ -13,8 +11,19 @@ from jepbt.optional import optional
 from jepbt.report import watch, write_report
 from jepbt.results import load_history
 
+TEXTS = {
+    "help": "write a run as one page, report.html, that opens without a network",
+    "description": "Writes RUN_DIR/report.html, also while the run is going.",
+    "epilog": """\
+example:
+  A page of the first run in this folder:
 
-def add_report_arguments(command: argparse.ArgumentParser) -> None:
+    jepbt report runs/0001
+""",
+}
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `jepbt report`."""
     command.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
     command.add_argument(
@@ -30,7 +39,7 @@ def add_report_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare_report(arguments: argparse.Namespace) -> Callable[[], None]:
+def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """Writes page and table, and returns a function that prints where they are.
 
     A page that is watched is written by that function.

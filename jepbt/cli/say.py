@@ -1,7 +1,5 @@
 """Prints for people, wherever a command's output goes."""
 
-from __future__ import annotations
-
 import sys
 
 from tqdm.auto import tqdm

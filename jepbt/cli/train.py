@@ -1,14 +1,11 @@
 """`jepbt train`: prepares a run, prints what it is, and runs it."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 
@@ -19,13 +16,16 @@ import jepbt
 from jepbt import config as configs
 from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
+from jepbt.cli.distributed import add_process_flags
+from jepbt.cli.flags import add_training_flags, resume_command, with_noise
 from jepbt.cli.say import say, say_aside
-from jepbt.datasets import Dataset, with_label_noise
+from jepbt.datasets import Dataset
 from jepbt.engine.devices import is_host
 from jepbt.engine.processes import together
 from jepbt.hyperparameters import TaylorLoss, spaces
 from jepbt.results import Generation, describe
-from jepbt.training import Prepared, Result, execute, prepare
+from jepbt.training import Prepared, Result, execute
+from jepbt.training import prepare as prepare_run
 from jepbt.training.progress import is_terminal
 
 TEXTS = {
@@ -44,34 +44,27 @@ example:
     jepbt train --model mlp --population-size 16 --run-dir runs/mine --resume
 """,
 }
-"""What `jepbt train --help` says beside the flags."""
 
 
-def prepare_training(arguments: argparse.Namespace) -> Callable[[], None]:
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of `jepbt train`."""
+    add_training_flags(command)
+    add_process_flags(command)
+
+
+def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """Checks, compiles and announces a run, and returns the function that runs it."""
     names = [field.name for field in dataclasses.fields(jepbt.Config)]
     config = jepbt.Config(**{name: getattr(arguments, name) for name in names})
     jepbt.use_all_cpu_cores()
     configs.check(config)
     with together():
-        dataset = with_label_noise(
-            jepbt.datasets.load(arguments.data),
-            arguments.label_noise,
-            validation_label_noise=arguments.validation_label_noise,
-            pattern=arguments.label_noise_pattern,
-            seed=config.seed,
-        )
+        clean = jepbt.datasets.load(arguments.data)
+        dataset = with_noise(clean, arguments, config.seed)
     prepared = _prepare(dataset, arguments, config)
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, go_on)
     return functools.partial(_run, prepared, go_on)
-
-
-def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
-    """Writes the command line that continues the run that `arguments` started."""
-    added = [] if arguments.run_dir else ["--run-dir", str(folder)]
-    added += [] if arguments.resume else ["--resume"]
-    return shlex.join(["jepbt", *arguments.argv, *added])
 
 
 def _run(prepared: Prepared, go_on: str) -> None:
@@ -93,7 +86,7 @@ def _prepare(
         dataset, model=model, compute_dtype=arguments.compute_dtype
     )
     with folder_of(config) as folder:
-        return prepare(
+        return prepare_run(
             task,
             strategy=arguments.strategy,
             config=dataclasses.replace(config, run_dir=folder),

@@ -3,8 +3,6 @@
 Every error names the split and the part, the value, what is allowed and the cure.
 """
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 Every error names the part, what was found there, and the cure.
 """
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import numbers

@@ -1,7 +1,5 @@
 """Defines a data set, and how validation is carved out of its training data."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import TypeAlias
 

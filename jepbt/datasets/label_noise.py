@@ -1,7 +1,5 @@
 """Makes labels wrong on purpose, for studies of robust losses."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -156,39 +154,39 @@ def noisy_labels(
     return noisy
 
 
-def check_pattern(pattern: str | np.ndarray) -> None:
-    """Raises a `ValueError` unless a pattern is a name or a transition matrix."""
-    if isinstance(pattern, str):
-        check_choice("", "label_noise_pattern", pattern, PATTERNS)
-    else:
-        check_transition("", "label_noise_pattern", pattern)
+def check_pattern(pattern: str | np.ndarray) -> str | np.ndarray:
+    """Returns a pattern, or raises: a name, or a transition matrix `f64[C, C]`."""
+    if not isinstance(pattern, str):
+        return check_transition("", "label_noise_pattern", pattern)
+    check_choice("", "label_noise_pattern", pattern, PATTERNS)
+    return pattern
 
 
 def _read_pattern(
     pattern: str | np.ndarray, dataset: Dataset, is_used: bool, seed: int
 ) -> tuple[np.ndarray | None, str]:
     """Returns the matrix of a pattern, `None` for uniform noise, and words for it."""
-    check_pattern(pattern)
+    pattern = check_pattern(pattern)
     count = dataset.num_classes
+    is_uniform = isinstance(pattern, str) and pattern == "uniform"
     if not is_used:
-        if not isinstance(pattern, str) or pattern != "uniform":
+        if not is_uniform:
             raise ValueError(
                 "label_noise_pattern does nothing where no label is noisy: say also "
                 "which share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix "
                 "to all."
             )
         return None, ""
-    if isinstance(pattern, str):
-        if pattern == "pairs":
-            return label_pairs(count, seed), "wrong by pairs of classes"
+    if is_uniform:
         return None, "wrong"
-    matrix = check_transition("", "label_noise_pattern", pattern)
-    if len(matrix) != count:
+    if isinstance(pattern, str):
+        return label_pairs(count, seed), "wrong by pairs of classes"
+    if len(pattern) != count:
         raise ValueError(
-            f"label_noise_pattern is of {len(matrix)} classes, {dataset.name} has "
+            f"label_noise_pattern is of {len(pattern)} classes, {dataset.name} has "
             f"{count}."
         )
-    return matrix, "drawn from a matrix"
+    return pattern, "drawn from a matrix"
 
 
 def check_rate(field: str, rate: float) -> None:

@@ -4,8 +4,6 @@ Fitness comes from the validation split, which is carved out of the training dat
 test split is for one final report.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib.resources

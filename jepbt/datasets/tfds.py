@@ -3,8 +3,6 @@
 The arrays of a set are kept beside its records, where the next call finds them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import http.client

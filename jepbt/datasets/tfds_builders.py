@@ -5,8 +5,6 @@ images. The builders here have the same names, versions, addresses, checksums an
 and so the same order of records: TFDS reads their records by the stock names.
 """
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 from collections.abc import Iterator

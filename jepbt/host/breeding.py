@@ -1,7 +1,5 @@
 """Breeds candidates with the strategies of the compiled program, on the CPU."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -76,13 +76,9 @@ def field_dict(instance: Any) -> dict[str, Any]:
         TypeError: for anything else.
 
     Example:
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64)
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
         >>> field_dict(Hyper())
-        {'width': 4}
+        {'learning_rate': 0.003, 'weight_decay': 0.0001}
     """
     if isinstance(instance, type) or not dataclasses.is_dataclass(instance):
         raise TypeError(

@@ -1,7 +1,5 @@
 """Checks what the host loop is given: argument, value and remedy in each message."""
 
-from __future__ import annotations
-
 import math
 import pickle
 import sys
@@ -12,7 +10,7 @@ from typing import Any
 import jax
 
 from jepbt import strategies
-from jepbt.arguments import check_bool, check_whole
+from jepbt.arguments import check_whole
 from jepbt.host.candidate import Candidate, field_dict
 from jepbt.host.evaluation import EvaluationFn
 from jepbt.hyperparameters import HyperParameters, spaces
@@ -57,17 +55,6 @@ def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
         )
     for name, space in spaces(hparams_type).items():
         space.check(f"{where}.{name}", getattr(hparams, name))
-
-
-def check_settings(
-    n_generations: Any, retries: Any, seed: Any, asynchronous: Any, resume: Any
-) -> None:
-    """Checks the numbers and flags of a run."""
-    check_whole("", "n_generations", n_generations, 1, 10**6)
-    check_whole("", "retries", retries, 0, 10**6)
-    check_whole("", "seed", seed, 0, 2**32 - 1)
-    check_bool("", "asynchronous", asynchronous)
-    check_bool("", "resume", resume)
 
 
 def check_evaluation(

@@ -1,7 +1,5 @@
 """Evaluates one candidate, whatever the user's function does."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

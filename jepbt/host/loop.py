@@ -4,8 +4,6 @@ The loop stacks the candidates' hyperparameters and calls the same strategies as
 compiled program: one algorithm, two drivers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -19,7 +17,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from jepbt.arguments import user_path
+from jepbt.arguments import check_bool, check_whole, user_path
 from jepbt.checkpoints.folder import describe_spaces
 from jepbt.config import check_folder
 from jepbt.engine.forks import check_fork
@@ -31,7 +29,6 @@ from jepbt.host.checks import (
     check_picklable,
     check_population,
     check_result,
-    check_settings,
     check_strategy,
 )
 from jepbt.host.evaluation import EvaluationFn, Failure, Outcome
@@ -156,7 +153,11 @@ def epbt(
     """
     check_fork("epbt")
     hparams_type = check_population(initial_population)
-    check_settings(n_generations, retries, seed, asynchronous, resume)
+    check_whole("", "n_generations", n_generations, 1, 10**6)
+    check_whole("", "retries", retries, 0, 10**6)
+    check_whole("", "seed", seed, 0, 2**32 - 1)
+    check_bool("", "asynchronous", asynchronous)
+    check_bool("", "resume", resume)
     check_evaluation(evaluation_function, n_processes, executor, initial_population)
     check_folder("run_dir", run_dir)
     strategy = resolve_strategy(strategy)

@@ -4,8 +4,6 @@
 after every generation. Loading a pickle runs code: continue only runs of your own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -14,8 +12,9 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from jepbt.checkpoints import RunFolder, differences
+from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.resume import take
 from jepbt.host.candidate import Candidate
 from jepbt.optional import optional
 from jepbt.results import Generation
@@ -73,11 +72,9 @@ def open_run(
     resources: contextlib.ExitStack,
 ) -> tuple[pathlib.Path, Progress | None]:
     """Takes a folder for a run until `resources` closes, and loads the run in it."""
-    folder = run_directory.claim(path, resume=resume)
-    held = RunFolder(folder, run_directory.lock(folder))
+    held = take(path, resume=resume)
     resources.callback(held.release)
-    # Another run may have come between the first look and the lock.
-    run_directory.claim(path, resume=resume)
+    folder = held.path
     try:
         if run_directory.holds_run(folder):
             return folder, _load(folder, settings)

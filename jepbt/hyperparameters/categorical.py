@@ -1,7 +1,5 @@
 """Describes hyperparameters that are one of several choices, and picks by them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Declares hyperparameters: a user's dataclass, read and checked field by field."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools
@@ -74,7 +72,7 @@ class HyperParameters:
             return [(key(f.name), getattr(h, f.name)) for f in fields], fields
 
         jax.tree_util.register_pytree_with_keys(
-            cls, flatten, lambda fields, leaves: _build(cls, fields, leaves)
+            cls, flatten, lambda fields, leaves: build(cls, leaves, fields)
         )
 
 
@@ -243,14 +241,12 @@ def _fields(hparams_type: type[HyperParameters]) -> _Fields:
     return _Fields(dataclasses.fields(hparams_type))
 
 
-def build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
+def build(
+    hparams_type: type, leaves: Sequence[Any], fields: _Fields | None = None
+) -> HyperParameters:
     """Makes an instance without its `__init__`, which may be frozen or check values."""
-    return _build(hparams_type, _fields(hparams_type), leaves)
-
-
-def _build(cls: type, fields: _Fields, leaves: Sequence[Any]) -> HyperParameters:
-    hparams = object.__new__(cls)
-    for field, leaf in zip(fields, leaves, strict=True):
+    hparams = object.__new__(hparams_type)
+    for field, leaf in zip(fields or _fields(hparams_type), leaves, strict=True):
         object.__setattr__(hparams, field.name, leaf)
     return hparams
 

@@ -1,7 +1,5 @@
 """Draws random numbers for many hyperparameters at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

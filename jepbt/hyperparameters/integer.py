@@ -5,8 +5,6 @@ whole numbers are added to whole numbers, and a second random number fills the g
 one of 23 bits leaves.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

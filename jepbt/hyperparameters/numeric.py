@@ -1,7 +1,5 @@
 """Describes hyperparameters that are numbers; the real ones, alone or in a vector."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -96,8 +94,7 @@ class Number(Space):
 
     def encode(self, value: Any) -> np.ndarray:
         """Turns a Python value into what the device holds, inside the bounds."""
-        low, high = self.limits
-        return np.minimum(np.maximum(np.array(value, self.dtype), low), high)
+        return np.clip(np.array(value, self.dtype), *self.limits)
 
     def check(self, where: str, value: Any) -> None:
         """Raises unless a value is a number inside the bounds."""

@@ -1,7 +1,5 @@
 """Describes hyperparameters that are a TaylorGLO loss."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, ClassVar

@@ -6,8 +6,6 @@ each with a leading axis `P` in a population. Code that trains a member reads *v
 (`decode`), people read Python values (`to_python`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,17 +47,19 @@ def losses_in(spaces: Mapping[str, Space]) -> list[str]:
 
 
 def map_fields(
-    function: Callable[[Space, Any], Any], hparams: HyperParameters
+    function: Callable[[str, Space, Any], Any], hparams: HyperParameters
 ) -> HyperParameters:
-    """Applies `(space, leaf) -> leaf` to every field and returns the same class."""
+    """Applies `(name, space, leaf) -> leaf` to every field; returns the same class."""
     fields = spaces(type(hparams)).items()
-    leaves = [function(space, getattr(hparams, name)) for name, space in fields]
+    leaves = [function(name, space, getattr(hparams, name)) for name, space in fields]
     return build(type(hparams), leaves)
 
 
 def clip_all(hparams: HyperParameters) -> HyperParameters:
     """Brings every field back into its space, after operators that may not know it."""
-    return map_fields(lambda space, leaf: space.clip(leaf).astype(space.dtype), hparams)
+    return map_fields(
+        lambda _, space, leaf: space.clip(leaf).astype(space.dtype), hparams
+    )
 
 
 def decode(hparams: HyperParameters) -> HyperParameters:
@@ -68,14 +68,12 @@ def decode(hparams: HyperParameters) -> HyperParameters:
     Numeric choices become their values, others a `Choice` for `choose`; every other
     leaf stays as it is. Works with any leading axes.
     """
-    fields = spaces(type(hparams)).items()
-    leaves = [space.decode(getattr(hparams, name), name) for name, space in fields]
-    return build(type(hparams), leaves)
+    return map_fields(lambda name, space, leaf: space.decode(leaf, name), hparams)
 
 
 def encode(hparams: HyperParameters) -> HyperParameters:
     """Turns one member's Python values into NumPy leaves, as the device holds them."""
-    return map_fields(lambda space, value: space.encode(value), hparams)
+    return map_fields(lambda _, space, value: space.encode(value), hparams)
 
 
 def to_python(hparams: HyperParameters) -> HyperParameters:
@@ -84,7 +82,7 @@ def to_python(hparams: HyperParameters) -> HyperParameters:
     These are ints, floats of the fewest digits that give the same float32 back, the
     chosen values, tuples of floats, and `np.ndarray` losses.
     """
-    return map_fields(lambda space, leaf: space.to_python(leaf), hparams)
+    return map_fields(lambda _, space, leaf: space.to_python(leaf), hparams)
 
 
 def default_member(hparams_type: type[HyperParameters]) -> HyperParameters:
@@ -108,13 +106,10 @@ def sample_population(
 
     Example:
         >>> import jax
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     width: int = jepbt.hparam(4, min=1, max=64, log=True)
-        >>> int(sample_population(jax.random.key(0), Hyper, 5).width[0])
-        4
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
+        >>> first = sample_population(jax.random.key(0), Hyper, 5)
+        >>> round(float(first.learning_rate[0]), 6)
+        0.003
     """
     return jax.tree.map(
         lambda default, rest: jnp.concatenate([default[None], rest]),

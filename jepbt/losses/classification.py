@@ -6,8 +6,6 @@ traced, one value per member of a population, which cannot be. Wrong shapes, and
 that are class indices, raise a `ValueError` that tells a remedy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -200,9 +198,8 @@ def logit_adjusted(
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
         check_classes("logit_adjusted", "counts", len(offsets), logits)
-        shape = (1,) * (logits.ndim - 1) + (-1,)
-        added = tau * jnp.asarray(offsets, logits.dtype).reshape(shape)
-        return optax.softmax_cross_entropy(logits + added, labels)
+        added = jnp.broadcast_to(jnp.asarray(offsets, logits.dtype), logits.shape)
+        return optax.softmax_cross_entropy(logits + tau * added, labels)
 
     return loss
 

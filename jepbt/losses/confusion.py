@@ -1,7 +1,5 @@
 """Computes losses that hold a table of which classes the labels confuse."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -126,8 +124,7 @@ def _with_offsets(shares: Any) -> Callable[..., jax.Array]:
         moved = logits + labels @ _centre(table).astype(logits.dtype)
         if shares is not None:
             check_classes("confusion", "counts", len(shares), logits)
-            shape = (1,) * (logits.ndim - 1) + (-1,)
-            moved = moved + jnp.asarray(shares, logits.dtype).reshape(shape)
+            moved += jnp.broadcast_to(jnp.asarray(shares, logits.dtype), logits.shape)
         return cross_entropy(moved, labels)
 
     return loss

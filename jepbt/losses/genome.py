@@ -13,8 +13,6 @@ Functions that only do arithmetic return NumPy arrays for NumPy arrays and JAX a
 for JAX arrays. Wrong shapes and dtypes raise a `ValueError` that says what is expected.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

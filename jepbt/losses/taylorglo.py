@@ -9,8 +9,6 @@ Reference:
     Polynomial Parameterization", 2021, https://arxiv.org/abs/2002.00059
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -3,8 +3,6 @@
 Flax is imported only when a model is given that must be a flax module.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -34,15 +34,14 @@ step's key. Otherwise members that inherit the same weights would share dropout 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jepbt.arguments import accepts
 from jepbt.models import flax
-
-PyTree: TypeAlias = Any
+from jepbt.population import PyTree
 
 
 class Model(NamedTuple):

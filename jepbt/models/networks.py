@@ -6,8 +6,6 @@ logits are `f32`. Three things make a flax network fit for a population:
 are fast on CPU when many members train, and `nn.dropout`, whose rate may evolve.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """Computes a network in bfloat16, while its weights stay in float32."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -6,8 +6,6 @@ could be. There the same numbers come from operations that are fast in a loop. W
 platform takes which form stands in `jepbt.nn.lowering`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

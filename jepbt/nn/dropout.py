@@ -1,7 +1,5 @@
 """Drops units at a rate that may be traced, with few random bits."""
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -4,8 +4,6 @@ One table holds every decision, with the evidence behind it; `jepbt check` measu
 whether it is right for the device at hand.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -127,13 +125,9 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
 def lower(
     layer: str, forms: Mapping[str, Callable[..., Any]], *args: Any, form: str | None
 ) -> Any:
-    """Computes a layer in a form, or in the table's for where it is compiled for.
+    """Computes a layer in one of `forms`, functions by name, `XLA` among them.
 
-    Args:
-        layer: "convolution" or "pooling".
-        forms: functions of `args` by name, `XLA` among them.
-        *args: the arrays.
-        form: the name of a form; None takes the table's.
+    With a `form` of None it is the table's, for where the layer is compiled for.
     """
     if form is not None:
         return forms[form](*args)

@@ -1,7 +1,5 @@
 """Pools images; by reshaping, where windows do not overlap and the platform gains."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

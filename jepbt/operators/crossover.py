@@ -1,7 +1,5 @@
 """Recombines hyperparameters; weights are never crossed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeAlias
 

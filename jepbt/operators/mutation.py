@@ -5,8 +5,6 @@ one parent differ and equal fields are independent. What a step means is known b
 kind of hyperparameter (`hyperparameters.base`). Values stay in their spaces.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -51,12 +49,8 @@ def gaussian(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
-        >>> parents = Hyper(jnp.full(3, 0.1))
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
+        >>> parents = Hyper(jnp.full(3, 0.01), jnp.full(3, 0.001))
         >>> children = gaussian(reset=0.0)(jax.random.key(0), parents)
         >>> len(set(children.learning_rate.tolist()))
         3
@@ -97,14 +91,11 @@ def perturb(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from dataclasses import dataclass
-        >>> import jepbt
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     learning_rate: float = jepbt.hparam(0.1, min=0.01, max=1.0, log=True)
-        >>> explored = perturb(resample=0.0)(jax.random.key(0), Hyper(jnp.full(9, 0.1)))
+        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
+        >>> parents = Hyper(jnp.full(9, 0.01), jnp.full(9, 0.001))
+        >>> explored = perturb(resample=0.0)(jax.random.key(0), parents)
         >>> sorted({f"{value:.3f}" for value in explored.learning_rate.tolist()})
-        ['0.080', '0.120']
+        ['0.008', '0.012']
 
     Reference:
         Jaderberg et al., 2017, section 4.1, https://arxiv.org/abs/1711.09846

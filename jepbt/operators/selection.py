@@ -4,8 +4,6 @@ Fitness is higher-is-better; `nan` means that a member failed: it ranks last, is
 a parent and never an elite. Equal fitness ranks by slot, the lower one first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """Rewrites the page of a run while the run goes on."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import time

@@ -1,7 +1,5 @@
 """Writes the calls that make a run again."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import shlex

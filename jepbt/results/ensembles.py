@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepbt.arguments import check_whole
 from jepbt.engine.evaluation import mean_score
 from jepbt.engine.forks import check_fork
 from jepbt.hyperparameters import decode
@@ -117,11 +118,8 @@ def _best_slots(task: Task, history: History, k: int) -> list[int]:
         )
     fitness = history.fitness[-1]
     ranked = np.argsort(-fitness, kind="stable")[: np.isfinite(fitness).sum()]
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(ranked):
-        raise ValueError(
-            f"k={k!r} must be a whole number from 1 to {len(ranked)}, the members of "
-            "the last generation that live."
-        )
+    note = ", the members of the last generation that live"
+    check_whole("", "k", k, 1, len(ranked), note)
     return ranked[:k].tolist()
 
 

@@ -4,8 +4,6 @@ A float32 is written with the shortest digits that give it back. JSON has one na
 (`null`), no inf, no bfloat16 and no objects that a user chose as a hyperparameter.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

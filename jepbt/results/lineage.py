@@ -6,8 +6,6 @@ slot of generation `g` started from; row 0 is not read. It also takes `fresh`,
 which begins a line of its own. `False` stands for none.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ result that was pickled knows what figures and schedules read of its task; for t
 the user puts the task back.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pickle
 from collections.abc import Callable

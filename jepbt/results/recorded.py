@@ -1,7 +1,5 @@
 """Gives one view of a run, whether it is a result in memory or a folder of files."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -18,6 +16,7 @@ from jepbt.losses import EvolvedLoss
 from jepbt.results.history import History
 from jepbt.results.json_lines import UNREADABLE, load_history
 from jepbt.results.schedules import Schedules
+from jepbt.results.table import scalars
 from jepbt.tasks import Task
 
 
@@ -70,17 +69,16 @@ class Recorded:
     @property
     def columns(self) -> list[tuple[str, np.ndarray, Space | None]]:
         """Name, values `[G, P]` and space of all but losses; vectors entry by entry."""
-        columns = []
-        for name, values in self.history.hparams.items():
-            space = self.spaces.get(name)
-            if name in losses_in(self.spaces):
-                continue
-            if values.ndim == 2:
-                columns.append((name, values, space))
-            elif getattr(space, "shape", ()):
-                for place in range(values.shape[-1]):
-                    columns.append((f"{name}[{place}]", values[..., place], space))
-        return columns
+        losses = losses_in(self.spaces)
+        shown = {  # a vector whose space is unknown may be a loss
+            name: values
+            for name, values in self.history.hparams.items()
+            if name not in losses and (values.ndim == 2 or name in self.spaces)
+        }
+        return [
+            (name, values, self.spaces.get(name.partition("[")[0]))
+            for name, values in scalars(shown)
+        ]
 
     @property
     def schedule(self) -> Schedules:

@@ -1,7 +1,5 @@
 """Makes schedules of what the winner's ancestors trained with, step by step."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

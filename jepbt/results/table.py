@@ -15,24 +15,11 @@ if TYPE_CHECKING:
 
 
 def columns(history: History) -> dict[str, np.ndarray]:
-    """Makes the columns of a history's table, each of `G * P` values.
+    """Makes the columns of `History.to_frame`, arrays of `G * P` values by name.
 
     The rows are those of generation 0 by slot, then those of generation 1, and so on.
-    `"hparams/rate"` is the value that a member trained with. `"hparams/rate/before"` is
-    its parent's, where the member's is another: a masked array, which holds nothing in
-    the other rows. Vectors and losses have a column for each entry: `"hparams/loss[0]"`
-    and so on.
-
-    Args:
-        history: the history of a run.
-
-    Returns:
-        Arrays by name: `"generation"`, `"member"` (its slot), `"fitness"`,
-        `"standard_error"`, `"parent"` (a slot of the generation before),
-        `"operation"` (see `History.operations`), then hyperparameters and metrics.
-
-    Raises:
-        ValueError: if the history holds no generation.
+    `"hparams/rate/before"` is a masked array, which holds nothing where the member's
+    value is its parent's.
 
     Example:
         >>> import numpy as np
@@ -58,7 +45,7 @@ def columns(history: History) -> dict[str, np.ndarray]:
         "operation": history.operations,
     }
     is_child = (numbers > 0) & ~fresh
-    for name, values in _scalars(history.hparams):
+    for name, values in scalars(history.hparams):
         before = values[np.maximum(numbers - 1, 0), parents]
         is_same = ~is_child | (before == values)
         table[f"hparams/{name}"] = values
@@ -91,8 +78,8 @@ def write_csv(columns: Mapping[str, np.ndarray], file: TextIO) -> None:
     writer.writerows(zip(*map(_as_texts, columns.values()), strict=True))
 
 
-def _scalars(
-    values_by_name: dict[str, np.ndarray],
+def scalars(
+    values_by_name: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Lists arrays `[G, P]` by name; of vectors `[G, P, n]` an array for each entry."""
     for name, values in values_by_name.items():

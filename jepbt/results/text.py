@@ -1,7 +1,5 @@
 """Lays out tables of text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

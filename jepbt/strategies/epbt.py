@@ -1,7 +1,5 @@
 """Builds EPBT: elites stay, children inherit, mutate and swap hyperparameters."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Freezes hyperparameters for a while."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -67,10 +65,8 @@ def frozen(
         state, plan = strategy.step(key, state, generation, hparams, evaluation)
         inherited = take(hparams, plan.parents)
         stays = True if plan.fresh is None else ~plan.fresh
-        names = iter(spaces(type(hparams)))
 
-        def rest(_, new):
-            name = next(names)
+        def rest(name, _, new):
             first, stop = fields.get(name, (_NEVER, None))
             is_due = (first <= generation) & (generation < (stop or _NEVER))
             is_frozen = jnp.broadcast_to(stays & is_due, plan.parents.shape)

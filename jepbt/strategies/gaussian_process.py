@@ -4,8 +4,6 @@ Rows without an observation are masked, so that shapes never change: a masked ro
 independent of all others and was observed to be 0, which changes nothing.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Builds MF-PBT: sub-populations that evolve at different frequencies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Builds PB2: the worst copy the best, and a Gaussian process tells what to try."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

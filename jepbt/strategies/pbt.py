@@ -1,7 +1,5 @@
 """Builds PBT: the worst copy the best, then explore."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Builds random search: the control that evolution has to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import jax
@@ -109,10 +107,8 @@ def cosine_decay(progress: jax.Array) -> jax.Array:
 def _scheduled(
     schedules: Mapping[str, ScheduleFn], drawn: HyperParameters, progress: jax.Array
 ) -> HyperParameters:
-    names = iter(spaces(type(drawn)))
-
-    def scale(space, leaf):
-        schedule = schedules.get(next(names))
+    def scale(name, space, leaf):
+        schedule = schedules.get(name)
         return leaf if schedule is None else space.clip(leaf * schedule(progress))
 
     return map_fields(scale, drawn)

@@ -1,7 +1,5 @@
 """Finds strategies by name."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 

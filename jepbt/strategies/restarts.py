@@ -1,7 +1,5 @@
 """Builds iterated PBT: start over with a longer interval when nothing gets better."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Builds successive halving: the worst stop, the rest train on."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from jepbt.arguments import check_whole

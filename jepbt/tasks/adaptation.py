@@ -1,7 +1,5 @@
 """Trains a loss's own parameters by the gradient of the validation loss."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from jepbt.population import PyTree, take
 
 _SCORED_AT_ONCE = 250
 _MOVE = 0.01
+_ADAM = optax.scale_by_adam(0.9, 0.99)
 
 
 class Adaptation(NamedTuple):
@@ -34,17 +33,18 @@ class Adapted:
 
     Attributes:
         parameters: the loss's parameters.
-        mean: the moving average of their gradient.
-        square: the moving average of its square.
-        count: `i32[]` the number of gradients since these averages began.
+        adam: the state of Adam, which moves them.
         is_started: `bool[]` whether `AdaptiveLoss.start` is behind it.
     """
 
     parameters: PyTree
-    mean: PyTree
-    square: PyTree
-    count: jax.Array
+    adam: optax.ScaleByAdamState
     is_started: jax.Array
+
+    @property
+    def count(self) -> jax.Array:
+        """The number of gradients, `i32[]`, since Adam began."""
+        return self.adam.count
 
 
 class Turn(NamedTuple):
@@ -159,13 +159,8 @@ def start(
 ) -> Adapted:
     """Applies `AdaptiveLoss.start` once in a member's life, after its first generation.
 
-    Args:
-        settings: the settings of `adapt`.
-        learned: the member's knowledge of its loss.
-        turn: the work that is due in this step, without the axis `S`.
-        predict: `(rows) -> f32[N, C]`, the member's logits.
-        labels: `(rows) -> f32[N, C]`, the trusted labels.
-        rows: all validation examples.
+    `turn` is one step's; `predict` and `labels` make the member's logits and the
+    trusted labels, `f32[N, C]`, of `rows`, all validation examples.
     """
     if settings.loss.start is None:
         return learned
@@ -195,32 +190,20 @@ def improve(
 ) -> Adapted:
     """Moves a loss's parameters one step along their gradient: see `adapt`.
 
-    Args:
-        settings: the settings of `adapt`.
-        learned: the member's knowledge of its loss.
-        rate: `f32[]` the size of the step.
-        params: the member's weights.
-        training: `(weights) -> logits [B, C]` of training examples, and their labels.
-        validation: such a function and labels of validation examples.
+    `training` is a function `(weights) -> logits [B, C]` of training examples, and
+    their labels; `validation` are those of validation examples.
     """
     gradient = direction(
         settings.loss, learned.parameters, params, training, validation
     )
-    count = learned.count + 1
+    steps, adam = _ADAM.update(gradient, learned.adam)
 
-    def average(decay, old, new):
-        return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+    def move(value, step):
+        limit = settings.loss.limit
+        return jnp.clip(value + rate * step, -limit, limit)
 
-    mean = average(0.9, learned.mean, gradient)
-    square = average(0.99, learned.square, jax.tree.map(jnp.square, gradient))
-
-    def move(value, mean, square):
-        mean, square = mean / (1 - 0.9**count), square / (1 - 0.99**count)
-        moved = value + rate * mean / (jnp.sqrt(square) + 1e-8)
-        return jnp.clip(moved, -settings.loss.limit, settings.loss.limit)
-
-    parameters = jax.tree.map(move, learned.parameters, mean, square)
-    new = Adapted(parameters, mean, square, count, learned.is_started)
+    parameters = jax.tree.map(move, learned.parameters, steps)
+    new = Adapted(parameters, adam, learned.is_started)
     is_finite = _is_finite((gradient, parameters))
     return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, learned)
 
@@ -264,8 +247,7 @@ def direction(
 
 
 def _renew(parameters: PyTree, *, is_started: bool) -> Adapted:
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    return Adapted(parameters, zeros, zeros, jnp.int32(0), jnp.bool_(is_started))
+    return Adapted(parameters, _ADAM.init(parameters), jnp.bool_(is_started))
 
 
 def _is_finite(tree: PyTree) -> jax.Array:

@@ -1,7 +1,5 @@
 """Makes the task of classifying, with any model, loss and optimizer."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ import optax
 from jepbt import datasets, losses, models
 from jepbt.augment import Augmentation
 from jepbt.datasets.arrays import to_images
+from jepbt.datasets.dataset import classes_of
 from jepbt.hyperparameters import (
     HyperParameters,
     Loss,
@@ -123,7 +122,7 @@ def classification(
         hparams = StandardHyperParameters
         model = _standard_model(dataset) if model is None else model
         loss = loss or (lambda h: losses.taylor(h.loss))
-        optimizer = optimizer or _standard_optimizer
+        optimizer = optimizer or standard_optimizer
     own = {"model": model, "loss": loss, "optimizer": optimizer}
     require_parts("classification", hparams, own)
     if isinstance(loss, Adaptation):
@@ -152,7 +151,7 @@ def classification(
         "compute_dtype": compute_dtype,
     }
 
-    def repair(space, leaf):
+    def repair(_, space, leaf):
         is_loss = isinstance(space, TaylorLoss)
         return taylorglo.repair(leaf, num_classes) if is_loss else leaf
 
@@ -172,8 +171,7 @@ def classification(
 
 def _check_trusted(dataset: datasets.Dataset) -> None:
     """Refuses validation labels that a loss could not learn a class from."""
-    labels = dataset.validation["label"]
-    labels = labels.argmax(-1) if labels.ndim == 2 else labels
+    labels = classes_of(dataset.validation["label"])
     counts = np.bincount(labels, minlength=dataset.num_classes)
     if not counts.all():
         raise ValueError(
@@ -190,9 +188,7 @@ def _probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _score(logits: jax.Array, batch: PyTree) -> jax.Array:
-    label = batch["label"]
-    label = jnp.argmax(label, -1) if label.ndim == 2 else label
-    is_correct = jnp.argmax(logits, -1) == label
+    is_correct = jnp.argmax(logits, -1) == classes_of(batch["label"])
     # argmax of nan is class 0: a broken network would score on that class.
     return jnp.where(
         jnp.isfinite(logits).all(-1), is_correct.astype(jnp.float32), jnp.nan
@@ -222,7 +218,8 @@ def _standard_model(dataset: datasets.Dataset) -> Any:
     return build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
 
 
-def _standard_optimizer(h: StandardHyperParameters) -> optax.GradientTransformation:
+def standard_optimizer(h: StandardHyperParameters) -> optax.GradientTransformation:
+    """Makes SGD with Nesterov's momentum and weight decay."""
     return optax.chain(
         optax.add_decayed_weights(h.weight_decay),
         optax.sgd(h.learning_rate, momentum=h.momentum, nesterov=True),

@@ -1,7 +1,5 @@
 """Distils knowledge: members also learn from what the best of them predict."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Makes the functions that use one trained member of a supervised task."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -14,11 +12,7 @@ from jepbt.tasks.task import Inference
 
 
 def make_inference(parts: Any) -> Inference:
-    """Makes the functions that predict, and that bind the user's model to weights.
-
-    Args:
-        parts: the user's parts, a `Supervised`.
-    """
+    """Makes the functions that predict with a `Supervised`'s model, or bind it."""
 
     def check(inputs):
         wanted = parts.data.train[parts.inputs]

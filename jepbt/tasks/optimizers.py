@@ -1,7 +1,5 @@
 """Calls the optimizers of optax, also those that ask for more than gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -33,21 +31,8 @@ def update(
 
     A line search asks for `value`, `grad` and `value_fn`, Polyak's step and a plateau
     for `value`, Sophia for `obj_fn`, and SAM for `grad_fn`. Other optimizers ignore
-    them, and cost what they would without.
-
-    Args:
-        optimizer: the result of a user's `optimizer(h)`.
-        gradients: the loss's derivatives by `params`.
-        opt_state: the optimizer's state.
-        params: the weights.
-        value: `f32[]` the loss, as the gradients are of it.
-        value_fn: `params -> f32[]`, the loss on the same batch.
-
-    Returns:
-        The updates, to be added to the weights, and the optimizer's next state.
-
-    Raises:
-        TypeError: if the optimizer asks for something else.
+    them, and cost what they would without. Here `value`, `f32[]`, is the loss, and
+    `value_fn`, `params -> f32[]`, computes it on the same batch.
 
     Example:
         >>> import jax.numpy as jnp

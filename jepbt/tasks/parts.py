@@ -1,7 +1,5 @@
 """Checks a user's model, augmentation, loss and optimizer one by one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -94,19 +92,15 @@ def _at_first(settings: Adaptation, num_classes: int) -> Any:
         if settings.loss.start is not None:
             zeros = jnp.zeros((1, num_classes))
             started = settings.loss.start(parameters, zeros, zeros)
-            _check_start(parameters, started)
+            shapes, got = (jax.tree.map(jnp.shape, x) for x in (parameters, started))
+            if shapes != got:
+                raise ValueError(
+                    "adapt: the loss's start must return parameters of the same shapes "
+                    f"as its init, {shapes}, got {got}."
+                )
         return lambda logits, labels: settings.loss.loss(parameters, logits, labels)
 
     return loss
-
-
-def _check_start(parameters: Any, started: Any) -> None:
-    shapes = jax.tree.map(jnp.shape, parameters), jax.tree.map(jnp.shape, started)
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            "adapt: the loss's start must return parameters of the same shapes as its "
-            f"init, {shapes[0]}, got {shapes[1]}."
-        )
 
 
 def _try_model(task, key, member, labels) -> tuple[Any, Any]:

@@ -1,7 +1,5 @@
 """Makes the task of predicting numbers, with any model, loss and optimizer."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -113,7 +111,7 @@ def regression(
         loss=loss or (lambda h: squared_error),
         augment=augment,
         batch_size=batch_size,
-        is_flat=_is_flat(data),
+        is_flat=np.ndim((data.train if isinstance(data, Splits) else data)[1]) == 1,
         compute_dtype=compute_dtype,
     )
     about = {"model": name_of(model), "compute_dtype": compute_dtype}
@@ -187,12 +185,6 @@ def _to_inputs(field: str, value: Any) -> np.ndarray:
             "each example: pass inputs[:, None]."
         )
     return inputs
-
-
-def _is_flat(data: Any) -> bool:
-    """Tells whether the user's targets are `[N]`, as the predictions then are."""
-    targets = (data.train if isinstance(data, Splits) else data)[1]
-    return np.ndim(targets) == 1
 
 
 def _check_example(field: str, array: np.ndarray) -> np.ndarray:

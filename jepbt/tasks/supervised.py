@@ -1,7 +1,5 @@
 """Makes tasks of examples with inputs and targets, learned by gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

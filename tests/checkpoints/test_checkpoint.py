@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -130,15 +129,18 @@ def test_only_the_newest_stay_and_nothing_that_a_link_leads_to_goes(root):
     assert sorted(path.name for path in root.iterdir()) == names
 
 
-def manager_of(root, num_kept=1):
-    return orbax.CheckpointManager(
-        root,
-        options=orbax.CheckpointManagerOptions(
-            max_to_keep=num_kept,
-            step_format_fixed_length=6,
-            async_options=orbax.AsyncOptions(post_finalization_callback=lambda: None),
-        ),
+def manager_of(root, at_end=lambda: None):
+    options = orbax.CheckpointManagerOptions(
+        max_to_keep=1,
+        step_format_fixed_length=6,
+        async_options=orbax.AsyncOptions(post_finalization_callback=at_end),
     )
+    return orbax.CheckpointManager(root, options=options)
+
+
+def save(manager, number, arrays):
+    manager.save(number, args=orbax.args.StandardSave(arrays), force=True)
+    manager.wait_until_finished()
 
 
 def programs_like(state, mesh):
@@ -169,9 +171,7 @@ def test_arrays_of_all_sizes_types_and_names_come_back(tmp_path):
     best = Best(member, jnp.float32(0.1), jnp.int32(2), jnp.int32(3))
     state = RunState(member, (), best, ())
     with manager_of(tmp_path) as manager:
-        args = orbax.args.StandardSave(checkpoint.pack(state, best))
-        manager.save(0, args=args, force=True)
-        manager.wait_until_finished()
+        save(manager, 0, checkpoint.pack(state, best))
         for devices in (jax.devices()[:1], jax.devices()[2:4]):
             programs = programs_like(state, make_mesh(devices))
             found = checkpoint.restore(manager, 0, programs)
@@ -191,9 +191,7 @@ def test_a_checkpoint_of_another_state_is_refused(tmp_path):
     best = Best(member, jnp.float32(0.1), jnp.int32(2), jnp.int32(3))
     state = RunState(member, (), best, ())
     with manager_of(tmp_path) as manager:
-        args = orbax.args.StandardSave(checkpoint.pack(state, best))
-        manager.save(0, args=args, force=True)
-        manager.wait_until_finished()
+        save(manager, 0, checkpoint.pack(state, best))
         for other in ({"y": jnp.ones(2)}, {}):
             programs = programs_like(
                 dataclasses.replace(
@@ -212,16 +210,9 @@ def test_the_manifest_is_there_before_the_checkpoint_has_its_name(tmp_path):
     def look():
         seen.append(sorted(path.name for path in tmp_path.iterdir()))
 
-    options = orbax.CheckpointManagerOptions(
-        max_to_keep=1,
-        step_format_fixed_length=6,
-        async_options=orbax.AsyncOptions(post_finalization_callback=look),
-    )
-    with orbax.CheckpointManager(tmp_path, options=options) as manager:
+    with manager_of(tmp_path, look) as manager:
         for number in (3, 4):
-            args = orbax.args.StandardSave({"x": jnp.ones(2)})
-            manager.save(number, args=args, force=True)
-            manager.wait_until_finished()
+            save(manager, number, {"x": jnp.ones(2)})
     (alone,), (older, unfinished) = seen
     assert alone.startswith("000003.orbax-checkpoint-tmp") and older == "000003"
     assert unfinished.startswith("000004.orbax-checkpoint-tmp")
@@ -353,9 +344,3 @@ def test_a_copy_has_memory_of_its_own():
     again = checkpoint.copy({"x": copied})["x"]
     places = [x.unsafe_buffer_pointer() for x in (copied, again)]
     assert len({array.ctypes.data, *places}) == 3
-
-
-def test_a_folder_is_used_unlocked_where_the_package_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "filelock", None)
-    with pytest.warns(RuntimeWarning, match="without the package filelock"):
-        assert run_directory.lock(tmp_path) is None

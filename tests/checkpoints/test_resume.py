@@ -279,10 +279,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
         train(run_dir=tmp_path / "run")
 
 
-def test_resume_starts_a_run_where_nothing_is(finished):
-    assert checkpoints(finished) == [5, 4]
-
-
 def test_a_run_that_ended_before_its_first_generation_starts_again(
     tmp_path, monkeypatch, whole
 ):
@@ -351,11 +347,6 @@ def test_another_device_count_goes_on_with_the_same_draws(tmp_path, whole):
     np.testing.assert_allclose(
         result.history.hparams["rate"][1], whole.history.hparams["rate"][1]
     )
-
-
-def test_a_run_is_neither_overwritten_nor_continued_unasked(finished):
-    with pytest.raises(ValueError, match=r"holds a run already.*resume=True"):
-        train(run_dir=finished)
 
 
 def test_a_folder_in_use_is_refused(copy):
@@ -608,8 +599,3 @@ def test_nothing_saved_holds_the_runs_key(finished):
     with orbax.StandardCheckpointer() as checkpointer:
         kinds = checkpointer.metadata(path).item_metadata.tree
     assert kinds and not [x for x in kinds.values() if x.dtype == np.uint32]
-
-
-def test_resume_without_a_folder_is_refused():
-    with pytest.raises(ValueError, match="resume=True needs run_dir"):
-        train(resume=True)

@@ -37,6 +37,16 @@ def jepbt(*arguments, cwd=None):
     )
 
 
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jepbt", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     done = jepbt("train", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -158,22 +168,7 @@ def test_an_interruption_says_how_to_go_on_if_anything_is_left(
 
 
 def test_interrupting_saves_and_exits_130(tmp_path):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "jepbt",
-            "train",
-            *SMALL[:2],
-            *SMALL[4:],
-            "--num-generations",
-            "999",
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("train", *SMALL, "--num-generations", "999", cwd=tmp_path)
     history = tmp_path / "runs" / "0001" / "history.jsonl"
     deadline = time.monotonic() + 200
     while not history.exists() and time.monotonic() < deadline:
@@ -188,15 +183,8 @@ def test_interrupting_saves_and_exits_130(tmp_path):
 @pytest.mark.slow
 def test_interrupting_says_the_command_that_goes_on(tmp_path):
     """What is printed, typed in, ends the run as if nothing had stopped it."""
-    arguments = ["train", *SMALL[:2], *SMALL[4:], "--num-generations", "12"]
-    arguments += ["--chunk-size", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jepbt", *arguments],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["train", *SMALL, "--num-generations", "12", "--chunk-size", "1"]
+    process = start(*arguments, cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("generation 2/12"):
             break

@@ -29,14 +29,12 @@ def test_the_rate_is_the_share_of_wrong_labels(rate, clean):
 
 def test_noise_is_symmetric(clean):
     """Of 3,000 training labels of a class 40 % go to 4 others, 300 to each."""
-    noisy = with_label_noise(clean, 0.4)
-    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES))
-    np.add.at(confusion, (clean.train["label"], noisy.train["label"]), 1)
+    counts = confusion(with_label_noise(clean, 0.4), clean)
     expected = np.full((NUM_CLASSES, NUM_CLASSES), 300.0)
     np.fill_diagonal(expected, 1_800)
     # 5 standard deviations of a binomial of 3,000 at 0.1 and at 0.6
-    assert (abs(confusion - expected) < 5 * np.sqrt(3_000 * 0.24)).all()
-    assert (abs(confusion - expected)[expected == 300] < 5 * np.sqrt(270)).all()
+    assert (abs(counts - expected) < 5 * np.sqrt(3_000 * 0.24)).all()
+    assert (abs(counts - expected)[expected == 300] < 5 * np.sqrt(270)).all()
 
 
 def confusion(noisy, clean, split="train"):
@@ -167,23 +165,6 @@ def test_load_adds_the_same_noise():
     expected = with_label_noise(clean, 0.4, pattern="pairs", seed=7)
     np.testing.assert_array_equal(paired.train["label"], expected.train["label"])
     assert paired.note == "embedded, MIT, 40% of train labels wrong by pairs of classes"
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.1, 40, np.nan, "0.4", True, None])
-@pytest.mark.parametrize("field", ["label_noise", "validation_label_noise"])
-def test_unusable_rates_are_refused_by_name(field, rate, clean):
-    with pytest.raises(ValueError, match=rf"^{field}=.*lie in \[0, 1\].*0.4 for 40 %"):
-        datasets.load(**{field: rate})
-    with pytest.raises(ValueError, match=rf"^{field}=.*"):
-        with_label_noise(clean, **{"label_noise": 0.0, field: rate})
-
-
-@pytest.mark.parametrize("seed", [-1, 0.5, None, True])
-def test_unusable_seeds_are_refused(seed, clean):
-    with pytest.raises(ValueError, match=r"^seed=.*whole number from 0 up"):
-        with_label_noise(clean, 0.4, seed=seed)
-    with pytest.raises(ValueError, match=r"^seed=.*whole number from 0 up"):
-        from_arrays((np.zeros((4, 1), np.float32), [0, 1, 0, 1]), 2, seed=seed)
 
 
 def test_noise_on_probabilities_moves_the_likeliest_class_as_it_moves_a_label(clean):

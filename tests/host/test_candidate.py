@@ -74,9 +74,6 @@ def test_field_dict_lists_fields_as_they_are():
     fields = field_dict(Candidate(model, Hyper(), 0.5))
     assert list(fields) == ["model", "hparams", "fitness", "standard_error"]
     assert fields["model"] is model and isinstance(fields["hparams"], Hyper)
-    for wrong in (Candidate, {"a": 1}):
-        with pytest.raises(TypeError, match="instance of a dataclass"):
-            field_dict(wrong)
 
 
 class Unpicklable:

@@ -102,22 +102,3 @@ def test_a_genome_is_replaced_by_its_plainest_twin(key):
 def test_a_direction_of_nothing_falls_back_to_the_seed():
     plain = spaces(Hyper)["loss"].clip(jnp.zeros((1, 8)))
     np.testing.assert_allclose(numbers(plain), [[-4, 4, -4, 4]])
-
-
-@pytest.mark.parametrize(
-    ("declare", "message"),
-    [
-        (lambda: jepbt.taylor_hparam(genome="four"), "genome='four' must be"),
-        (
-            lambda: jepbt.taylor_hparam([1, 0, 0, 0, 0, 0, 0, 0], genome="effective"),
-            "has no gradient",
-        ),
-    ],
-)
-def test_declarations_that_cannot_work_are_named(declare, message):
-    @dataclass
-    class Wrong(jepbt.HyperParameters):
-        loss: jepbt.Loss = declare()
-
-    with pytest.raises(ValueError, match=message):
-        spaces(Wrong)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from simple_parsing import ArgumentParser
+from tiny_task import train
 
 import jepbt
 from jepbt import Candidate, plots, strategies
@@ -145,17 +146,9 @@ TASK = jepbt.Task(
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    return jepbt.train_population(
-        TASK,
-        strategy=strategies.epbt(),
-        population_size=6,
-        num_generations=5,
-        steps_per_generation=2,
-        chunk_size=1,
-        devices=jax.devices()[:1],
-        run_dir=tmp_path_factory.mktemp("run") / "run",
-        progress=False,
-    )
+    settings = {"chunk_size": 1, "devices": jax.devices()[:1]}
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return train(TASK, 6, 5, 2, run_dir=folder, **settings)
 
 
 def test_a_run_evolves_them_and_people_read_python_values(result):

@@ -4,17 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import experimental
+from numerics import enable_x64, softmax
 
 from jepbt import losses, taylorglo
-
-# Newer versions of JAX have it at the top, older ones under experimental.
-enable_x64 = (jax if hasattr(jax, "enable_x64") else experimental).enable_x64
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def cross_entropy_formula(logits, labels):
@@ -252,35 +244,6 @@ def test_wrong_inputs_are_named(build, formula, settings, logits, labels, messag
 # ---- Each loss
 
 
-def test_brier_by_hand():
-    """Probabilities 3/4 and 1/4 for a true first class: 1/16 + 1/16."""
-    logits = jnp.log(jnp.array([3.0, 1.0]))
-    np.testing.assert_allclose(
-        losses.brier(logits, jnp.array([1.0, 0.0])), 1 / 8, rtol=1e-6
-    )
-
-
-def test_cross_entropys_gradient_is_probabilities_minus_labels():
-    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
-    gradient = jax.grad(lambda z: jnp.sum(losses.cross_entropy(z, labels)))(logits)
-    np.testing.assert_allclose(gradient, softmax(logits) - labels, atol=1e-6)
-
-
-def test_smoothing_without_alpha_is_cross_entropy():
-    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
-    np.testing.assert_array_equal(
-        losses.label_smoothing(0.0)(logits, labels),
-        losses.cross_entropy(logits, labels),
-    )
-
-
-def test_generalized_at_one_is_the_error_probability():
-    logits, labels, _ = random_examples(6, 4, dtype=np.float32)
-    error = 1 - np.sum(labels * softmax(logits), axis=-1)
-    actual = losses.generalized_cross_entropy(1.0)(logits, labels)
-    np.testing.assert_allclose(actual, error, rtol=1e-5)
-
-
 @jax.jit
 def generalized_and_gradient(q, logits, labels):
     loss_fn = losses.generalized_cross_entropy(q)
@@ -336,14 +299,6 @@ def test_generalized_does_not_overflow_in_the_branch_it_leaves(q):
     values, gradient = generalized_and_gradient(jnp.asarray(q), logits, labels)
     np.testing.assert_allclose(values, 1e12 if q == 0 else 1 / q)
     assert np.all(np.isfinite(gradient))
-
-
-def test_focal_counts_what_is_sure_and_right_by_its_square():
-    """A hundredth of cross-entropy's at 0.9, as the paper says of gamma = 2."""
-    logits = jnp.log(jnp.array([9.0, 1.0]))
-    labels = jnp.array([1.0, 0.0])
-    ratio = losses.focal(2.0)(logits, labels) / losses.cross_entropy(logits, labels)
-    np.testing.assert_allclose(ratio, 0.01, rtol=1e-5)
 
 
 def test_adjusted_logits_are_at_their_best_where_classes_weigh_alike():

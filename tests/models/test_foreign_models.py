@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from tiny_task import train
 
 import jepbt
 from jepbt.models import as_model
@@ -203,16 +204,8 @@ def test_a_model_written_elsewhere_trains_as_a_population(name):
             loss=lambda h: jepbt.losses.cross_entropy,
             optimizer=lambda h: optax.sgd(h.rate, momentum=0.9),
         )
-        result = jepbt.train_population(
-            task,
-            population_size=2,
-            num_generations=2,
-            steps_per_generation=3,
-            batch_size=16,
-            strategy="pbt",
-            progress=False,
-            devices=jax.devices()[:1],
-        )
+        settings = {"batch_size": 16, "strategy": "pbt"}
+        result = train(task, 2, 2, 3, devices=jax.devices()[:1], **settings)
     assert np.isfinite(result.history.fitness).all()
     first = task.init(jax.random.key(0), Hyper())
     member = jax.tree.map(lambda leaf: leaf[0], result.population.state)

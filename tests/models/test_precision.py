@@ -1,6 +1,5 @@
 """bfloat16 is one setting: networks compute in it, all that stays is float32."""
 
-import functools
 from dataclasses import dataclass
 
 import flax
@@ -11,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from numerics import jit
+from tiny_task import train
 
 import jepbt
 from jepbt.models import CNN, MLP, ResNet, as_model
@@ -20,7 +21,6 @@ rng = np.random.default_rng(0)
 IMAGES = rng.normal(size=(60, 8, 8, 2)).astype(np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0).astype(np.int32)
 TOKENS = rng.integers(0, 20, (5, 6)).astype(np.int32)
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(autouse=True)
@@ -181,15 +181,7 @@ def test_a_population_trains_in_bfloat16_with_float32_states(model):
             compute_dtype=compute_dtype,
         )
         assert task.about["compute_dtype"] == compute_dtype
-        result = jepbt.train_population(
-            task,
-            population_size=2,
-            num_generations=1,
-            steps_per_generation=2,
-            batch_size=16,
-            progress=False,
-            devices=jax.devices()[:1],
-        )
+        result = train(task, 2, 1, 2, batch_size=16, devices=jax.devices()[:1])
         trained[compute_dtype] = result.best.state
         assert dtypes(result.best.state) == {"float32"}
     gaps = jax.tree.map(

@@ -1,17 +1,14 @@
 """ResNet is the paper's network; layers of half precision keep their weights whole."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from numerics import jit
 
 from jepbt.models import ResNet
 
-# Compiling takes most of the time here, and unoptimised code compiles much faster.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
@@ -108,10 +105,6 @@ def test_resnet_is_the_documented_network(size, key):
     )
 
 
-def test_other_settings_are_refused():
-    with pytest.raises(ValueError, match=r"ResNet: width=0 must be"):
-        ResNet(width=0)
-    with pytest.raises(ValueError, match=r"ResNet: num_classes=0 must be"):
-        ResNet(num_classes=0)
+def test_vectors_are_refused():
     with pytest.raises(ValueError, match=r"ResNet takes images .*got shape \(2, 784\)"):
         ResNet().init(jax.random.key(0), jnp.zeros((2, 784)))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import experimental, lax
+from jax import lax
+from numerics import enable_x64
 
 import jepbt
 from jepbt import nn
@@ -16,7 +17,6 @@ from jepbt.nn import lowering
 from jepbt.nn.convolution import FORMS
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-enable_x64 = (jax if hasattr(jax, "enable_x64") else experimental).enable_x64
 
 
 def population_gradients(convolve, padding, strides):

@@ -115,17 +115,7 @@ def test_strategies_ask_for_what_their_metric_needs():
     assert strategies.epbt().behaviour is None
 
 
-def test_what_cannot_work_is_refused_before_it_starts():
-    def start(hyper, size, **settings):
-        strategy = strategies.epbt(novelty=pulsation(**settings))
-        return strategy.init(jax.random.key(0), hyper, size, 9)
-
-    with pytest.raises(ValueError, match="pool of 12, more than the population of 8"):
-        start(Hyper, 8, pool=3.0)
-    with pytest.raises(ValueError, match="no field made by jepbt"):
-        start(Hyper, 8, metric="loss")
-    with pytest.raises(TypeError, match="novelty must be made by"):
-        strategies.epbt(novelty=pulsation)
+def test_behaviour_is_needed():
     strategy = strategies.epbt(novelty=pulsation())
     with pytest.raises(ValueError, match=r"needs Evaluation\.behaviour"):
         elites(strategy, 1, Evaluation(jnp.ones(4), jnp.zeros(4)))

@@ -152,12 +152,6 @@ def test_the_command_says_where_the_page_is(tmp_path, capsys):
     assert re.match(r".*report\.html \(\d\.\d MB\)", capsys.readouterr().out)
 
 
-def test_a_folder_without_a_run_is_a_line_and_exit_code_2(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "name the folder of a run" in error and len(error.splitlines()) == 1
-
-
 def test_a_large_run_stays_below_6_megabytes(tmp_path):
     folder = write_run(tmp_path / "run", num_members=64, num_generations=100)
     assert write_report(folder).stat().st_size < 6e6

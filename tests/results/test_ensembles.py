@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import tiny_task
 
 import jepbt
 from jepbt.results import History
@@ -135,14 +136,6 @@ def test_what_cannot_be_put_together_says_why(result):
     for k in (0, 7, True, 2.0):
         with pytest.raises(ValueError, match=f"k={k!r} must be .* from 1 to 6"):
             result.ensemble(k)
-    own = jepbt.Task(
-        hparams=Hyper,
-        init=lambda key, h: np.float32(1.0),
-        train_step=lambda key, x, h, batch, shared: (x - h.rate * x, {"loss": x}),
-        evaluate=lambda key, x, h, batch, shared: -(x**2)[None],
-    )
-    bare = jepbt.train_population(
-        own, population_size=2, num_generations=1, steps_per_generation=1
-    )
+    bare = tiny_task.train(tiny_task.TASK, 2, 1, 1)
     with pytest.raises(ValueError, match="this task has no `blend`"):
         bare.average()

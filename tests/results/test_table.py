@@ -115,11 +115,6 @@ def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
         small().to_frame()
 
 
-def test_a_history_without_a_generation_has_no_table(tmp_path):
-    with pytest.raises(ValueError, match="holds no generation yet"):
-        History().to_csv(tmp_path / "run.csv")
-
-
 def test_the_command_writes_the_table_beside_the_page(tmp_path, capsys):
     folder, file = write_run(tmp_path / "run"), tmp_path / "table.csv"
     assert cli.main(["report", str(folder), "--csv", str(file)]) == 0
@@ -127,12 +122,3 @@ def test_the_command_writes_the_table_beside_the_page(tmp_path, capsys):
     assert file.read_text() == (tmp_path / "expected.csv").read_text()
     assert (folder / "report.html").exists()
     assert str(file) in capsys.readouterr().out
-
-
-def test_a_table_has_no_place_in_a_folder_that_is_not_there(tmp_path, capsys):
-    folder = write_run(tmp_path / "run")
-    for given in (tmp_path / "no" / "table.csv", tmp_path):
-        assert cli.main(["report", str(folder), "--csv", str(given)]) == 2
-        error = capsys.readouterr().err
-        assert "csv=" in error and len(error.splitlines()) == 1
-    assert not (folder / "report.html").exists()

@@ -54,16 +54,6 @@ def test_a_cohort_keeps_at_least_one_and_failed_members_stop():
     np.testing.assert_array_equal(plans[0].fresh, [False, True, True])
 
 
-def test_halving_never_changes_what_trains_on():
-    seen, plans = evolve(strategies.successive_halving(), [np.arange(6.0)] * 3)
-    for before, after, plan in zip(seen, seen[1:], plans, strict=False):
-        stays = ~np.asarray(plan.fresh)
-        np.testing.assert_array_equal(
-            np.asarray(after.rate)[stays], np.asarray(before.rate)[stays]
-        )
-        assert (np.asarray(after.rate)[~stays] != np.asarray(before.rate)[~stays]).all()
-
-
 def test_schedules_scale_the_first_draw_within_bounds():
     strategy = strategies.random_search(
         schedules={"rate": strategies.cosine_decay, "width": lambda p: 1 - p}

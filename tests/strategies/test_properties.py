@@ -4,7 +4,6 @@ One table of each; a new one is a new row. Programs are compiled once for each s
 and size, without optimisation, for a batch of runs, and hypothesis varies what goes in.
 """
 
-import dataclasses
 import functools
 import itertools
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 from hypothesis.extra.numpy import arrays
+from numerics import jit as quickly
 
 import jepbt
 from jepbt import strategies
@@ -99,12 +99,6 @@ VARIATIONS = {
 fitness_values = draw.sampled_from([float("nan"), -1.0, 0.0, 0.5, 0.5, 0.7, 1e30])
 seeds = draw.integers(0, 2**31)
 often = settings(max_examples=8, deadline=None, derandomize=True, database=None)
-
-
-def quickly(function):
-    """Compiles without optimisation: these programs are tiny."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(function, compiler_options=options)
 
 
 @functools.cache
@@ -310,19 +304,6 @@ def test_variations_stay_in_their_spaces(vary):
         check_bounds(hparams)
 
     holds()
-
-
-@pytest.mark.parametrize("vary", VARIATIONS)
-def test_variations_draw_for_every_leaf_on_its_own(vary):
-    """Two fields that start equal part, as they would not with one key for both."""
-
-    @quickly
-    def varied(key):
-        first = sample_population(key, Hyper, 64)
-        return VARIATIONS[vary](key, dataclasses.replace(first, twin=first.rate))
-
-    children = varied(jax.random.key(0))
-    assert (np.asarray(children.rate) != np.asarray(children.twin)).mean() > 0.25
 
 
 def test_ranking_elites_and_novelty_do_not_depend_on_where_members_stand():

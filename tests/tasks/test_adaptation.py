@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numerics import softmax
 
 import jepbt
 from jepbt.losses import confusion
@@ -29,11 +30,6 @@ def same(left, right):
 class Hyper(jepbt.HyperParameters):
     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
     meta_rate: float = jepbt.hparam(0.1, min=0.01, max=0.5, log=True)
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def blobs(num_train=400, num_validation=60):
@@ -128,10 +124,10 @@ def test_the_gradient_is_that_of_validation_after_a_step(form):
     close(got, expected, rtol=0.02, atol=1e-3 * np.abs(expected).max())
 
 
-def make_learned(table, **fields):
-    zeros = np.zeros_like(table)
-    learned = Adapted(table, zeros, zeros, jnp.int32(0), jnp.bool_(False))
-    return dataclasses.replace(learned, **fields)
+def make_learned(table, count=0):
+    """Knowledge with that number of gradients behind it, and averages of them."""
+    adam = optax.ScaleByAdamState(jnp.int32(count), count * table, count * table)
+    return Adapted(table, adam, jnp.bool_(False))
 
 
 def test_adam_moves_the_table_and_stays_within_its_limit(monkeypatch):
@@ -145,9 +141,7 @@ def test_adam_moves_the_table_and_stays_within_its_limit(monkeypatch):
     def improve(learned):
         return adaptation.improve(settings, learned, 0.1, {}, None, None)
 
-    learned = improve(
-        learned
-    )  # the first step is the rate, in the gradient's direction
+    learned = improve(learned)  # the rate, in the gradient's direction
     close(learned.parameters, [[1.1, 1.9], [3.0, 8.0]], rtol=1e-6)
     learned = improve(learned)
     mean, square = 0.9 * 0.1 + 0.1 * 3, 0.99 * 0.01 + 0.01 * 9
@@ -173,13 +167,14 @@ def test_a_start_is_the_mean_of_what_the_member_sees_in_each_class():
             settings, learned, turn, lambda rows: rows["logits"], one_hot, rows
         )
 
-    learned = make_learned(table, count=jnp.int32(2), mean=table)
+    learned = make_learned(table, count=2)
     started = start(learned)
     seen = softmax(logits) @ softmax(table)
     means = np.stack([seen[labels == a].mean(0) for a in range(3)])
     close(started.parameters, np.log(means + 1e-3), rtol=1e-5)
-    assert started.is_started and started.count == 0 and not np.any(started.mean)
-    again = dataclasses.replace(started, count=jnp.int32(5))
+    assert started.is_started and started.count == 0 and not np.any(started.adam.mu)
+    later = started.adam._replace(count=jnp.int32(5))
+    again = dataclasses.replace(started, adam=later)
     same(start(again), again)
     new = make_learned(table)  # has never trained
     same(start(new), new)

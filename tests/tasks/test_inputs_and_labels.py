@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from tiny_task import train
 
 import jepbt
 from jepbt.losses import taylorglo
@@ -200,14 +201,8 @@ def test_a_run_on_probabilities_goes_all_the_way():
         distillation=jepbt.distillation(),
     )
     pulsation = jepbt.strategies.pulsation(period=1, metric="probabilities")
-    result = jepbt.train_population(
-        task,
-        strategy=jepbt.strategies.epbt(novelty=pulsation),
-        population_size=4,
-        num_generations=2,
-        steps_per_generation=3,
-        progress=False,
-    )
+    strategy = jepbt.strategies.epbt(novelty=pulsation)
+    result = train(task, 4, 2, 3, strategy=strategy)
     assert np.isfinite(result.history.fitness).all()
     params = jax.device_get(result.best.params)
     hidden = VECTORS @ params["dense1"]["kernel"] + params["dense1"]["bias"]

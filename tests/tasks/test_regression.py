@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tiny_task import train
 
 import jepbt
 
@@ -46,14 +47,8 @@ def test_score_is_the_negative_mean_squared_error_of_each_example():
 
 def test_a_linear_map_is_found():
     """Its targets are linear in the inputs, so the error goes to 0."""
-    result = jepbt.train_population(
-        make(augment=lambda h: jepbt.augment.mixup(h.mixup)),
-        population_size=4,
-        num_generations=3,
-        steps_per_generation=40,
-        batch_size=32,
-        progress=False,
-    )
+    task = make(augment=lambda h: jepbt.augment.mixup(h.mixup))
+    result = train(task, 4, 3, 40, batch_size=32)
     assert -1e-3 < result.best.fitness.mean <= 0
     kernel = result.best.params["dense1"]["kernel"]
     expected = [[1.0, 2.0], [-2.0, 0.0], [0.5, 0.0]]

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tiny_task import train
 
 import jepbt
 from jepbt.population import Member
@@ -38,32 +39,19 @@ def make(data=(IMAGES, LABELS), **changes):
 
 def test_uint8_images_are_standardised_by_channel_when_read():
     """What the network sees of train has mean 0 and deviation 1 in each channel."""
+
+    def features(images):
+        by_channel = images[..., 0].mean((1, 2)), images[..., 1].std((1, 2))
+        return jnp.stack([*by_channel, images.max((1, 2, 3))], -1)
+
     seen = jepbt.models.Model(
         init=lambda key, images: (jnp.zeros(()), ()),
-        apply=lambda key, params, variables, h, images, train: (
-            jnp.stack(
-                [
-                    images[..., 0].mean((1, 2)),
-                    images[..., 1].std((1, 2)),
-                    *[images.max((1, 2, 3))] * 1,
-                ],
-                -1,
-            ),
-            (),
-        ),
+        apply=lambda key, params, variables, h, images, train: (features(images), ()),
     )
     task = make(model=seen)
     assert task.data.train["image"].dtype == np.uint8
     train = task.data.train["image"].astype(np.float64)
     expected = (train - train.mean((0, 1, 2))) / train.std((0, 1, 2))
-    logits = np.stack(
-        [
-            expected[..., 0].mean((1, 2)),
-            expected[..., 1].std((1, 2)),
-            expected.max((1, 2, 3)),
-        ],
-        -1,
-    )
     scores = task.evaluate(
         jax.random.key(0),
         task.init(jax.random.key(0), Hyper()),
@@ -71,7 +59,7 @@ def test_uint8_images_are_standardised_by_channel_when_read():
         jax.tree.map(jnp.asarray, task.data.train),
         (),
     )
-    expected_scores = logits.argmax(-1) == task.data.train["label"]
+    expected_scores = features(expected).argmax(-1) == task.data.train["label"]
     np.testing.assert_array_equal(scores, expected_scores)
 
 
@@ -162,14 +150,7 @@ def test_a_users_flax_model_trains_as_a_population(model):
     images = np.clip(IMAGES // 4 + 80 * LABELS[:, None, None, None], 0, 255)
     with jax.numpy_rank_promotion("allow"):
         task = make((images.astype(np.uint8), LABELS), model=model)
-        result = jepbt.train_population(
-            task,
-            population_size=4,
-            num_generations=3,
-            steps_per_generation=15,
-            batch_size=12,
-            progress=False,
-        )
+        result = train(task, 4, 3, 15, batch_size=12)
     assert result.best.fitness.mean > 0.8
     variables = jax.tree.leaves(result.population.state.variables)
     assert len(variables) == 2

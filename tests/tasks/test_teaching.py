@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numerics import softmax
 
 import jepbt
 from jepbt.engine import make_inputs, make_phases
-from jepbt.engine.member import trace_member
 from jepbt.population import Member
-from jepbt.strategies import epbt, random_search
+from jepbt.strategies import epbt
 
 rng = np.random.default_rng(0)
 IMAGES = rng.normal(size=(60, 6)).astype(np.float32)
@@ -34,11 +34,6 @@ def make_task(distillation=None):
         optimizer=lambda h: optax.sgd(h.rate),
         distillation=distillation,
     )
-
-
-def softmax(logits):
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def forward(params, images):
@@ -165,21 +160,3 @@ def test_the_teacher_is_who_was_best_where_it_still_stands():
     np.testing.assert_array_equal(seen[1][elites], before[elites])
     others = seen[1][~elites]
     assert (np.isnan(others) | (others == before[~elites])).all()
-
-
-def test_batches_of_each_members_own_are_refused():
-    task = make_task(jepbt.distillation())
-    with pytest.raises(ValueError, match=r"batches='per_member'.*batches='shared'"):
-        trace_member(
-            task, random_search(), jepbt.Config(batch_size=8, batches="per_member")
-        )
-    trace_member(task, random_search(), jepbt.Config(batch_size=8))
-
-
-def test_more_teachers_than_members_are_refused():
-    settings = jepbt.distillation(teacher="elites", num_elites=9)
-    task = make_task(settings)
-    with pytest.raises(ValueError, match="num_elites=9 exceeds the population of 4"):
-        task.prepare(jax.random.key(0), population_of(task, [1.0] * 4), batches(), ())
-    with pytest.raises(TypeError, match="distillation must be made by"):
-        make_task(jepbt.distillation)
