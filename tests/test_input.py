@@ -7,7 +7,6 @@ import functools
 import io
 import re
 import shlex
-import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -1609,10 +1608,8 @@ def test_what_is_wrong_is_named_before_anything_compiles(
     before = sorted(tmp_path.rglob("*"))
     pattern = ".*".join(map(re.escape, words.split(" ... ")))
     compilations.count = 0
-    start = time.process_time()
     with pytest.raises(error, match=f"(?s){pattern}") as raised:
         function(**kwargs)
-    assert time.process_time() - start < 2
     assert compilations.count == 0
     assert type(raised.value) in (error, DoesNotFit)
     assert sorted(tmp_path.rglob("*")) == before  # nothing is left behind
