@@ -454,7 +454,9 @@ def test_unknown_sets_are_refused_at_once(name, message, tmp_path, no_tensorflow
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_without_a_network_the_error_comes_and_nothing_waits_for_ever(answers, tmp_path, monkeypatch):
+def test_without_a_network_the_error_comes_and_nothing_waits_for_ever(
+    answers, tmp_path, monkeypatch
+):
     """An address that refuses, and one that takes the call but never says a word."""
     from jepbt.datasets import tfds_builders
 
