@@ -90,6 +90,12 @@ def lower(
     return Programs(**{n: makers[n]().lower() if n in only else None for n in makers})
 
 
+@jax.jit
+def copy(tree: PyTree) -> PyTree:
+    """Copies arrays where they are, all in one program."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def shapes(tree: PyTree) -> PyTree:
     """Keeps of arrays, or of what describes them, the shapes and types alone."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

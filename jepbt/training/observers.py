@@ -48,14 +48,15 @@ class Run:
     best: Winner | None = None
     unwritten: set[str] = dataclasses.field(default_factory=set)
     told: set[str] = dataclasses.field(default_factory=set)
+    _is_beaten: bool = False
 
     @property
     def last(self) -> Generation:
         """The generation that has just ended."""
         return self.history.generations[-1]
 
-    def add(self, report: Generation, state: RunState) -> None:
-        """Takes a generation in, and fetches its best member if that is a new best.
+    def add(self, report: Generation) -> None:
+        """Takes a generation in.
 
         Raises:
             RuntimeError: if the strategy copied a failed member while others lived.
@@ -63,13 +64,18 @@ class Run:
         if self.history.generations:
             _check_parents(report, self.last)
         self.history.generations.append(report)
-        highest = np.nanmax([*report.fitness, -np.inf])
-        if self.best is None or highest > self.best.fitness.mean:
+        highest = np.fmax.reduce(report.fitness, initial=-np.inf)
+        self._is_beaten |= self.best is None or bool(highest > self.best.fitness.mean)
+
+    def update_best(self, state: RunState) -> None:
+        """Fetches the best member if a generation since has beaten the one known."""
+        if self._is_beaten:
             self.fetch_best(state)
 
     def fetch_best(self, state: RunState) -> None:
         """Copies the best member ever to the host."""
         self.best = as_winner(jax.device_get(state.best), self.prepared.task)
+        self._is_beaten = False
         if self.best is not None:
             self.unwritten = set(_FILES)
 
@@ -100,18 +106,21 @@ def write_best(run: Run) -> None:
 
 def log(run: Run) -> None:
     """Writes the generation's line to the log."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
     number, count = run.last.number + 1, run.prepared.config.num_generations
     with optional("the log lacks lines on generations", run.told):
         logger.info("generation %d/%d  %s", number, count, describe(run.last))
 
 
 def call(
-    callbacks: Sequence[Callback], report: Generation
+    callbacks: Sequence[Callback], reports: Sequence[Generation]
 ) -> Exception | SystemExit | None:
-    """Shows callbacks a generation, and returns their error for when all is saved."""
+    """Shows callbacks generations, and returns their error for when all is saved."""
     try:
-        for callback in callbacks:
-            callback(report)
+        for report in reports:
+            for callback in callbacks:
+                callback(report)
     except (Exception, SystemExit) as error:
         return error
     return None
