@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -30,6 +31,9 @@ logger = logging.getLogger("jepbt")
 
 Callback: TypeAlias = Callable[[Generation], None]
 
+SHARE = 0.05
+"""The part of a run's time that writing its best member may take."""
+
 
 @dataclasses.dataclass
 class Run:
@@ -41,6 +45,7 @@ class Run:
         best: the best member so far, on the host; `None` while nobody has a fitness.
         unwritten: the files, by name, that do not show the best member yet.
         told: the sentences on what is missing, each of which is said once a run.
+        rests_until: the time before which those files are not written again.
     """
 
     prepared: Prepared
@@ -48,6 +53,7 @@ class Run:
     best: Winner | None = None
     unwritten: set[str] = dataclasses.field(default_factory=set)
     told: set[str] = dataclasses.field(default_factory=set)
+    rests_until: float = -float("inf")
     _is_beaten: bool = False
 
     @property
@@ -91,10 +97,16 @@ class Run:
 Observer: TypeAlias = Callable[[Run], None]
 
 
-def write_best(run: Run) -> None:
-    """Writes the best member, its schedule and its loss, as far as they are new."""
-    folder = run.prepared.folder
-    if folder is None or run.best is None:
+def write_best(run: Run, *, is_last: bool = False) -> None:
+    """Writes the best member, its schedule and its loss, as far as they are new.
+
+    A member may be the best for a moment only, and a schedule grows with the run: after
+    each writing comes a rest in which a new best waits, unless it is the last.
+    """
+    folder, started = run.prepared.folder, time.monotonic()
+    if folder is None or run.best is None or not run.unwritten:
+        return
+    if started < run.rests_until and not is_last:
         return
     # Each by itself: where one cannot be written, the others still are.
     for name in sorted(run.unwritten):
@@ -102,6 +114,8 @@ def write_best(run: Run) -> None:
             _FILES[name](folder, run)
         if not attempt.failed:
             run.unwritten.remove(name)
+    ended = time.monotonic()
+    run.rests_until = ended + (ended - started) * (1 / SHARE - 1)
 
 
 def log(run: Run) -> None:

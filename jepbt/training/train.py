@@ -193,7 +193,7 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
         run_dir=prepared.folder,
     )
     if prepared.folder is not None:
-        write_best(run)  # what a disk refused that was full for a while
+        write_best(run, is_last=True)  # or what a disk refused that was full
         with optional(f"{prepared.folder / 'figures'} lacks fitness.png"):
             run_directory.save_figure(prepared.folder, plots.fitness(run.history))
     if error is not None:
