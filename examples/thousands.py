@@ -87,7 +87,8 @@ def measure(case, folder, members, generations, steps):
         memory = program.memory_analysis()
         for kind in ("temp", "output", "alias"):
             count = getattr(memory, f"{kind}_size_in_bytes")
-            table[f"{name}: {kind} / state"] = count / 1e6 / state
+            whole = count * prepared.mesh.size / 1e6  # it is told for one device
+            table[f"{name}: {kind} / state"] = whole / state
     _, table["lineage plot, s"] = timed(draw, result, folder / "lineage.png")
     page, table["report, s"] = timed(write_report, folder)
     _, table["load, s"] = timed(jepbt.load, folder, task)
