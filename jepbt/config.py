@@ -52,6 +52,13 @@ class Config:
             each member its own.
         chunk_size: members of a device computed together: a divisor of their number,
             or "auto", which chooses by a rule: see `scaling` to measure.
+        generations_per_call: the generations that are handed to the devices at once,
+            before the host looks at what came of them: for tiny tasks, where it costs
+            more to look than to train. The bits are those of 1, and every generation is
+            in the history, the log and the callbacks, after the call that it was in.
+            Checkpoints, `max_seconds`, `target_fitness`, Ctrl-C, a callback's error and
+            the end of a population whose members have all failed wait for the end of a
+            call. The first generation is a call of its own.
         max_seconds: the time after which no further generation starts; `None` for no
             limit.
         target_fitness: the fitness at which the run stops; `None` for no target.
@@ -83,6 +90,7 @@ class Config:
     seed: int = 0
     batches: str = "shared"
     chunk_size: int | str = "auto"
+    generations_per_call: int = 1
     max_seconds: float | None = None
     target_fitness: float | None = None
     run_dir: str | os.PathLike | None = None
@@ -101,6 +109,7 @@ _COUNTS = {
     "num_generations": 10**6,
     "steps_per_generation": 10**6,
     "batch_size": 2**31 - 1,
+    "generations_per_call": 10**6,
 }
 
 
@@ -162,6 +171,12 @@ def check(config: Config) -> None:
     check_whole("", "keep_checkpoints", config.keep_checkpoints, 1, 10**6)
     for name in ("progress", "debug", "resume"):
         check_bool("", name, getattr(config, name))
+    if config.debug and config.generations_per_call > 1:
+        raise ValueError(
+            f"generations_per_call={config.generations_per_call} must be 1 with "
+            "debug=True, which stops at the first generation that has a failed member. "
+            "Leave one of the two out: the bits are the same."
+        )
     if config.resume and config.run_dir is None:
         raise ValueError("resume=True needs run_dir: the folder of the run to resume.")
     check_folder("run_dir", config.run_dir)

@@ -6,7 +6,7 @@ import contextlib
 import pathlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,18 +86,24 @@ class Keeper:
         self._is_live = True
         return state, generations
 
-    def keep(self, state: RunState, report: Generation) -> None:
-        """Appends a generation to the history, and saves the state if it is time."""
-        if report.number == 0:
+    def keep(self, state: RunState, reports: Sequence[Generation]) -> None:
+        """Appends generations to the history, and saves the state if it is time.
+
+        Args:
+            state: the state after the last of them.
+            reports: the generations of one call; the run's first has a call of its own.
+        """
+        last = reports[-1]
+        if last.number == 0:
             self._first = checkpoint.copy(state.best)
-        self._number = report.number
-        self._is_live = report.num_failed < report.fitness.size
+        self._number = last.number
+        self._is_live = last.num_failed < last.fitness.size
         if self._root is None:
             return
         if self._folder is not None:
-            self._unwritten.append(report)
+            self._unwritten.extend(reports)
             self._append_history()
-        if self._is_live and self._is_due(report.number):
+        if self._is_live and self._is_due(report.number for report in reports):
             self._save(state)
 
     def finish(self, state: RunState) -> None:
@@ -186,10 +192,10 @@ class Keeper:
         if not attempt.failed:
             self._told.discard(missing)  # the next time is news again
 
-    def _is_due(self, number: int) -> bool:
+    def _is_due(self, numbers: Iterable[int]) -> bool:
         every = self._config.checkpoint_every
         if every != "auto":
-            return (number + 1) % every == 0
+            return any((number + 1) % every == 0 for number in numbers)
         is_idle = self._manager is None or not self._manager.is_saving_in_progress()
         if is_idle:
             self._wait()

@@ -107,6 +107,14 @@ def add_training_flags(command: argparse.ArgumentParser) -> None:
         default=MAIN_JOB.chunk_size,
         help="members of a device computed together, or auto (the default)",
     )
+    add(
+        "--generations-per-call",
+        metavar="N",
+        type=whole,
+        default=MAIN_JOB.generations_per_call,
+        help="generations that run before anything looks at them, for tiny tasks "
+        "(default: %(default)s)",
+    )
     add = command.add_argument_group("when to stop").add_argument
     add(
         "--max-seconds",

@@ -32,11 +32,11 @@ class Watch:
         self._spec, self._inputs = spec, inputs
         self._switches = jax.config.jax_debug_nans, jax.config.jax_debug_infs
         is_on = any(self._switches) and jax.process_count() == 1
-        self._is_on, self._before = is_on, None
+        self.is_on, self._before = is_on, None
 
     def remember(self, population: Population) -> None:
         """Copies a population, whose arrays its training overwrites."""
-        if self._is_on:
+        if self.is_on:
             self._before = jax.tree.map(jnp.copy, population)
 
     def look(self, number: int, failed: list[int]) -> None:
@@ -46,7 +46,7 @@ class Watch:
             FloatingPointError: JAX's own, which names the line. If no nan or inf of the
                 kind that is looked for turns up, there is none.
         """
-        if not self._is_on or not failed:
+        if not self.is_on or not failed:
             return
         nans, infs = self._switches
         with jax.debug_nans(nans), jax.debug_infs(infs):

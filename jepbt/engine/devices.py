@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jepbt.arguments import user_path
@@ -19,7 +20,11 @@ AXIS = "population"
 
 
 def map_members(
-    function: Callable[..., Any], *, mesh: Mesh | None = None, chunk_size: int = 1
+    function: Callable[..., Any],
+    *,
+    mesh: Mesh | None = None,
+    chunk_size: int = 1,
+    in_place: bool = False,
 ) -> Callable[[Any, Any], Any]:
     """Batches a function of one member over a population.
 
@@ -31,6 +36,10 @@ def map_members(
         function: `(member, common) -> result`, pytrees of arrays; no collectives.
         mesh: the devices, on an axis named "population"; `None` for no sharding.
         chunk_size: the members computed together, a divisor of each device's share.
+        in_place: True for a function that changes members: each is a pair of its state
+            and what else it reads, the result a pair of the new state and more. A
+            chunk's new states then overwrite the old ones, so that the population is
+            held once.
 
     Returns:
         `(members [P, ...], common) -> results [P, ...]`.
@@ -48,12 +57,13 @@ def map_members(
         run = lambda member: function(member, common)  # noqa: E731
         if chunk == num_members > 1:
             return _together(run)(members)
+        each = _map_in_place if in_place else jax.lax.map
         if chunk == 1:
-            return jax.lax.map(run, members)
+            return each(run, members)
         chunked = jax.tree.map(
             lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), members
         )
-        results = jax.lax.map(_together(run), chunked)
+        results = each(_together(run), chunked)
         return jax.tree.map(
             lambda leaf: leaf.reshape(num_members, *leaf.shape[2:]), results
         )
@@ -81,6 +91,29 @@ def map_members(
         )(members, common)
 
     return over_devices
+
+
+def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
+    """Does what `jax.lax.map` does, but writes new states over those it has read."""
+    states, rest = members
+    one = jax.tree.map(lambda leaf: leaf[0], members)
+    _, extra = jax.eval_shape(run, one)
+    count = jax.tree.leaves(members)[0].shape[0]
+    extras = jax.tree.map(
+        lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), extra
+    )
+
+    def step(number, carried):
+        def read(leaf):
+            return jax.lax.dynamic_index_in_dim(leaf, number, 0, keepdims=False)
+
+        def write(leaf, part):
+            return jax.lax.dynamic_update_index_in_dim(leaf, part, number, 0)
+
+        results = run(jax.tree.map(read, (carried[0], rest)))
+        return jax.tree.map(write, carried, results)
+
+    return jax.lax.fori_loop(0, count, step, (states, extras))
 
 
 def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -236,13 +236,13 @@ def train(
     indices, prepared = share_steps(spec, inputs, number, population)
 
     def train_member(member, common):
-        slot, state, hparams = member
+        state, (slot, hparams) = member
         step, counted = member_steps(spec, slot, hparams, *common)
         state, metrics = jax.lax.scan(step, state, counted)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    trained, metrics = spec.over_members(train_member)(
-        (spec.slots, population.state, population.hparams),
+    trained, metrics = spec.over_members(train_member, in_place=True)(
+        (population.state, (spec.slots, population.hparams)),
         (inputs, number, indices, prepared),
     )
     population = dataclasses.replace(population, state=trained)

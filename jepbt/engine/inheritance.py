@@ -32,7 +32,7 @@ def inherit(population: PyTree, parents: jax.Array, mesh: Mesh | None = None) ->
         [11, 10, 11]
     """
     if mesh is None or mesh.size == 1:
-        return jax.tree.map(lambda leaf: leaf[parents], population)
+        return jax.tree.map(lambda leaf: _pick_in_place(leaf, parents), population)
     share, whole = PartitionSpec(AXIS), PartitionSpec()
     plain = jax.tree.map(_without_keys, population)
 
@@ -49,6 +49,33 @@ def inherit(population: PyTree, parents: jax.Array, mesh: Mesh | None = None) ->
         check_vma=False,
     )(plain, parents)
     return jax.tree.map(_like, inherited, population)
+
+
+_FEWEST_BYTES = 2**20
+"""Leaves below this size are copied as a whole."""
+
+_MOST_BLOCKS = 64
+
+
+def _pick_in_place(leaf: jax.Array, parents: jax.Array) -> jax.Array:
+    """Picks rows `leaf[parents]`, a block of columns at a time.
+
+    Members trade places only within a column, so that each block may overwrite its own:
+    the population is held once, and one block beside it.
+    """
+    columns = leaf.size // leaf.shape[0]
+    blocks = max(n for n in range(1, _MOST_BLOCKS + 1) if columns % n == 0)
+    if _is_key(leaf) or blocks == 1 or leaf.nbytes < _FEWEST_BYTES:
+        return leaf[parents]
+    width = columns // blocks
+
+    def pick(number, flat):
+        block = lax.dynamic_slice_in_dim(flat, number * width, width, 1)
+        picked = block[parents]
+        return lax.dynamic_update_slice_in_dim(flat, picked, number * width, 1)
+
+    flat = lax.fori_loop(0, blocks, pick, leaf.reshape(-1, columns))
+    return flat.reshape(leaf.shape)
 
 
 def _pick_as_it_passes(

@@ -1,7 +1,7 @@
 """Refuses a run that does not fit into memory, before and after it compiles.
 
-Before compiling, only what every program must hold is counted: the members, twice, and
-the data. What a step needs beside that, the compiler knows, and says after compiling.
+Before compiling, only what every program must hold is counted: the members and the
+data. What a step needs beside that, the compiler knows, and says after compiling.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def check_memory(
 ) -> int:
     """Refuses a population that cannot fit, before anything compiles.
 
-    Every member is held twice, since training writes the next population beside the
-    last one, and the data once on each device. This is a lower bound: the arrays of a
-    training step come on top, and `check_programs` looks at those.
+    Every member is held once, since a chunk that has trained overwrites the members
+    that it trained from, and the data once on each device. This is a lower bound: the
+    arrays of a training step come on top, and `check_programs` looks at those.
     """
     data = task.data and (task.data.train, task.data.validation)
     fixed = tree_bytes((data, task.shared))
@@ -43,15 +43,15 @@ def check_memory(
     sharing = len(devices) if on_cpu else 1
     limit = memory_limit(devices[0])
     members = config.population_size * sharing // len(devices)
-    held = 2 * members * state + sharing * fixed
+    held = members * state + sharing * fixed
     if held > limit:
         where = f"{readable(limit)} {'memory' if on_cpu else 'on each device'}"
         room = max(0, limit - sharing * fixed)
-        fits = int(room // (2 * state)) * len(devices) // sharing
+        fits = int(room // state) * len(devices) // sharing
         raise DoesNotFit(
             f"population_size={config.population_size} needs at least "
             f"{readable(held)} of {where}: a member has {readable(state)} of "
-            f"state, held twice while a generation trains. At most {fits} members "
+            f"state. At most {fits} members "
             "fit; choose fewer, or a smaller model."
         )
     return held

@@ -105,6 +105,12 @@ def lower_each(
             yield name, make().lower()
 
 
+@jax.jit
+def copy(tree: PyTree) -> PyTree:
+    """Copies arrays where they are, all in one program."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def shapes(tree: PyTree) -> PyTree:
     """Keeps of arrays, or of what describes them, the shapes and types alone."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

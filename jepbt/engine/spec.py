@@ -40,9 +40,12 @@ class Spec:
         """The numbers of all slots, `i32[P]`."""
         return jnp.arange(self.config.population_size, dtype=jnp.int32)
 
-    def over_members(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    def over_members(
+        self, function: Callable[..., PyTree], *, in_place: bool = False
+    ) -> Callable[..., PyTree]:
         """Batches a function of one member: see `map_members`."""
-        return map_members(function, mesh=self.mesh, chunk_size=self.chunk_size)
+        settings = {"mesh": self.mesh, "chunk_size": self.chunk_size}
+        return map_members(function, in_place=in_place, **settings)
 
     def place(self, tree: PyTree, sharding: Callable[[Mesh], Any]) -> PyTree:
         """Tells the compiler where arrays lie, if there are devices to choose from."""

@@ -11,6 +11,7 @@ from jepbt.plots import style
 from jepbt.plots.style import MEMBER, WINNER
 from jepbt.results import History, recorded
 from jepbt.results import lineage as lines
+from jepbt.results.sample import choose_shown
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.axes import Axes
@@ -20,8 +21,8 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
 def fitness(run: Any, axes: Axes | None = None) -> Axes:
     """Draws every member's fitness over the generations, and the winner's ancestors.
 
-    Thin lines lead from parents to children; a member that was replaced ends as a dot.
-    The winner is the best of all generations.
+    Thin lines lead from parents to children, of thousands of members to some of them; a
+    member that was replaced ends as a dot. The winner is the best of all generations.
 
     Args:
         run: a `Result`, its `history`, or the folder of a run.
@@ -47,7 +48,8 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
     line = history.ancestry()
     values = history.fitness
     axes = style.new_axes() if axes is None else axes
-    edges = _edges(history.parents, values, ~history.fresh)
+    shown = choose_shown(history.parents, history.fresh, line)
+    edges = _edges(history.parents, values, ~history.fresh & shown)
     _add_lines(axes, edges, MEMBER, 0.6, alpha=0.6, zorder=1)
     style.draw_members(axes, values, line)
     best = float(values[line][-1])
@@ -66,7 +68,8 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
 def hparam_schedules(run: Any) -> np.ndarray:
     """Draws every member's hyperparameters over the generations, by fitness.
 
-    Dark is fit. The line is the winner's schedule. Axes are logarithmic where the space
+    Dark is fit; of thousands of members some are drawn. The line is the winner's
+    schedule. Axes are logarithmic where the space
     is; a categorical's has its choices; losses have figures of their own.
 
     Args:
@@ -109,7 +112,8 @@ def draw_schedule(
     if isinstance(space, Categorical) or values.dtype == object:
         values = _place_choices(axes, values, space)
         spread = np.linspace(-0.25, 0.25, values.shape[1])
-    points = _scatter_by_fitness(axes, values + spread, history.fitness)
+    shown = choose_shown(history.parents, history.fresh, line)
+    points = _scatter_by_fitness(axes, values + spread, history.fitness, shown)
     look = {"color": WINNER, "linewidth": 2, "drawstyle": "steps-mid", "zorder": 3}
     axes.plot(line.generations, values[line], **look)
     if getattr(space, "log", False):
@@ -124,7 +128,8 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
 
     Siblings stand together and no two lines cross, so that a founder's descendants are
     a band that widens or dies out. Strong lines lead to the last generation, faint
-    ones died out; the founders with most descendants have a colour each.
+    ones died out; the founders with most descendants have a colour each. Of thousands
+    of members some stand for all, evenly.
 
     Args:
         run: a `Result`, its `history`, or the folder of a run.
@@ -146,11 +151,12 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     num_generations, num_members = parents.shape
     places = lines.tree_order(parents, fresh)
     survives = lines.survivors(parents, fresh)
+    shown = choose_shown(parents, fresh, line)
     ranked = rank_founders(founders)
     colour = dict(zip(ranked, style.LINES, strict=False))
     axes = style.new_axes(height=5) if axes is None else axes
     for lasts, width, alpha in ((False, 0.6, 0.35), (True, 1.3, 1.0)):
-        is_child = (survives == lasts) & ~fresh
+        is_child = (survives == lasts) & ~fresh & shown
         names = founders[1:][is_child[1:]]
         colours = [colour.get(name, MEMBER) for name in names.tolist()]
         edges = _edges(parents, places, is_child)
@@ -165,7 +171,8 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     axes.set_yticks([])
     axes.grid(False)
     axes.spines["left"].set_visible(False)
-    axes.set_ylabel(f"{num_members} members, siblings together")
+    drawn = "" if shown.all() else f", {shown.sum(axis=1).max()} drawn"
+    axes.set_ylabel(f"{num_members} members{drawn}, siblings together")
     axes.set_title(describe_lineage(history), fontsize=10, loc="left")
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
     axes.legend(frameon=False, fontsize=8, ncols=2, **place)
@@ -216,13 +223,17 @@ def _place_choices(axis: Axes, values: np.ndarray, space) -> np.ndarray:
     return np.argmax(values.astype(str)[..., None] == choices, axis=-1)
 
 
-def _scatter_by_fitness(axis: Axes, values: np.ndarray, fitness: np.ndarray):
+def _scatter_by_fitness(
+    axis: Axes, values: np.ndarray, fitness: np.ndarray, shown: np.ndarray
+) -> PathCollection:
     low, high = style.robust_range(fitness, 0.25)
-    order = np.argsort(np.nan_to_num(fitness, nan=-np.inf), axis=None)  # fittest on top
+    numbers = np.nonzero(shown)[0]
+    values, fitness = values[shown], fitness[shown]
+    order = np.argsort(np.nan_to_num(fitness, nan=-np.inf))  # fittest on top
     return axis.scatter(
-        np.repeat(np.arange(len(fitness)), fitness.shape[1])[order],
-        values.ravel()[order],
-        c=fitness.ravel()[order],
+        numbers[order],
+        values[order],
+        c=fitness[order],
         cmap=style.early_to_late(),
         vmin=low,
         vmax=high,

@@ -29,6 +29,7 @@ from jepbt.report.card import as_image, format_value, make_card
 from jepbt.report.reproduce import reproduce
 from jepbt.results import Recorded, Score, lineage, recorded
 from jepbt.results.json_lines import to_lists
+from jepbt.results.sample import choose_shown
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from matplotlib.figure import Figure
@@ -84,6 +85,7 @@ def make_page(run: Recorded, reload_seconds: int = 0) -> str:
         "status": _status(run, seconds, reload_seconds > 0),
         "reload": str(reload_seconds),
         "lineage": plots.describe_lineage(history),
+        "shown": _describe_shown(run),
     }
     return string.Template(_resource("report.html")).substitute(
         {name: html.escape(text) for name, text in texts.items()},
@@ -152,6 +154,7 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
     """Collects what `report.js` reads, in JSON's types."""
     history = run.history
     parents, fresh, fitness = history.parents, history.fresh, history.fitness
+    shown = choose_shown(parents, fresh, history.ancestry())
     low, high = style.robust_range(fitness, 0.05)
     margin = 0.1 * (high - low)
     hparams = {name: values for name, values, _ in run.columns}
@@ -159,22 +162,41 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
         name = run.evolved_loss.name
         attraction = taylorglo.attraction(history.hparams[name])
         hparams[f"{name}: attraction"] = np.asarray(attraction)
-    data = {
+    by_member = {
+        "slots": np.broadcast_to(np.arange(parents.shape[1]), parents.shape),
         "fitness": fitness,
-        "median": np.float32(style.medians(fitness)),
-        "range": np.float32([low - margin, high + margin]),
         "parents": parents,
         "fresh": fresh.astype(int),
         "operations": history.operations,
         "places": lineage.tree_order(parents, fresh),
         "founders": history.founders,
-        "ranked": rank_founders(history.founders)[: len(style.LINES)],
         "survives": lineage.survivors(parents, fresh),
+    }
+    return {
+        "members": parents.shape[1],
+        "median": to_lists(np.float32(style.medians(fitness))),
+        "range": to_lists(np.float32([low - margin, high + margin])),
+        "ranked": rank_founders(history.founders)[: len(style.LINES)],
         "winner": list(history.winner),
-    }
-    return {name: to_lists(values) for name, values in data.items()} | {
-        "hparams": {name: to_lists(values) for name, values in hparams.items()}
-    }
+        "hparams": {name: _of_shown(values, shown) for name, values in hparams.items()},
+    } | {name: _of_shown(values, shown) for name, values in by_member.items()}
+
+
+def _describe_shown(run: Recorded) -> str:
+    history = run.history
+    shown = choose_shown(history.parents, history.fresh, history.ancestry())
+    if shown.all():
+        return "Every member is here."
+    most = shown.sum(axis=1).max()
+    return (
+        f"Of {shown.shape[1]} members at most {most} a generation are here, evenly "
+        "from the tree below, with all their ancestors; history.jsonl has the others."
+    )
+
+
+def _of_shown(values: np.ndarray, shown: np.ndarray) -> list[list]:
+    """Lists values `[G, P]` of the members that are shown, generation by generation."""
+    return [to_lists(row[mask]) for row, mask in zip(values, shown, strict=True)]
 
 
 def _as_script_data(data: Any) -> str:

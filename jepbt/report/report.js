@@ -5,7 +5,17 @@
   const run = JSON.parse(document.getElementById("run").textContent);
   const WINNER = "#d55e00", MEMBER = "#9aa5b1", MEDIAN = "#0072b2";
   const COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1"];
-  const generations = run.fitness.length, members = run.fitness[0].length;
+  const generations = run.fitness.length, members = run.members;
+  // Of thousands of members only some are here, which stand at their slots again.
+  const spread = (list) => list.map((row, g) => {
+    const whole = [];
+    run.slots[g].forEach((slot, i) => { whole[slot] = row[i]; });
+    return whole;
+  });
+  for (const name of ["fitness", "parents", "fresh", "operations", "places", "founders", "survives"]) {
+    run[name] = spread(run[name]);
+  }
+  for (const name of Object.keys(run.hparams)) run.hparams[name] = spread(run.hparams[name]);
 
   function ancestry(generation, slot) {
     const line = [[generation, slot]];
@@ -74,7 +84,7 @@
   function edges(place, keep) {
     const data = [];
     for (let g = 1; g < generations; g += 1) {
-      for (let s = 0; s < members; s += 1) {
+      for (const s of run.slots[g]) {
         if (run.fresh[g][s] || !keep(g, s)) continue;
         const before = place(g - 1, run.parents[g][s]), after = place(g, s);
         if (before === null || after === null) continue;
@@ -93,7 +103,7 @@
   function points(place, size) {
     const data = [];
     for (let g = 0; g < generations; g += 1) {
-      for (let s = 0; s < members; s += 1) {
+      for (const s of run.slots[g]) {
         const y = place(g, s);
         if (y !== null) data.push([g, y, g, s]);
       }
@@ -138,7 +148,7 @@
     return drawn;
   }
 
-  const size = generations * members > 2000 ? 5 : 9;
+  const size = run.slots.flat().length > 2000 ? 5 : 9;
   const charts = {};
   charts.fitness = chart("fitness", [
     lines(edges(places.fitness, () => true), MEMBER, 0.7, 0.5, 1),
@@ -184,7 +194,7 @@
     return line;
   }
   const asked = location.hash.match(/^#(\d+)-(\d+)$/);
-  const isThere = asked && asked[1] < generations && asked[2] < members;
+  const isThere = asked && asked[1] < generations && run.slots[asked[1]].includes(Number(asked[2]));
   select(...(isThere ? [Number(asked[1]), Number(asked[2])] : run.winner));
 
   const seconds = Number(document.body.dataset.reload);

@@ -34,7 +34,8 @@ class Generation:
         info: arrays that the strategy reports, by name, such as `"elites"` of
             `bool[P]`: the slots that were kept as they were when this generation
             began; `"fresh"` of `bool[P]`: the slots that started over with new weights.
-        seconds: the time of each phase: evolve, train, evaluate.
+        seconds: the time of each phase: evolve, train, evaluate. Of several generations
+            in one call only the whole is known: each has an equal part, as train.
     """
 
     number: int

@@ -173,7 +173,9 @@ def to_lists(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype == np.float32:  # the shortest digits that give these bits back
             value = value.astype(str).astype(np.float64)
-        return to_lists(value.tolist())
+        lists, kind = value.tolist(), value.dtype.kind
+        is_plain = kind in "biuU" or (kind == "f" and bool(np.isfinite(value).all()))
+        return lists if is_plain else to_lists(lists)
     if isinstance(value, list):
         return [to_lists(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -30,6 +31,9 @@ logger = logging.getLogger("jepbt")
 
 Callback: TypeAlias = Callable[[Generation], None]
 
+SHARE = 0.05
+"""The part of a run's time that writing its best member may take."""
+
 
 @dataclasses.dataclass
 class Run:
@@ -41,6 +45,7 @@ class Run:
         best: the best member so far, on the host; `None` while nobody has a fitness.
         unwritten: the files, by name, that do not show the best member yet.
         told: the sentences on what is missing, each of which is said once a run.
+        rests_until: the time before which those files are not written again.
     """
 
     prepared: Prepared
@@ -48,14 +53,16 @@ class Run:
     best: Winner | None = None
     unwritten: set[str] = dataclasses.field(default_factory=set)
     told: set[str] = dataclasses.field(default_factory=set)
+    rests_until: float = -float("inf")
+    _is_beaten: bool = False
 
     @property
     def last(self) -> Generation:
         """The generation that has just ended."""
         return self.history.generations[-1]
 
-    def add(self, report: Generation, state: RunState) -> None:
-        """Takes a generation in, and fetches its best member if that is a new best.
+    def add(self, report: Generation) -> None:
+        """Takes a generation in.
 
         Raises:
             RuntimeError: if the strategy copied a failed member while others lived.
@@ -63,13 +70,18 @@ class Run:
         if self.history.generations:
             _check_parents(report, self.last)
         self.history.generations.append(report)
-        highest = np.nanmax([*report.fitness, -np.inf])
-        if self.best is None or highest > self.best.fitness.mean:
+        highest = np.fmax.reduce(report.fitness, initial=-np.inf)
+        self._is_beaten |= self.best is None or bool(highest > self.best.fitness.mean)
+
+    def update_best(self, state: RunState) -> None:
+        """Fetches the best member if a generation since has beaten the one known."""
+        if self._is_beaten:
             self.fetch_best(state)
 
     def fetch_best(self, state: RunState) -> None:
         """Copies the best member ever to the host."""
         self.best = as_winner(jax.device_get(state.best), self.prepared.task)
+        self._is_beaten = False
         if self.best is not None:
             self.unwritten = set(_FILES)
 
@@ -85,10 +97,16 @@ class Run:
 Observer: TypeAlias = Callable[[Run], None]
 
 
-def write_best(run: Run) -> None:
-    """Writes the best member, its schedule and its loss, as far as they are new."""
-    folder = run.prepared.folder
-    if folder is None or run.best is None:
+def write_best(run: Run, *, is_last: bool = False) -> None:
+    """Writes the best member, its schedule and its loss, as far as they are new.
+
+    A member may be the best for a moment only, and a schedule grows with the run: after
+    each writing comes a rest in which a new best waits, unless it is the last.
+    """
+    folder, started = run.prepared.folder, time.monotonic()
+    if folder is None or run.best is None or not run.unwritten:
+        return
+    if started < run.rests_until and not is_last:
         return
     # Each by itself: where one cannot be written, the others still are.
     for name in sorted(run.unwritten):
@@ -96,22 +114,27 @@ def write_best(run: Run) -> None:
             _FILES[name](folder, run)
         if not attempt.failed:
             run.unwritten.remove(name)
+    ended = time.monotonic()
+    run.rests_until = ended + (ended - started) * (1 / SHARE - 1)
 
 
 def log(run: Run) -> None:
     """Writes the generation's line to the log."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
     number, count = run.last.number + 1, run.prepared.config.num_generations
     with optional("the log lacks lines on generations", run.told):
         logger.info("generation %d/%d  %s", number, count, describe(run.last))
 
 
 def call(
-    callbacks: Sequence[Callback], report: Generation
+    callbacks: Sequence[Callback], reports: Sequence[Generation]
 ) -> Exception | SystemExit | None:
-    """Shows callbacks a generation, and returns their error for when all is saved."""
+    """Shows callbacks generations, and returns their error for when all is saved."""
     try:
-        for callback in callbacks:
-            callback(report)
+        for report in reports:
+            for callback in callbacks:
+                callback(report)
     except (Exception, SystemExit) as error:
         return error
     return None

@@ -18,10 +18,11 @@ from jepbt.engine import RunState
 from jepbt.engine.debugging import Watch
 from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
+from jepbt.engine.programs import copy
 from jepbt.engine.spec import Spec
 from jepbt.engine.switches import own_rules
 from jepbt.optional import optional
-from jepbt.results import make_generation
+from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
 from jepbt.training.interruption import Interrupted, StopRequest, listen
@@ -156,23 +157,20 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
         state = _begin(run, keeper)
         show(run)
         is_over = _is_reached(run)
-        for number in range(len(run.history), 0 if is_over else config.num_generations):
-            clock = _Clock(watch)
-            state, record = generation(
-                prepared.programs,
-                prepared.inputs,
-                np.int32(number),
-                state,
-                evolves=number > 0,
-                lap=clock.lap,
-            )
-            record = jax.device_get(record)
-            run.add(make_generation(number, record, clock.seconds), state)
-            for observe in (write_best, show, log):
+        while not is_over and len(run.history) < config.num_generations:
+            numbers = _next_call(len(run.history), config, watch)
+            state, reports = _run_call(prepared, numbers, state, watch)
+            for report in reports:
+                run.add(report)
+                log(run)
+            run.update_best(state)
+            for observe in (write_best, show):
                 observe(run)
-            keeper.keep(state, run.last)
-            error = call(callbacks, run.last)
-            watch.look(number, np.flatnonzero(np.isnan(run.last.fitness)).tolist())
+            keeper.keep(state, reports)
+            error = call(callbacks, reports)
+            watch.look(
+                run.last.number, np.flatnonzero(np.isnan(run.last.fitness)).tolist()
+            )
             stop_at_failure(run)
             if is_extinct(run):
                 break
@@ -195,7 +193,7 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
         run_dir=prepared.folder,
     )
     if prepared.folder is not None:
-        write_best(run)  # what a disk refused that was full for a while
+        write_best(run, is_last=True)  # or what a disk refused that was full
         with optional(f"{prepared.folder / 'figures'} lacks fitness.png"):
             run_directory.save_figure(prepared.folder, plots.fitness(run.history))
     if error is not None:
@@ -205,6 +203,35 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
     if signal_number:
         raise Interrupted(result, signal_number)
     return result
+
+
+def _next_call(first: int, config: Config, watch: Watch) -> range:
+    """Lists the generations of the next call: the run's first has one of its own."""
+    is_alone = first == 0 or watch.is_on
+    count = 1 if is_alone else config.generations_per_call
+    return range(first, min(first + count, config.num_generations))
+
+
+def _run_call(
+    prepared: Prepared, numbers: range, state: RunState, watch: Watch
+) -> tuple[RunState, list[Generation]]:
+    """Runs generations without a look between them, and fetches what they report."""
+    clock, records = _Clock(watch, len(numbers)), []
+    for number in numbers:
+        state, record = generation(
+            prepared.programs,
+            prepared.inputs,
+            np.int32(number),
+            state,
+            evolves=number > 0,
+            lap=clock.lap,
+        )
+        # The next generation overwrites the state, whose arrays the record shares.
+        records.append(record if number == numbers[-1] else copy(record))
+    records = jax.device_get(records)
+    seconds = clock.read()
+    both = zip(numbers, records, strict=True)
+    return state, [make_generation(*each, seconds) for each in both]
 
 
 _FAILED = 1000
@@ -254,19 +281,29 @@ def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
 class _Clock:
     """Measures seconds by phase, and waits for the devices at each phase's end.
 
-    Before training, the watch sees the population that is to be trained.
+    Before training, the watch sees the population that is to be trained. Of several
+    generations in one call it measures the whole, because to wait is what they save.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+    def __init__(self, watch: Watch, num_generations: int) -> None:
+        self._watch, self._num_generations = watch, num_generations
+        self._seconds = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
+        self._start = self._last = time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Returns a generation's seconds by phase; of several, all are training's."""
+        if self._num_generations == 1:
+            return self._seconds
+        spent = time.perf_counter() - self._start
+        return {**self._seconds, "train": spent / self._num_generations}
 
     def lap(self, name: str, tree: Any) -> None:
+        if self._num_generations > 1:
+            return
         # Waiting here also lets Python handle signals between two programs.
         jax.block_until_ready(tree)
         if name == "evolve":
             self._watch.remember(tree.population)
         now = time.perf_counter()
-        self.seconds[name] = now - self._last
+        self._seconds[name] = now - self._last
         self._last = now

@@ -43,6 +43,17 @@ def any_parents(num_members):
     ]
 
 
+def test_a_large_leaf_is_copied_in_blocks_which_equal_indexing():
+    """1.3 MB of 40,000 columns in 64 blocks; 33,431 = 101 * 331 columns as a whole."""
+    population = draw(8, (400, 100), (101, 331))
+    run, over = compiled(population, 1)
+    assert "while" in run.as_text()
+    for parents in any_parents(8):
+        placed = jax.device_put(population, over)
+        for leaf, result in zip(population, run(placed, parents), strict=True):
+            np.testing.assert_array_equal(result, leaf[parents])
+
+
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 def test_inheriting_equals_indexing_for_any_parents(num_devices):
     population = draw(8, (3,), (2, 5), ())

@@ -30,15 +30,32 @@ def need(monkeypatch, limit, num_members, data=None, num_devices=2):
 
 @pytest.mark.devices(2)
 @pytest.mark.devices("cpu")
-def test_every_member_is_held_twice_and_the_data_on_each_device(monkeypatch):
-    """2,000 bytes: 10 members of 100, or 8 with 200 bytes of data on both devices."""
-    assert need(monkeypatch, 2_000, 10) == 2_000
+def test_every_member_is_held_once_and_the_data_on_each_device(monkeypatch):
+    """1,000 bytes: 10 members of 100, or 6 with 200 bytes of data on both devices."""
+    assert need(monkeypatch, 1_000, 10) == 1_000
     with pytest.raises(DoesNotFit, match="At most 10 members fit"):
-        need(monkeypatch, 2_000, 12)
+        need(monkeypatch, 1_000, 12)
     data = jepbt.Splits(np.zeros(30, np.float32), np.zeros(20, np.float32))
-    assert need(monkeypatch, 2_000, 8, data) == 2_000
-    with pytest.raises(DoesNotFit, match="At most 8 members fit"):
-        need(monkeypatch, 2_000, 10, data)
+    assert need(monkeypatch, 1_000, 6, data) == 1_000
+    with pytest.raises(DoesNotFit, match="At most 6 members fit"):
+        need(monkeypatch, 1_000, 8, data)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_a_population_is_held_once_and_a_chunk_beside_it(chunk_size):
+    """32 members on one device: what a program holds beside them is a chunk's share.
+
+    A second population, as `lax.map` and `leaf[parents]` make one, would be as large as
+    the first: temp bytes of one state at least.
+    """
+    prepared = prepare(
+        TASK, population_size=32, **(SETTINGS | {"chunk_size": chunk_size})
+    )
+    state = prepared.checkpoint_bytes
+    for name in ("evolve", "train", "evaluate"):
+        memory = getattr(prepared.programs, name).memory_analysis()
+        assert memory.temp_size_in_bytes < 0.6 * state, name
+        assert memory.alias_size_in_bytes > 0.9 * state, name
 
 
 def test_programs_that_reserve_too_much_are_refused_with_what_to_choose():
