@@ -139,6 +139,29 @@ def draw(rows, path):
     axes.figure.savefig(path)
 
 
+def say_run(run):
+    accuracies = run["accuracies"]
+    print(
+        f"{run['way']:11} {run['num_steps']:4} steps {run['seconds']:7.1f} s  best "
+        f"{max(accuracies):.3f}  mean {statistics.mean(accuracies):.3f}  "
+        f"{run['num_copied']:2} copies  load {run['load']:.1f}",
+        flush=True,
+    )
+
+
+def say_rows(rows):
+    print("\nway         steps  s a generation  times jepbt's (min..max)  best   mean")
+    for row in rows:
+        ratios = row["ratios"]
+        ratio = (
+            f"{row['ratio']:.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})" if ratios else ""
+        )
+        print(
+            f"{row['way']:11} {row['num_steps']:5} {row['seconds_a_generation']:15.2f}"
+            f"  {ratio:24}  {row['best']:.3f}  {row['mean']:.3f}"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", default=",".join(filter(is_installed, WAYS)))
@@ -159,25 +182,19 @@ def main():
     steps = [int(number) for number in steps.split(",")]
     rounds = [int(n) for n in (args.rounds or "1").split(",")]
     runs, ways = [], args.ways.split(",")
-    for num_steps, num_rounds in zip(steps, itertools.cycle(rounds)):
+    for num_steps, num_rounds in zip(steps, itertools.cycle(rounds), strict=False):
         work = Work(*SIZES[args.size], num_steps)
         for number in range(num_rounds):
             first = number % len(ways)
             for way in ways[first:] + ways[:first]:
                 runs.append(run := measure(way, work))
-                print(
-                    f"{way:11} {num_steps:4} steps  {run['seconds']:6.1f} s  best "
-                    f"{max(run['accuracies']):.3f}  mean "
-                    f"{statistics.mean(run['accuracies']):.3f}  "
-                    f"{run['num_copied']:2} copies  load {run['load']:.1f}",
-                    flush=True,
-                )
+                say_run(run)
+                if args.json:  # after every run: many take long
+                    content = {"num_cores": count_cores(), "runs": runs}
+                    text = json.dumps(content | {"rows": compare(runs)}, indent=1)
+                    pathlib.Path(args.json).write_text(text + "\n")
     rows = compare(runs)
-    for row in rows:
-        print(row)
-    if args.json:
-        content = {"num_cores": count_cores(), "runs": runs, "rows": rows}
-        pathlib.Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
+    say_rows(rows)
     if args.figure:
         draw(rows, args.figure)
 

@@ -2,8 +2,7 @@
 
 Each way is a function of the `Work`, and returns for every generation and member its
 validation accuracy with two marks, of its weights before and after. A member that
-starts
-from another's mark has copied it.
+starts from another's mark has copied it.
 """
 
 import dataclasses

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -64,11 +65,27 @@ class HyperParameters:
             obj=self,
         )
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
+    def __new__(cls, *args: Any, **kwargs: Any):
+        """Makes the class a pytree with its first instance.
 
-        # `dataclass(slots=True)` makes a second class: it passes here again, and each
-        # reads its fields only when flattened, after the decorator has done its work.
+        Not before: cloudpickle makes a class with every instance of a script's class
+        that it loads, and drops it again. JAX would keep them all.
+        """
+        _register(cls)
+        return super().__new__(cls)
+
+
+_REGISTERED: set[type] = set()
+_LOCK = threading.Lock()
+
+
+def _register(cls: type) -> None:
+    """Makes a class a pytree, unless it is one."""
+    with _LOCK:
+        if cls in _REGISTERED:
+            return
+
+        # The fields are read when they are needed: the class may be edited.
         def flatten(h):
             key, fields = jax.tree_util.GetAttrKey, _fields(cls)
             return [(key(f.name), getattr(h, f.name)) for f in fields], fields
@@ -76,15 +93,33 @@ class HyperParameters:
         jax.tree_util.register_pytree_with_keys(
             cls, flatten, lambda fields, leaves: _build(cls, fields, leaves)
         )
+        _REGISTERED.add(cls)
 
 
 class _Fields(tuple):
     """The declared fields of a class as they are now.
 
-    An edited class may stay the same object (IPython's autoreload). Its fields are new
-    ones, which compare by identity: whatever is kept for a class, JAX's compiled
-    programs too, is kept for these.
+    A class may get other fields and stay the same object: IPython's autoreload edits
+    it, and cloudpickle writes equal ones over it with every instance that comes from
+    another process. Whatever is kept for a class, JAX's compiled programs too, is kept
+    for its fields, which are compared by what they declare.
     """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Fields):
+            return NotImplemented
+        # The same objects first, which is quick. Else the text, in which 1 is not 1.0.
+        return super().__eq__(other) or self._declared() == other._declared()
+
+    def __ne__(self, other: object) -> bool:  # JAX asks this way, and `tuple` has it
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(field.name for field in self))
+
+    def _declared(self) -> list[str]:
+        names = ("name", "type", "default", "metadata")
+        return [repr([getattr(field, name) for name in names]) for field in self]
 
     def __repr__(self) -> str:
         return ", ".join(field.name for field in self)
@@ -249,7 +284,7 @@ def build(hparams_type: type, leaves: Sequence[Any]) -> HyperParameters:
 
 
 def _build(cls: type, fields: _Fields, leaves: Sequence[Any]) -> HyperParameters:
-    hparams = object.__new__(cls)
+    hparams = HyperParameters.__new__(cls)
     for field, leaf in zip(fields, leaves, strict=True):
         object.__setattr__(hparams, field.name, leaf)
     return hparams
