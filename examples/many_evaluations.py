@@ -57,7 +57,12 @@ def start_dask(num_workers):
         ) as cluster,
         Client(cluster) as client,
     ):
-        yield {"executor": client.get_executor()}, lambda: cluster.scale(2)
+
+        def add_worker():
+            cluster.scale(2)
+            client.wait_for_workers(2)
+
+        yield {"executor": client.get_executor()}, add_worker
 
 
 @contextlib.contextmanager
@@ -70,6 +75,7 @@ def start_ray(num_workers):
     cluster = Cluster(initialize_head=True, head_node_args=node)
     ray.init(address=cluster.address, log_to_driver=False)
     try:
+        # Which waits until the node has joined.
         yield {"executor": RayExecutor()}, lambda: cluster.add_node(num_cpus=1)
     finally:
         ray.shutdown()
