@@ -42,9 +42,11 @@ def summarise(records):
     """Accuracies of the last generation, and copies, counted by the weights."""
     num_copied = 0
     for earlier, later in itertools.pairwise(records):
-        owners = {member["after"]: slot for slot, member in enumerate(earlier)}
-        for slot, member in enumerate(later):
-            num_copied += owners[member["before"]] != slot
+        known = {member["after"] for member in earlier}
+        for before, now in zip(earlier, later, strict=True):
+            if now["before"] not in known:
+                raise RuntimeError("a member goes on with weights that no member had")
+            num_copied += now["before"] != before["after"]
     accuracies = [member["accuracy"] for member in records[-1]]
     return {"accuracies": accuracies, "num_copied": num_copied}
 
