@@ -7,8 +7,8 @@
 
 Dask needs `distributed`, Ray `ray`. The training is next to nothing, so that what is
 left is the loop's own time, and the workers are processes on this machine. `--kill`
-kills the process of one evaluation after a third of the run. `--late` starts with one
-worker, and adds another after two thirds.
+kills the process of one evaluation after a sixth of the run. `--late` starts with one
+worker, adds another after a third, and lets every evaluation take 0.2 seconds.
 
 Prints milliseconds an evaluation without start-up, memory after a tenth of the run and
 at its end, how often an evaluation began anew, and how many processes took part.
@@ -34,13 +34,14 @@ class Hyper(jepbt.HyperParameters):
     step: float = jepbt.hparam(0.01, min=0.001, max=0.5, log=True)
 
 
-def train(candidate, folder):
+def train(candidate, folder, seconds=0.0):
     """One step down x². Notes its process, and kills it where it shall be killed."""
     with (folder / "processes").open("a") as file:
         file.write(f"{os.getpid()}\n")
     with contextlib.suppress(FileNotFoundError):
         (folder / "kill").unlink()  # which succeeds once
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(seconds)
     x = 1.0 if candidate.model is None else candidate.model
     x -= candidate.hparams.step * 2 * x
     return Candidate(x, candidate.hparams, fitness=-(x**2))
@@ -117,7 +118,8 @@ def main(place, num_evaluations=10_000, population_size=100, kill=False, late=Fa
         def processes():
             return (folder / "processes").read_text().split()
 
-        function = functools.partial(train, folder=folder)
+        # A late worker is late for evaluations that take no time.
+        function = functools.partial(train, folder=folder, seconds=0.2 if late else 0)
         loop = jepbt.epbt(
             num_generations, population, function, strategy="pbt", **settings
         )
@@ -125,9 +127,9 @@ def main(place, num_evaluations=10_000, population_size=100, kill=False, late=Fa
         for number, best in enumerate(loop, 1):  # noqa: B007
             if number == 1:
                 start = time.perf_counter()
-            if number == num_generations // 3 and kill:
+            if number == num_generations // 6 and kill:
                 (folder / "kill").touch()
-            if number == 2 * num_generations // 3 and late:
+            if number == num_generations // 3 and late:
                 before = set(processes())
                 add_worker()
             if number in (max(1, num_generations // 10), num_generations):
