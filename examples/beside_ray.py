@@ -4,7 +4,8 @@
     python examples/beside_ray.py --size toy
 
 Needs `pip install torch "ray[tune]"`; a way whose library is missing is left out. The
-first command takes about 20 minutes on 2 CPU cores; the second, 3 to see that it works.
+second command sees that it works. Both take long without reused actors, since every
+actor imports PyTorch, and their figures mean little on busy cores.
 
 A population of 16 small convolutional networks trains for 4 generations on the embedded
 Fashion-MNIST: the same architecture, batches, SGD with momentum, float32, and the same

@@ -6,6 +6,7 @@ starts from another's mark has copied it.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import multiprocessing
 import os
@@ -334,10 +335,6 @@ def with_ray(work, reuse_actors=False):
     return list(zip(*recorder.results.values(), strict=True))
 
 
-def with_ray_reusing_actors(work):
-    return with_ray(work, reuse_actors=True)
-
-
 def count_cores():
     return len(os.sched_getaffinity(0))
 
@@ -347,6 +344,6 @@ WAYS = {
     "torch_func": (with_torch_func, ("torch",)),
     "pool": (with_pool, ("torch",)),
     "ray": (with_ray, ("torch", "ray")),
-    "ray_reused": (with_ray_reusing_actors, ("torch", "ray")),
+    "ray_reused": (functools.partial(with_ray, reuse_actors=True), ("torch", "ray")),
 }
 """Each way by its name, with the packages that it needs beside jepbt."""
