@@ -96,24 +96,21 @@ def map_members(
 def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
     """Does what `jax.lax.map` does, but writes new states over those it has read."""
     states, rest = members
-    one = jax.tree.map(lambda leaf: leaf[0], members)
-    _, extra = jax.eval_shape(run, one)
     count = jax.tree.leaves(members)[0].shape[0]
-    extras = jax.tree.map(
-        lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), extra
-    )
 
-    def step(number, carried):
+    def step(states, counted):
+        number, other = counted
+
         def read(leaf):
             return jax.lax.dynamic_index_in_dim(leaf, number, 0, keepdims=False)
 
         def write(leaf, part):
             return jax.lax.dynamic_update_index_in_dim(leaf, part, number, 0)
 
-        results = run(jax.tree.map(read, (carried[0], rest)))
-        return jax.tree.map(write, carried, results)
+        new, extra = run((jax.tree.map(read, states), other))
+        return jax.tree.map(write, states, new), extra
 
-    return jax.lax.fori_loop(0, count, step, (states, extras))
+    return jax.lax.scan(step, states, (jnp.arange(count), rest))
 
 
 def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -25,8 +25,13 @@ class Failure:
 Outcome: TypeAlias = Candidate | Failure
 
 
-def evaluate_copy(function: EvaluationFn, candidate: Candidate) -> Outcome:
-    """Evaluates a copy, so that the function may change what it is given."""
+def evaluate_copy(
+    function: EvaluationFn, candidate: Candidate, token: str = ""
+) -> Outcome:
+    """Evaluates a copy, so that the function may change what it is given.
+
+    The token is not read: it makes a call unlike all others.
+    """
     try:
         own = copy.deepcopy(candidate)
     except Exception as error:  # whatever the model's own copying raises

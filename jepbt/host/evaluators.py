@@ -17,6 +17,7 @@ import os
 import pickle
 import queue
 import signal
+import uuid
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeAlias
 
@@ -61,8 +62,13 @@ class _OnExecutor:
         self._done: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
 
     def submit(self, slot: int, candidate: Candidate) -> None:
+        # Dask computes equal calls once: without a token of its own, children that
+        # happen to be equal would share one evaluation, its random draws included.
+        token = uuid.uuid4().hex
         try:
-            future = self._executor.submit(evaluate_copy, self._function, candidate)
+            future = self._executor.submit(
+                evaluate_copy, self._function, candidate, token
+            )
         except BrokenExecutor as error:
             raise self._broken(error) from error
         self._pending.add(future)

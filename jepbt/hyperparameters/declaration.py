@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -62,27 +63,59 @@ class HyperParameters:
             obj=self,
         )
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
+    def __new__(cls, *args: Any, **kwargs: Any):
+        """Makes the class a pytree with its first instance.
 
-        # `dataclass(slots=True)` makes a second class: it passes here again, and each
-        # reads its fields only when flattened, after the decorator has done its work.
-        def flatten(h):
+        Not before: cloudpickle makes a class with every instance of a script's class
+        that it loads, and drops it again. JAX would keep them all.
+        """
+        _register(cls)
+        return super().__new__(cls)
+
+
+_REGISTERED: set[type] = set()
+_LOCK = threading.Lock()
+
+
+def _register(cls: type) -> None:
+    """Makes a class a pytree, unless it is one."""
+    with _LOCK:
+        if cls in _REGISTERED:
+            return
+
+        def flatten(h):  # reads the fields when they are needed: a class may be edited
             key, fields = jax.tree_util.GetAttrKey, _fields(cls)
             return [(key(f.name), getattr(h, f.name)) for f in fields], fields
 
         jax.tree_util.register_pytree_with_keys(
             cls, flatten, lambda fields, leaves: build(cls, leaves, fields)
         )
+        _REGISTERED.add(cls)
 
 
 class _Fields(tuple):
     """The declared fields of a class as they are now.
 
-    An edited class may stay the same object (IPython's autoreload). Its fields are new
-    ones, which compare by identity: whatever is kept for a class, JAX's compiled
-    programs too, is kept for these.
+    A class may get other fields and stay the same object: IPython's autoreload edits
+    it, and cloudpickle writes equal ones over it with every instance that comes from
+    another process. Whatever is kept for a class, JAX's compiled programs too, is kept
+    for its fields, which are compared by what they declare.
     """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Fields):
+            return NotImplemented
+        # The same objects first, which is quick. Else the text, in which 1 is not 1.0.
+        return super().__eq__(other) or self._declared() == other._declared()
+
+    def __ne__(self, other: object) -> bool:  # JAX asks this way, and `tuple` has it
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(field.name for field in self))
+
+    def _declared(self) -> list[str]:
+        return [repr((f.name, f.type, f.default, f.metadata)) for f in self]
 
     def __repr__(self) -> str:
         return ", ".join(field.name for field in self)
@@ -245,7 +278,7 @@ def build(
     hparams_type: type, leaves: Sequence[Any], fields: _Fields | None = None
 ) -> HyperParameters:
     """Makes an instance without its `__init__`, which may be frozen or check values."""
-    hparams = object.__new__(hparams_type)
+    hparams = HyperParameters.__new__(hparams_type)
     for field, leaf in zip(fields or _fields(hparams_type), leaves, strict=True):
         object.__setattr__(hparams, field.name, leaf)
     return hparams
