@@ -112,3 +112,29 @@ def test_its_command_prints_both_tables(tmp_path, capsys, monkeypatch):
     study.main([*data, "--size", "toy", "--folder", str(tmp_path / "run")])
     text = capsys.readouterr().out
     assert f"minus {study.PBT}" in text and f"minus {study.EPBT}" in text
+
+
+def read_comparison():
+    """The comparison of RESULTS.md, from the file with every score."""
+    with (FOLDER / "epbt_cifar10.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    names = tuple(dict.fromkeys(line["arm"] for line in lines))
+    seeds = sorted({int(line["seed"]) for line in lines})
+    scores, fitness = (
+        np.array([float(line[what]) for line in lines]).reshape(len(names), -1)
+        for what in ("score", "validation")
+    )
+    about = {"split": "test", "is_accuracy": True, "settings": {}, "costs": {}}
+    return jepbt.Comparison(
+        names, np.array(seeds), scores, fitness, study.PBT, study.EPBT, **about
+    )
+
+
+def test_results_hold_the_tables_of_all_scores():
+    text = (ROOT / "RESULTS.md").read_text()
+    write_table = load_example("wrong_labels").write_table
+    comparison = read_comparison()
+    assert len(comparison.seeds) == study.SIZES["cpu"].num_seeds
+    assert write_table(comparison) in text
+    against = dataclasses.replace(comparison, control=study.EPBT, primary=None)
+    assert write_table(against) in text
