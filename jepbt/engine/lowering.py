@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jepbt.optional import optional
@@ -22,10 +22,20 @@ def lower_anywhere(traced: Any) -> Any:
         return traced.lower()
 
 
-def hash_programs(lowered: Iterable[Any]) -> str:
-    """Hashes the text of lowered functions, which is the same on every machine."""
-    text = "".join(program.as_text() for program in lowered)
-    return hashlib.sha256(text.encode()).hexdigest()
+def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any) -> dict[str, str]:
+    """Hashes the text of lowered functions, which is the same on every machine.
+
+    Args:
+        traced: the traced functions behind each part of a run.
+        step: the lowered training step, which belongs to the part `"train"`.
+    """
+    hashes = {}
+    for name, parts in traced.items():
+        lowered = [lower_anywhere(part) for part in parts]
+        lowered += [step] if name == "train" else []
+        text = "".join(program.as_text() for program in lowered)
+        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
 
 
 def count_flops(step: Any) -> float:

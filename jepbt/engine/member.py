@@ -13,7 +13,7 @@ from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
-from jepbt.engine.lowering import count_flops, hash_programs, lower_anywhere
+from jepbt.engine.lowering import count_flops, hash_parts, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
 from jepbt.hyperparameters import (
     HyperParameters,
@@ -66,25 +66,17 @@ class TracedMember:
             64 hexadecimal digits for each part of a run.
         """
         evolve = [*self.strategy, *self.traced["evolve"]]
-        return _hash({**self.traced, "evolve": evolve}, self.step)
+        return hash_parts({**self.traced, "evolve": evolve}, self.step)
 
     def task_fingerprint(self) -> dict[str, str]:
         """Hashes what the task computes, as `fingerprint_task` does."""
-        return _hash(self.traced, self.step)
+        return hash_parts(self.traced, self.step)
 
 
 def fingerprint_task(task: Task, config: Config) -> dict[str, str]:
     """Hashes what a task computes, whatever the strategy: see `TracedMember`."""
     steps, traced = _trace_task(task, config)
-    return _hash(traced, lower_anywhere(steps.stepped))
-
-
-def _hash(traced: Mapping[str, Sequence[Any]], step: Any) -> dict[str, str]:
-    hashes = {}
-    for name, parts in traced.items():
-        lowered = [lower_anywhere(part) for part in parts]
-        hashes[name] = hash_programs([*lowered, step] if name == "train" else lowered)
-    return hashes
+    return hash_parts(traced, lower_anywhere(steps.stepped))
 
 
 def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember:
@@ -137,16 +129,9 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     behaviour = behaviour_shape(task, strategy, state, hparams)
     step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
     lowered = lower_anywhere(steps.stepped)
-    return TracedMember(
-        state,
-        hparams,
-        steps.batch,
-        count_flops(lowered),
-        traced,
-        [first, step],
-        lowered,
-        steps.task,
-    )
+    shapes, both = (state, hparams, steps.batch), [first, step]
+    flops = count_flops(lowered)
+    return TracedMember(*shapes, flops, traced, both, lowered, steps.task)
 
 
 def _trace_task(task: Task, config: Config) -> tuple[Steps, dict[str, list[Any]]]:

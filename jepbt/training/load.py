@@ -18,7 +18,7 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import describe_task, versions
 from jepbt.config import Config
 from jepbt.engine import Best
-from jepbt.engine.lowering import hash_programs, lower_anywhere
+from jepbt.engine.lowering import hash_parts
 from jepbt.engine.member import trace_evaluate
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, default_member
@@ -186,7 +186,8 @@ def _scores_otherwise(
     if any(before["versions"].get(k) != version for k, version in versions().items()):
         return False
     traced = trace_evaluate(task, config, member.state, member.hparams)
-    return before["programs"]["evaluate"] != hash_programs([lower_anywhere(traced)])
+    now = hash_parts({"evaluate": [traced]}, step=None)
+    return before["programs"]["evaluate"] != now["evaluate"]
 
 
 def _read_history(folder: pathlib.Path, task: Task, number: int) -> History:
