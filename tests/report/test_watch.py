@@ -158,7 +158,8 @@ def test_in_a_browser_the_page_reloads_and_keeps_the_chosen_member(
     monkeypatch.setattr("jepbt.report.live.RELOAD", 1)
     run = Going(tmp_path / "run")
     count = "jepbtReport.run.fitness.length"
-    panel = "document.getElementById('member').innerText"
+    # While the page reloads it may have neither a body nor a panel.
+    panel = "document.getElementById('member')?.innerText"
     with open_browser(tmp_path / "profile") as page:
         is_open = False
 
@@ -172,12 +173,12 @@ def test_in_a_browser_the_page_reloads_and_keeps_the_chosen_member(
             if is_open:
                 ready = f"!!window.jepbtReport && {count} === {shown}"
                 page.wait_for(ready)
-                page.wait_for(f"{panel}.includes('member 2 of generation 0')")
+                page.wait_for(f"{panel}?.includes('member 2 of generation 0')")
                 page.wait_for("window.isOld === undefined")
             run.go_on()
 
         watch(run.folder, run.told.append, pause)
-        page.wait_for("document.body.dataset.reload === '0'")
+        page.wait_for("document.body?.dataset.reload === '0'")
         page.evaluate("window.isLast = true")
         time.sleep(2.5)  # twice the time after which it would have reloaded
         assert page.evaluate("window.isLast") is True
