@@ -17,7 +17,7 @@ class Attempt:
     """What became of something that was tried.
 
     Attributes:
-        failed: whether it has failed, and a warning was given.
+        failed: True if it has failed; a warning has told of it then.
     """
 
     def __init__(self) -> None:

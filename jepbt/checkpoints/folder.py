@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import filelock
 import jax
 import numpy as np
 
@@ -21,6 +20,11 @@ from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.optional import warn
 from jepbt.results import Generation, to_json
 from jepbt.results.json_lines import NO_CHOICES, from_lines
+
+try:
+    import filelock
+except ImportError:
+    filelock = None
 
 HISTORY = "history.jsonl"
 _CONFIG = "config.json"
@@ -237,8 +241,16 @@ def replace(
         raise
 
 
-def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
-    """Takes a run's folder for this process alone, until it releases it or ends."""
+def lock(folder: pathlib.Path) -> Any:
+    """Takes a run's folder for this process alone, until it releases it or ends.
+
+    Returns:
+        A `filelock.FileLock`; `None` where that package is missing, which a run does
+        not need: machines without a network have what they have.
+    """
+    if filelock is None:
+        _warn_unlocked(folder, "cannot be locked without the package filelock")
+        return None
     # Any thread may release it: after a second Ctrl-C another one does.
     held = filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
     try:
@@ -249,10 +261,7 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
             "ended, or name another folder."
         ) from None
     except NotImplementedError:
-        warn(
-            f"run_dir={str(folder)!r} is on a disk that cannot lock files: see to it "
-            "that no other run writes there."
-        )
+        _warn_unlocked(folder, "is on a disk that cannot lock files")
     except OSError as error:
         raise not_writable(folder, error) from error
     return held
@@ -260,7 +269,7 @@ def lock(folder: pathlib.Path) -> filelock.BaseFileLock:
 
 def is_in_use(folder: pathlib.Path) -> bool:
     """Tells whether a run holds a folder; if that cannot be told, none does."""
-    if not (folder / _LOCK).exists():
+    if filelock is None or not (folder / _LOCK).exists():
         return False
     try:
         with filelock.FileLock(folder / _LOCK, timeout=0):
@@ -269,6 +278,10 @@ def is_in_use(folder: pathlib.Path) -> bool:
         return True
     except (NotImplementedError, OSError):
         return False
+
+
+def _warn_unlocked(folder: pathlib.Path, why: str) -> None:
+    warn(f"run_dir={str(folder)!r} {why}: see to it that no other run writes there.")
 
 
 def discard(folder: pathlib.Path) -> None:

@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import filelock
-
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import differences
@@ -26,7 +24,7 @@ class RunFolder:
     """A run's folder, which only this process may write to until it releases it."""
 
     path: pathlib.Path
-    lock: filelock.BaseFileLock
+    lock: Any  # see `folder.lock`
     facts: Mapping[str, Any] | None = None
     """The facts in the newest checkpoint that is whole."""
     damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
@@ -48,7 +46,8 @@ class RunFolder:
     def release(self) -> None:
         """Lets other runs use the folder."""
         with optional(f"run_dir={str(self.path)!r} stays locked by this process"):
-            self.lock.release()
+            if self.lock is not None:
+                self.lock.release()
 
     def known_chunk(self, num_members: int) -> int:
         """Returns the chunk size that the run began with; 0 if it does not fit."""

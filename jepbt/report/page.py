@@ -66,6 +66,7 @@ def write_report(
 def make_page(run: Recorded, reload_seconds: int = 0) -> str:
     """Writes the page of a run with a folder; whatever the run wrote is escaped."""
     history, config = run.history, run.settings["config"]
+    shown = choose_shown(history.parents, history.fresh, history.ancestry())
     generation, slot = history.winner
     at = history.generations[generation]
     best = Score(float(at.fitness[slot]), float(at.standard_error[slot]))
@@ -85,7 +86,7 @@ def make_page(run: Recorded, reload_seconds: int = 0) -> str:
         "status": _status(run, seconds, reload_seconds > 0),
         "reload": str(reload_seconds),
         "lineage": plots.describe_lineage(history),
-        "shown": _describe_shown(run),
+        "shown": _describe_shown(shown),
     }
     return string.Template(_resource("report.html")).substitute(
         {name: html.escape(text) for name, text in texts.items()},
@@ -102,7 +103,7 @@ def make_page(run: Recorded, reload_seconds: int = 0) -> str:
         ),
         environment=_table(environment | run.settings.get("versions", {})),
         reproduce=reproduce(run),
-        data=_as_script_data(_chart_data(run)),
+        data=_as_script_data(_chart_data(run, shown)),
         echarts=_resource("echarts.common.min.js"),
         script=_resource("report.js"),
     )
@@ -150,11 +151,10 @@ def _draw(name: str, run: Recorded) -> Figure:
     return np.ravel(getattr(plots, name)(run))[0].figure
 
 
-def _chart_data(run: Recorded) -> dict[str, Any]:
+def _chart_data(run: Recorded, shown: np.ndarray) -> dict[str, Any]:
     """Collects what `report.js` reads, in JSON's types."""
     history = run.history
     parents, fresh, fitness = history.parents, history.fresh, history.fitness
-    shown = choose_shown(parents, fresh, history.ancestry())
     low, high = style.robust_range(fitness, 0.05)
     margin = 0.1 * (high - low)
     hparams = {name: values for name, values, _ in run.columns}
@@ -182,9 +182,7 @@ def _chart_data(run: Recorded) -> dict[str, Any]:
     } | {name: _of_shown(values, shown) for name, values in by_member.items()}
 
 
-def _describe_shown(run: Recorded) -> str:
-    history = run.history
-    shown = choose_shown(history.parents, history.fresh, history.ancestry())
+def _describe_shown(shown: np.ndarray) -> str:
     if shown.all():
         return "Every member is here."
     most = shown.sum(axis=1).max()

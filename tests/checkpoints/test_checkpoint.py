@@ -344,3 +344,10 @@ def test_a_copy_has_memory_of_its_own():
     again = checkpoint.copy({"x": copied})["x"]
     places = [x.unsafe_buffer_pointer() for x in (copied, again)]
     assert len({array.ctypes.data, *places}) == 3
+
+
+def test_a_folder_is_used_unlocked_where_the_package_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "filelock", None)
+    with pytest.warns(RuntimeWarning, match="without the package filelock"):
+        assert run_directory.lock(tmp_path) is None
+    assert not run_directory.is_in_use(tmp_path)

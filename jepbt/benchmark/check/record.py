@@ -39,7 +39,7 @@ class Record:
     Attributes:
         path: the file that keeps them, or None.
         about: the device, the versions and the size, by name.
-        findings: by part, such as "right/resume".
+        findings: the findings by part, such as "right/resume".
     """
 
     path: pathlib.Path | None
