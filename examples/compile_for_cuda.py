@@ -106,12 +106,8 @@ def make_task(model, compute_dtype):
 
 def compile_training(model, num_members, chunk_size, convolution, pooling, dtype):
     """Compiles the training program of one H100, with layers in the forms named."""
-    tried = [
-        lowering.Row("gpu", layer, form, "tried here")
-        for layer, form in (("convolution", convolution), ("pooling", pooling))
-    ]
-    table, lowering.TABLE = lowering.TABLE, (*tried, *lowering.TABLE)
-    try:
+    forms = {"convolution": convolution, "pooling": pooling}
+    with lowering.trying("gpu", forms):
         ahead = lower_for(
             make_task(model, dtype),
             describe_h100(),
@@ -122,8 +118,6 @@ def compile_training(model, num_members, chunk_size, convolution, pooling, dtype
             num_generations=1,
             steps_per_generation=NUM_STEPS,
         )
-    finally:
-        lowering.TABLE = table
     # Without a device the compiler cannot time its alternatives.
     return ahead.programs.train.compile({"xla_gpu_autotune_level": 0})
 

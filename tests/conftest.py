@@ -24,9 +24,10 @@ def pytest_configure(config):
 
     Tests compile the same programs again and again. All workers, and the processes that
     tests start, share a folder below pytest's own cache, unless one is configured;
-    `pytest --cache-clear` empties it.
+    `pytest --cache-clear` empties it, and `-p no:cacheprovider` does without.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    has_cache = hasattr(config, "cache")
+    if has_cache and jax.config.jax_compilation_cache_dir is None:
         settings = {
             "jax_compilation_cache_dir": str(config.cache.mkdir("jax")),
             "jax_persistent_cache_min_compile_time_secs": 0.0,

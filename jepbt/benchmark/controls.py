@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.benchmark.timing import Control, Start
-from jepbt.benchmark.workloads import FlaxCNN, Workload, make_task
+from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.batches import batch_indices
 from jepbt.hyperparameters import decode
 from jepbt.population import BATCHES, derive_key, take
@@ -83,7 +83,7 @@ def plain_vmap(workload: Workload, start: Start, task: Task | None = None) -> Co
 
     The network is that of `task`; if left out, one with flax's own layers.
     """
-    task = make_task(workload, cnn=FlaxCNN()) if task is None else task
+    task = make_task(workload, has_flax_layers=True) if task is None else task
     train = _scan(jax.vmap(_one_step(task), (0, 0, None)))
     states, hparams = _first_members(task, start)
     batches = jax.device_put(take(start.batches, slice(workload.num_vmap_steps)))

@@ -21,19 +21,28 @@ def is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def one_at_a_time(start: Start, num_threads: int, is_compiled: bool = False) -> Control:
+def has_gpu() -> bool:
+    """Tells whether PyTorch finds a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def one_at_a_time(
+    start: Start, num_threads: int, is_compiled: bool = False, device: str = "cpu"
+) -> Control:
     """Trains one network after the other with `torch.optim.SGD`, fused."""
     import torch
 
     torch.set_num_threads(num_threads)
-    networks = make_networks(start)
+    networks = [network.to(device) for network in make_networks(start)]
     optimizers = [
         torch.optim.SGD(
             network.parameters(), lr=float(rate), momentum=MOMENTUM, fused=True
         )
         for network, rate in zip(networks, start.learning_rate, strict=True)
     ]
-    batches = _stage(start)
+    batches = _stage(start, device)
 
     def loss_of(network, images, labels):
         return torch.nn.functional.cross_entropy(network(images), labels)
@@ -50,18 +59,19 @@ def one_at_a_time(start: Start, num_threads: int, is_compiled: bool = False) -> 
                 optimizer.zero_grad()
                 loss_of(network, images, labels).backward()
                 optimizer.step()
+        _wait(device)
 
     return Control(run, len(batches), lambda: stack_weights(networks))
 
 
-def vmapped(start: Start, num_threads: int) -> Control:
+def vmapped(start: Start, num_threads: int, device: str = "cpu") -> Control:
     """Trains all networks together: `torch.func.vmap` of `grad`, stacked weights."""
     import torch
     from torch.func import functional_call, grad, vmap
 
     torch.set_num_threads(num_threads)
     networks = make_networks(start)
-    params = stack_weights(networks)
+    params = {k: value.to(device) for k, value in stack_weights(networks).items()}
 
     def loss_of(params, images, labels):
         logits = functional_call(networks[0], params, (images,))
@@ -70,9 +80,9 @@ def vmapped(start: Start, num_threads: int) -> Control:
     gradients_of = vmap(grad(loss_of), (0, None, None))
     weights = list(params.values())
     velocities = [torch.zeros_like(weight) for weight in weights]
-    rates = torch.from_numpy(-start.learning_rate.copy())
+    rates = torch.from_numpy(-start.learning_rate.copy()).to(device)
     rates = [rates.view(-1, *[1] * (weight.ndim - 1)) for weight in weights]
-    batches = _stage(start)
+    batches = _stage(start, device)
     gradients_of(params, *batches[0])  # starts the threads
 
     def run():
@@ -81,8 +91,17 @@ def vmapped(start: Start, num_threads: int) -> Control:
             torch._foreach_mul_(velocities, MOMENTUM)
             torch._foreach_add_(velocities, [gradients[name] for name in params])
             torch._foreach_addcmul_(weights, velocities, rates)
+        _wait(device)
 
     return Control(run, len(batches), lambda: params)
+
+
+def _wait(device: str) -> None:
+    """Waits for what a GPU was told to do; a CPU has done it already."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def make_networks(start: Start) -> list[Any]:
@@ -126,7 +145,7 @@ def _network(start: Start, index: int) -> Any:
     return network
 
 
-def _stage(start: Start) -> list[tuple[Any, Any]]:
+def _stage(start: Start, device: str) -> list[tuple[Any, Any]]:
     import torch
 
     batches = []
@@ -136,5 +155,6 @@ def _stage(start: Start) -> list[tuple[Any, Any]]:
             x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         else:
             x = x.reshape(len(x), -1)
-        batches.append((x, torch.from_numpy(labels.astype(np.int64))))
+        y = torch.from_numpy(labels.astype(np.int64))
+        batches.append((x.to(device), y.to(device)))
     return batches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import jax
@@ -167,14 +167,19 @@ def _pytorch_ways(
 ) -> Iterator[Control]:
     cores = count_cpu_cores()
     layout = "channels-last" if "conv1" in start.params else ""
-    loop = pytorch.one_at_a_time
-    builders = {
-        f"PyTorch, {cores} threads": (loop, layout),
-        "PyTorch, torch.func.vmap": (pytorch.vmapped, ""),
+    on_gpu = not is_host(jax.devices()[0]) and pytorch.has_gpu()
+    device, where = "cpu", f"{cores} threads"
+    if on_gpu:
+        device, where = "cuda", "one at a time on the GPU"
+    loop = functools.partial(pytorch.one_at_a_time, device=device)
+    vmapped = functools.partial(pytorch.vmapped, device=device)
+    builders: dict[str, tuple[Callable[..., Control], str]] = {
+        f"PyTorch, {where}": (loop, layout),
+        "PyTorch, torch.func.vmap": (vmapped, ""),
     }
     if with_compiled:
         compiled = functools.partial(loop, is_compiled=True)
-        builders[f"PyTorch, {cores} threads, compiled"] = compiled, layout
+        builders[f"PyTorch, {where}, compiled"] = compiled, layout
     for name, (builder, note) in builders.items():
         try:
             control = builder(start, cores)
@@ -183,6 +188,8 @@ def _pytorch_ways(
             notes.append(f"{name}: does not work here ({reason[0][:90]})")
             continue
         yield control._replace(name=name, note=note)
+    if on_gpu:
+        return  # processes would only share the GPU
     used = workers[: len(start.learning_rate)]
     shares = [(start.share(index, len(used)), 1) for index in range(len(used))]
     yield Control(

@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-MATMUL_SIZE = 2048
-"""The rows and columns of the matrices that measure the hardware's peak."""
+from jepbt.engine.devices import is_host
+
+MATMUL_SIZE, MATMUL_SIZE_ON_CPU = 8192, 2048
+"""The rows and columns of the matrices that measure the hardware's peak.
+
+An accelerator multiplies smaller ones in less time than a call takes.
+"""
 
 
 class Start(NamedTuple):
@@ -68,7 +73,7 @@ def matmul_peak(devices: Sequence[jax.Device]) -> dict[str, Callable[[], object]
     depends on the machine, so both are measured.
     """
     multiply = jax.jit(lambda matrix: matrix @ matrix)
-    shape = (MATMUL_SIZE, MATMUL_SIZE)
+    shape = 2 * (_matmul_size(),)
     host = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     placed = [jax.device_put(host, device) for device in devices]
     return {
@@ -77,9 +82,13 @@ def matmul_peak(devices: Sequence[jax.Device]) -> dict[str, Callable[[], object]
     }
 
 
+def _matmul_size() -> int:
+    return MATMUL_SIZE_ON_CPU if is_host(jax.devices()[0]) else MATMUL_SIZE
+
+
 def peak_rate(seconds: Mapping[str, np.ndarray], num_devices: int) -> float:
     """Takes the larger FLOP/s of `matmul_peak`'s calls, each a median over rounds."""
-    flops = 2.0 * MATMUL_SIZE**3
+    flops = 2.0 * _matmul_size() ** 3
     one, each = (float(np.median(seconds[name])) for name in ("one", "each"))
     return max(flops / one, num_devices * flops / each)
 

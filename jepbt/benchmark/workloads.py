@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -52,17 +50,17 @@ WORKLOADS = (
 def make_task(
     workload: Workload,
     *,
-    cnn: linen.Module | None = None,
+    has_flax_layers: bool = False,
     compute_dtype: str = "float32",
 ) -> Task:
     """Makes a classification of Fashion-MNIST.
 
-    `cnn` takes the place of `models.CNN` where the workload's network is one.
+    Where the network is a CNN, it is `models.CNN`, or one of flax's own layers.
     """
     if workload.hidden is not None:
         model = models.MLP(num_classes=10, hidden=workload.hidden)
     else:
-        model = cnn or models.CNN(num_classes=10)
+        model = FlaxCNN() if has_flax_layers else models.CNN(num_classes=10)
     dataset = datasets.load("fashion_mnist")
     if workload.has_small_images:
         names = ("train", "validation", "test")
@@ -80,26 +78,14 @@ def make_task(
 
 
 class FlaxCNN(linen.Module):
-    """`models.CNN` with any convolution and pooling; the weights have the same names.
-
-    Attributes:
-        convolve: a function like `jax.lax.conv_general_dilated`; flax's own if None.
-        max_pool: a function of images that takes the largest of each 2x2 pixels.
-    """
-
-    convolve: Callable[..., jax.Array] | None = None
-    max_pool: Callable[[jax.Array], jax.Array] = functools.partial(
-        linen.max_pool, window_shape=(2, 2), strides=(2, 2)
-    )
+    """`models.CNN` in flax's own layers; the weights have the same names."""
 
     @linen.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes logits `f32[B, 10]`."""
         for name, features in (("conv1", 16), ("conv2", 32)):
-            layer = linen.Conv(
-                features, (3, 3), conv_general_dilated=self.convolve, name=name
-            )
-            images = linen.relu(self.max_pool(layer(images)))
+            images = linen.Conv(features, (3, 3), name=name)(images)
+            images = linen.relu(linen.max_pool(images, (2, 2), (2, 2)))
         x = images.reshape(images.shape[0], -1)
         x = linen.relu(linen.Dense(64, name="dense1")(x))
         return linen.Dense(10, name="dense2")(x)

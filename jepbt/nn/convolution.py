@@ -2,7 +2,8 @@
 
 On CPU a vmapped convolution becomes a grouped one, and the gradients of a convolution
 inside a loop leave XLA's fast path, so that plain code is tens of times slower than it
-could be. There the same numbers come from operations that are fast in a loop. Which
+could be. There the same numbers come from operations that are fast in a loop. On a GPU
+the grouped convolution is slower than one batched multiplication of windows. Which
 platform takes which form stands in `jepbt.nn.lowering`.
 """
 
@@ -45,14 +46,16 @@ def conv_general_dilated(
     *,
     form: str | None = None,
 ) -> jax.Array:
-    """Convolves like `jax.lax.conv_general_dilated`, fast for a population on CPU.
+    """Convolves like `jax.lax.conv_general_dilated`, fast for a population.
 
-    On CPU, two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of any
-    size, stride and padding, get gradients of their own, and `vmap` over kernels runs
-    one kernel after the other: both avoid forms that XLA's CPU backend runs tens of
-    times slower. Groups, dilation, a sharding, other layouts, dtypes and numbers of
-    dimensions are left to `lax`, and so is everything on every other platform, until
-    one is measured there: `jepbt check` compares the forms on your device.
+    This is for two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of
+    any size, stride and padding. On CPU they get gradients of their own, and `vmap`
+    over kernels runs one kernel after the other: both avoid forms that XLA's CPU
+    backend runs tens of times slower. On a GPU the window of each output pixel is
+    gathered, so that `vmap` makes one batched multiplication. Groups, dilation, a
+    sharding, other layouts, dtypes and numbers of dimensions are left to `lax`, and so
+    is everything on other platforms, until one is measured there: `jepbt check`
+    compares the forms on your device.
 
     Convolutions that are not left to `lax` have reverse-mode gradients of any order, on
     any platform; forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises
@@ -72,8 +75,8 @@ def conv_general_dilated(
         precision: the precision of the multiplications.
         preferred_element_type: the dtype of the result.
         out_sharding: the sharding of the result.
-        form: "xla", "in turn" (the CPU's form, described above) or "windows" (gathered
-            windows and one multiplication); None takes the platform's.
+        form: "xla", "in turn" (the CPU's form, described above) or "windows" (the
+            GPU's); None takes the platform's.
 
     Returns:
         `[B, H', W', O]`.
@@ -130,7 +133,10 @@ def conv_general_dilated(
     forms = {
         XLA: left_to_lax,
         IN_TURN: functools.partial(_convolve, strides, pads, precision),
-        WINDOWS: functools.partial(_convolve_windows, strides, pads, precision),
+        # The windows are gathered again for gradients: kept, they fill the memory.
+        WINDOWS: jax.checkpoint(
+            functools.partial(_convolve_windows, strides, pads, precision)
+        ),
     }
     return lower("convolution", forms, lhs, rhs, form=form)
 

@@ -58,19 +58,21 @@ def compiled_for(platform):
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_where_nothing_better_is_known_xla_convolves(platform):
-    assert "feature_group_count = 4" in compiled_for(platform)
-
-
-def test_a_row_for_gpus_decides_for_every_compiler_of_gpus(monkeypatch):
-    row = lowering.Row("gpu", "convolution", lowering.WINDOWS, "a test's")
-    monkeypatch.setattr(lowering, "TABLE", (row, *lowering.TABLE))
-    for platform in ("cuda", "rocm"):
-        text = compiled_for(platform)
-        assert "stablehlo.convolution" not in text
-        assert "stablehlo.dot_general" in text and "batching_dims = [0]" in text
+def test_where_nothing_better_is_known_xla_convolves():
     assert "feature_group_count = 4" in compiled_for("tpu")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_on_every_gpu_windows_are_multiplied_in_one_batch(platform):
+    text = compiled_for(platform)
+    assert "stablehlo.convolution" not in text
+    assert "stablehlo.dot_general" in text and "batching_dims = [0]" in text
+
+
+def test_a_form_can_be_tried_and_is_forgotten():
+    with lowering.trying("gpu", {"convolution": lowering.XLA}):
+        assert "feature_group_count = 4" in compiled_for("cuda")
+    assert "feature_group_count" not in compiled_for("cuda")
 
 
 def test_a_form_that_is_not_there_is_refused():
@@ -84,8 +86,8 @@ def test_every_decision_names_its_evidence():
     for row in lowering.TABLE:
         assert row.evidence and row.detail
         assert lowering.decide(row.platform, row.layer, row.most_flops) == row
-    row = lowering.decide("gpu", "members", 1e6)
-    assert row.form is None and row.evidence == "unknown on gpu, so XLA's default"
+    row = lowering.decide("metal", "members", 1e6)
+    assert row.form is None and row.evidence == "unknown on metal, so XLA's default"
 
 
 def test_nothing_else_asks_for_a_platform():

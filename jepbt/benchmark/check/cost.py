@@ -17,6 +17,7 @@ from jepbt.benchmark.check.sizes import RESNET, Size, workload_named
 from jepbt.benchmark.controls import population_program
 from jepbt.benchmark.timing import matmul_peak, measure_in_turns, peak_rate
 from jepbt.benchmark.workloads import MOMENTUM, LearningRate, make_task
+from jepbt.engine.devices import is_host
 from jepbt.engine.memory import DoesNotFit
 from jepbt.tasks import Task, classification
 from jepbt.training import prepare
@@ -51,23 +52,26 @@ def _peak() -> Finding:
 def _measure(
     record: Record, *, size: Size, model: str, number: int, before: int | None
 ) -> Finding:
+    num_steps = size.num_steps
+    if is_host(jax.devices()[0]):
+        num_steps = size.num_steps_on_cpu
     smaller = record.findings.get(f"cost/{model} P={before}")
     if smaller is not None:
-        expected = smaller.figures.get("seconds", np.inf) * size.num_steps / STEPS
+        expected = smaller.figures.get("seconds", np.inf) * num_steps / STEPS
         expected *= number / (before or 1)
         if expected > size.most_seconds:
             return Finding(None, {"note": "left out: it would take too long here"})
     try:
         prepared = prepare(
-            _task(model),
+            make_task_of(model),
             strategy="random_search",
             population_size=number,
             num_generations=1,
-            steps_per_generation=size.num_steps,
+            steps_per_generation=num_steps,
         )
     except DoesNotFit as error:
         return Finding(None, {"note": str(error)[:100]})
-    seconds = time_call(population_program(prepared).run) / size.num_steps
+    seconds = time_call(population_program(prepared).run) / num_steps
     peak = record.findings.get(f"cost/{PEAK}")
     one = record.findings.get(f"cost/{model} P=1")
     figures: dict[str, Any] = {
@@ -100,10 +104,10 @@ def time_call(run: Callable[[], object]) -> float:
     return best
 
 
-@functools.cache
-def _task(model: str) -> Task:
+def make_task_of(model: str, compute_dtype: str = "float32") -> Task:
+    """Makes the task of a model of the benchmark, or of a ResNet-20."""
     if model != RESNET:
-        return make_task(workload_named(model))
+        return make_task(workload_named(model), compute_dtype=compute_dtype)
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
     return classification(
@@ -112,6 +116,7 @@ def _task(model: str) -> Task:
         model=models.ResNet(depth=20),
         loss=lambda h: losses.cross_entropy,
         optimizer=lambda h: optax.sgd(h.learning_rate, momentum=MOMENTUM),
+        compute_dtype=compute_dtype,
     )
 
 

@@ -93,7 +93,10 @@ def _make_runs(size: Size) -> Runs:
         return _classify(Hyper, lambda h: losses.taylor(h.loss))
 
     def train(**settings: Any) -> Result:
-        return train_population(task(), seed=3, progress=False, **size.run | settings)
+        # A GPU's own precision of float32 is lower, and small gaps grow by training.
+        with jax.default_matmul_precision("highest"):
+            chosen = size.run | settings
+            return train_population(task(), seed=3, progress=False, **chosen)
 
     return Runs(train, functools.cache(train))
 

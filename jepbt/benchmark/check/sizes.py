@@ -16,6 +16,7 @@ class Size:
         models: the names of the models whose cost is measured.
         populations: the population sizes whose cost is measured, the smallest first.
         num_steps: the steps of a timed call.
+        num_steps_on_cpu: the same on CPU, where a call costs next to nothing.
         num_forms: the forms of a CNN that are compared, the most telling first.
         num_members: the members that they are compared with.
         num_members_on_cpu: the same on CPU, where one form is a hundred times slower.
@@ -26,6 +27,7 @@ class Size:
     models: tuple[str, ...]
     populations: tuple[int, ...]
     num_steps: int
+    num_steps_on_cpu: int
     num_forms: int
     num_members: int
     num_members_on_cpu: int
@@ -39,8 +41,9 @@ SIZES = {
         {"population_size": 8, "num_generations": 3, "steps_per_generation": 20},
         ("tiny_mlp", "mlp", "cnn", "wide_mlp", RESNET),
         (1, 16, 64, 256, 1024),
-        num_steps=20,
-        num_forms=13,
+        num_steps=100,
+        num_steps_on_cpu=20,
+        num_forms=20,
         num_members=64,
         num_members_on_cpu=8,
         most_seconds=5.0,
@@ -50,6 +53,7 @@ SIZES = {
         ("tiny_mlp",),
         (1, 2),
         num_steps=2,
+        num_steps_on_cpu=2,
         num_forms=4,
         num_members=2,
         num_members_on_cpu=2,
