@@ -120,7 +120,7 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
 
     Example:
         >>> decide("cpu", "convolution").form, decide("gpu", "convolution").form
-        ('in turn', 'xla')
+        ('in turn', 'windows')
     """
     for row in TABLE:
         fits = row.platform == platform and row.layer == layer
