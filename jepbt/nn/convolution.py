@@ -133,7 +133,8 @@ def conv_general_dilated(
     forms = {
         XLA: left_to_lax,
         IN_TURN: functools.partial(_convolve, strides, pads, precision),
-        # The windows are gathered again for gradients: kept, they fill the memory.
+        # The windows are gathered again for gradients. Kept, they would save a fifth
+        # of what a step of a ResNet-20 reads and writes, for four times its memory.
         WINDOWS: jax.checkpoint(
             functools.partial(_convolve_windows, strides, pads, precision)
         ),
