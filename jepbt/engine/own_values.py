@@ -195,6 +195,6 @@ def _stays(
 
     with jax.ensure_compile_time_eval():
         args = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (key, rest))
-        options = compiler_options(jax.devices()[0].platform, brief=True)
+        options = compiler_options(jax.devices()[0].platform, "none")
         compiled = jax.jit(compare).lower(*args).compile(options)
         return [bool(is_same) for is_same in compiled(*args)]

@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jepbt.engine.devices import compiler_options, over_members, replicated
+from jepbt.engine.devices import (
+    Effort,
+    compiler_options,
+    over_members,
+    replicated,
+)
 from jepbt.engine.generation import Phases
 from jepbt.engine.state import Inputs, RunState, make_inputs
 from jepbt.population import Member, PyTree, take
@@ -37,8 +42,8 @@ class Programs(NamedTuple):
     pick: Any
 
 
-BRIEF = ("init", "evolve", "pick")
-"""Programs that run once, or for milliseconds: optimising them takes longer."""
+EFFORT: dict[str, Effort] = {"init": "none", "pick": "none", "evolve": "some"}
+"""How much programs that run once, or for milliseconds, are optimised; others fully."""
 
 
 def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
@@ -134,7 +139,7 @@ def compile_each(
 
     def compile_one(name, program):
         started = time.perf_counter()
-        compiled = program.compile(compiler_options(platform, brief=name in BRIEF))
+        compiled = program.compile(compiler_options(platform, EFFORT.get(name, "full")))
         return compiled, time.perf_counter() - started
 
     with ThreadPoolExecutor(len(Programs._fields)) as pool:
