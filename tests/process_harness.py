@@ -74,7 +74,8 @@ def _kill_one(run_dir, draw, seconds):
         if "joined" not in stdout:
             return 0.0
         _, stderr = other.communicate(timeout=MINUTE)
-        if has_begun and other.returncode != 0:
+        # JAX may still end a process that has left its finished run.
+        if has_begun and other.returncode != 0 and not _is_finished(run_dir):
             assert SENTENCE in stderr, stderr[-3000:]
         return time.monotonic() - killed
     finally:
@@ -82,6 +83,11 @@ def _kill_one(run_dir, draw, seconds):
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+
+
+def _is_finished(run_dir):
+    last = f"{SETTINGS['num_generations'] - 1:06}"
+    return (run_dir / "checkpoints" / last).exists()
 
 
 def _describe(run_dir):
