@@ -27,7 +27,7 @@ def lower_anywhere(traced: Any) -> Any:
 
 
 def _beside_the_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Lets JAX's CPU backend count arithmetic: those of accelerators cannot."""
+    """Lets JAX's CPU backend count the arithmetic, which no accelerator's can."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS has left the CPU out

@@ -75,6 +75,21 @@ def test_a_form_can_be_tried_and_is_forgotten():
     assert "feature_group_count" not in compiled_for("cuda")
 
 
+def test_windows_are_not_kept_for_gradients():
+    """They would take nine times the memory of the images."""
+    images, kernel = jnp.ones((2, 8, 8, 9)), jnp.ones((3, 3, 9, 4))
+
+    def convolve(images, kernel):
+        shape = (1, 1), "SAME"
+        return nn.conv_general_dilated(
+            images, kernel, *shape, dimension_numbers=NHWC, form="windows"
+        )
+
+    _, backward = jax.vjp(convolve, images, kernel)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept <= images.size + kernel.size
+
+
 def test_a_form_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="form='fft' must be one of 'xla', 'in turn'"):
         nn.conv_general_dilated(
