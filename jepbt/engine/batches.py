@@ -7,6 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jepbt.nn.lowering import EACH_ITS_OWN, XLA, lower
+from jepbt.population import PyTree
+
 _FEW = 1000
 """Up to this many examples sorting is as fast, and every order is possible."""
 
@@ -110,3 +113,32 @@ def _mix(word: jax.Array) -> jax.Array:
     word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
     return word ^ (word >> 16)
+
+
+def read_by_each(own: PyTree, rows: jax.Array) -> jax.Array:
+    """Lets each member read rows that all share for itself, where that is faster.
+
+    What all members share, `vmap` does not batch: it joins the first layers of all
+    members to one matrix, whose weights a GPU then transposes in every step.
+
+    Args:
+        own: arrays that each member has of its own.
+        rows: `i32[...]` numbers of rows, the same for all members.
+
+    Returns:
+        The same `rows`.
+    """
+    forms = {XLA: lambda own, rows: rows, EACH_ITS_OWN: _copy}
+    return lower("batch", forms, own, rows, form=None)
+
+
+@jax.custom_batching.custom_vmap
+def _copy(own: PyTree, rows: jax.Array) -> jax.Array:
+    return rows
+
+
+@_copy.def_vmap
+def _copy_for_members(axis_size, in_batched, own, rows):
+    if not in_batched[1]:
+        rows = jnp.broadcast_to(rows, (axis_size, *rows.shape))
+    return rows, True

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jepbt.engine.batches import read_by_each
 from jepbt.engine.state import Best, Inputs
 from jepbt.hyperparameters import HyperParameters, decode
 from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
@@ -54,6 +55,7 @@ def score_examples(
         size = math.ceil(num_rows / num_batches)
         # The last batch is filled up with the first rows, whose second scores are cut.
         batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
+        batches = read_by_each(jax.tree.leaves(state)[:1], batches)
         scores = jax.lax.map(
             lambda batch: task.evaluate(key, state, values, take(rows, batch), shared),
             batches,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jepbt.engine.batches import batch_indices
+from jepbt.engine.batches import batch_indices, read_by_each
 from jepbt.engine.evaluation import count_rows
 from jepbt.engine.spec import Spec
 from jepbt.engine.state import Inputs
@@ -81,6 +81,8 @@ def member_steps(
     if inputs.train is not None and indices is None:
         own_key = derive_key(inputs.key, BATCHES, slot)
         indices = _draw_batches(spec, own_key, number, inputs.train)
+    elif indices is not None:
+        indices = read_by_each(slot, indices)
 
     def step(state, counted):
         count, rows, extra = counted

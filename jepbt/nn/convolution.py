@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jepbt.arguments import check_choice
+from jepbt.nn import windows
 from jepbt.nn.lowering import IN_TURN, WINDOWS, XLA, lower
+from jepbt.nn.windows import output_size, pad
 
 FORMS = (XLA, IN_TURN, WINDOWS)
 
@@ -128,16 +130,12 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(before), int(after)) for before, after in padding)
-    if len(pads) != 2 or min(_output_size(lhs.shape, rhs.shape, strides, pads)) < 1:
+    if len(pads) != 2 or min(output_size(lhs.shape, rhs.shape, strides, pads)) < 1:
         return left_to_lax(lhs, rhs)
     forms = {
         XLA: left_to_lax,
         IN_TURN: functools.partial(_convolve, strides, pads, precision),
-        # The windows are gathered again for gradients. Kept, they would save a fifth
-        # of what a step of a ResNet-20 reads and writes, for four times its memory.
-        WINDOWS: jax.checkpoint(
-            functools.partial(_convolve_windows, strides, pads, precision)
-        ),
+        WINDOWS: functools.partial(windows.convolve, strides, pads, precision),
     }
     return lower("convolution", forms, lhs, rhs, form=form)
 
@@ -149,13 +147,6 @@ def _is_nhwc(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any) -> bool:
     return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
 
 
-def _output_size(image_shape, kernel_shape, strides, pads) -> list[int]:
-    return [
-        (image_shape[1 + i] + sum(pads[i]) - kernel_shape[i]) // strides[i] + 1
-        for i in range(2)
-    ]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _convolve(strides, pads, precision, lhs, rhs):
     def convolve(lhs, rhs):
@@ -164,17 +155,12 @@ def _convolve(strides, pads, precision, lhs, rhs):
             return lax.conv_general_dilated(
                 lhs, rhs, strides, pads, dimension_numbers=_NHWC, precision=precision
             )
-        return _convolve_windows(strides, pads, precision, lhs, rhs)
+        flat, axis = _windows(lhs, kernel_size, strides, pads)
+        product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
+        height, width = output_size(lhs.shape, rhs.shape, strides, pads)
+        return product.reshape(lhs.shape[0], height, width, -1)
 
     return _kernel_by_kernel(convolve)(lhs, rhs)
-
-
-def _convolve_windows(strides, pads, precision, lhs, rhs):
-    """Gathers the window of each output pixel, and multiplies once."""
-    flat, axis = _windows(lhs, rhs.shape[:2], strides, pads)
-    product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
-    height, width = _output_size(lhs.shape, rhs.shape, strides, pads)
-    return product.reshape(lhs.shape[0], height, width, -1)
 
 
 def _forward(strides, pads, precision, lhs, rhs):
@@ -184,10 +170,7 @@ def _forward(strides, pads, precision, lhs, rhs):
 def _backward(strides, pads, precision, residuals, gradient):
     lhs, rhs = residuals
     to_lhs = _input_gradient(strides, pads, precision, lhs.shape, rhs, gradient)
-    # Under `vmap` one kernel after the other is faster than a batched multiplication.
-    to_rhs = jax.custom_batching.sequential_vmap(
-        functools.partial(_kernel_gradient, strides, pads, precision, rhs.shape)
-    )(lhs, gradient)
+    to_rhs = _kernel_gradient(strides, pads, precision, rhs.shape, lhs, gradient)
     return to_lhs, to_rhs
 
 
@@ -204,12 +187,37 @@ def _input_gradient(strides, pads, precision, image_shape, rhs, gradient):
         spread.append((0, 0, strides[i] - 1))
         around.append((before, after))
     if strides != (1, 1):
-        gradient = _pad(gradient, spread)
+        gradient = pad(gradient, spread)
     flipped = jnp.flip(rhs, (0, 1)).swapaxes(2, 3)
     return _convolve((1, 1), tuple(around), precision, gradient, flipped)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
+    # Under `vmap` one kernel after the other is faster than a batched multiplication.
+    return jax.custom_batching.sequential_vmap(
+        functools.partial(_sum_over_pixels, strides, pads, precision, kernel_shape)
+    )(lhs, gradient)
+
+
+def _kernel_gradient_forward(strides, pads, precision, kernel_shape, lhs, gradient):
+    value = _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient)
+    return value, (lhs, gradient)
+
+
+def _kernel_gradient_backward(
+    strides, pads, precision, kernel_shape, residuals, kernel
+):
+    """The gradient's own gradients are convolutions with the kernel it is given."""
+    lhs, gradient = residuals
+    to_lhs = _input_gradient(strides, pads, precision, lhs.shape, kernel, gradient)
+    return to_lhs, _convolve(strides, pads, precision, lhs, kernel)
+
+
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
+
+
+def _sum_over_pixels(strides, pads, precision, kernel_shape, lhs, gradient):
     """Sums image times gradient over all pixels, for each place of the kernel."""
     height, width, num_channels, num_features = kernel_shape
     if num_channels < _FEW_CHANNELS or strides != (1, 1):
@@ -223,13 +231,13 @@ def _kernel_gradient(strides, pads, precision, kernel_shape, lhs, gradient):
         Shifting the images along the width and the gradient along the height makes
         `w + h` copies; windows for all places would be `w * h` copies.
         """
-        lhs = _pad(lhs, [(*p, 0) for p in pads])
+        lhs = pad(lhs, [(*p, 0) for p in pads])
         rows, columns = lhs.shape[1], gradient.shape[2]
         rest = rows - gradient.shape[1]
         shifted_images = [lhs[:, :, left : left + columns] for left in range(width)]
         # Padding once and slicing is faster than padding each slice: slices are copied
         # row by row, pads value by value.
-        gradient = _pad(gradient, [(rest, rest, 0), (0, 0, 0)])
+        gradient = pad(gradient, [(rest, rest, 0), (0, 0, 0)])
         shifted_gradients = [
             gradient[:, rest - top : rest - top + rows] for top in range(height)
         ]
@@ -293,8 +301,8 @@ def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
     Returns `[B * H' * W', h * w * I]` and the axis of the windows' values, 1; for few
     channels `[h * w * I, B * H' * W']` and 0, so that whole rows of pixels are copied.
     """
-    height, width = _output_size(images.shape, kernel_size, strides, pads)
-    images = _pad(images, [(*p, 0) for p in pads])
+    height, width = output_size(images.shape, kernel_size, strides, pads)
+    images = pad(images, [(*p, 0) for p in pads])
     last_row, last_column = (height - 1) * strides[0], (width - 1) * strides[1]
     shifted = [
         images[
@@ -312,12 +320,6 @@ def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
         return gathered.reshape(gathered.shape[0], -1), 0
     gathered = jnp.concatenate(shifted, 3)
     return gathered.reshape(-1, gathered.shape[3]), 1
-
-
-def _pad(images, amounts) -> jax.Array:
-    """Pads height and width with zeros, by `(before, after, between)` each."""
-    zero = jnp.zeros((), images.dtype)
-    return lax.pad(images, zero, ((0, 0, 0), *amounts, (0, 0, 0)))
 
 
 def _matmul(left, right, left_axis, right_axis, precision) -> jax.Array:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax import lax
 
 XLA = "xla"
@@ -22,6 +23,9 @@ WINDOWS = "windows"
 
 BLOCKS = "blocks"
 """Windows that touch but do not overlap, reshaped to blocks."""
+
+EACH_ITS_OWN = "each its own"
+"""Each member reads a batch that all share for itself, as if it were its own."""
 
 FEW = 8
 """Members whose activations fit a CPU's cache, or a TPU's own memory, together."""
@@ -82,9 +86,7 @@ TABLE = (
     Row(*("cpu", "members", 1, _ON_CPU), "the same measurement"),
     Row(
         *("gpu", "convolution", WINDOWS, _ON_GPU),
-        "jepbt check --parts lowering: 64 CNNs take 1.19 times as long in XLA's form "
-        "(one grouped call of cuDNN), 3.6 times one by one; 16 ResNet-20s 1.05 times; "
-        "in bfloat16 both are level",
+        "XXX",
     ),
     Row(
         *("gpu", "pooling", BLOCKS, _FOR_GPU),
@@ -96,12 +98,18 @@ TABLE = (
         "jepbt.scaling: 1,024 MLPs take 6.0 times as long 8 at a time, 37 one by one; "
         "jepbt check: 64 CNNs 1.24 times 8 at a time",
     ),
+    Row(
+        *("gpu", "batch", EACH_ITS_OWN, _FOR_GPU),
+        "XXX",
+    ),
     Row(*("tpu", "convolution", XLA, _FOR_TPU), _CYCLES),
     Row(*("tpu", "members", FEW, _FOR_TPU), _CYCLES),
 )
 """The first row that fits decides; where none does, XLA's default: see `decide`."""
 
-_DEFAULTS = {"convolution": XLA, "pooling": XLA, "members": None}
+_elsewhere: str | None = None
+
+_DEFAULTS = {"convolution": XLA, "pooling": XLA, "batch": XLA, "members": None}
 
 
 def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
@@ -132,25 +140,25 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
 
 @contextlib.contextmanager
 def trying(platform: str, forms: Mapping[str, str]) -> Iterator[None]:
-    """Puts forms in the table's place while programs are traced, to compare them.
+    """Traces programs for a platform that may not be here, with other forms if given.
 
     Args:
-        platform: the platform that they are tried on.
-        forms: a form by the name of its layer.
+        platform: the platform that is traced for, beside those that are here.
+        forms: a form by the name of its layer, in the table's place.
 
     Example:
         >>> with trying("gpu", {"pooling": XLA}):
         ...     decide("gpu", "pooling").form
         'xla'
     """
-    global TABLE
-    before = TABLE
+    global TABLE, _elsewhere
+    before = TABLE, _elsewhere
     tried = tuple(Row(platform, *named, "tried here") for named in forms.items())
-    TABLE = tried + before
+    TABLE, _elsewhere = tried + TABLE, platform
     try:
         yield
     finally:
-        TABLE = before
+        TABLE, _elsewhere = before
 
 
 def lower(
@@ -158,14 +166,16 @@ def lower(
 ) -> Any:
     """Computes a layer in one of `forms`, functions by name, `XLA` among them.
 
-    With a `form` of None it is the table's, for where the layer is compiled for.
+    With a `form` of None it is the table's, for where the layer is compiled for: the
+    CPU, or JAX's own platform here. Tracing the forms of others would take time.
     """
     if form is not None:
         return forms[form](*args)
+    traced_for = "cpu", jax.default_backend(), _elsewhere
     branches = {
         name: forms[decided]
         for platform, names in PLATFORMS.items()
-        if (decided := decide(platform, layer).form) != XLA
+        if platform in traced_for and (decided := decide(platform, layer).form) != XLA
         for name in names
     }
     return lax.platform_dependent(*args, **branches, default=forms[XLA])

@@ -138,9 +138,8 @@ def _block_max_forward(blocks):
     for number in range(1, num_places):
         row, column = divmod(number, blocks.shape[4])
         value = blocks[:, :, row, :, column]
-        is_larger = (value > largest) | (value != value)  # nan wins, as in `max`
-        largest = jnp.where(is_larger, value, largest)
-        place = jnp.where(is_larger, jnp.asarray(number, dtype), place)
+        place = jnp.where(value > largest, jnp.asarray(number, dtype), place)
+        largest = lax.max(value, largest)  # nan wins
     places = jnp.arange(num_places, dtype=dtype)
     places = places.reshape(1, 1, blocks.shape[2], 1, blocks.shape[4], 1)
     return largest, (place, places)
