@@ -16,6 +16,12 @@ if jax.__version_info__ < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 jax.config.update("jax_num_cpu_devices", 4)
+# GPUs and TPUs round multiplications to fewer digits, unless told not to.
+jax.config.update("jax_default_matmul_precision", "highest")
+# Callbacks, and the count of arithmetic, need the CPU beside an accelerator.
+platforms = jax.config.jax_platforms
+if platforms and "cpu" not in platforms.split(","):
+    jax.config.update("jax_platforms", f"{platforms},cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

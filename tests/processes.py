@@ -45,14 +45,14 @@ def start(layout, *runs):
 
 
 def launch(facts):
-    """Starts one process: `facts` are its program's argument."""
+    """Starts one process, on the CPU: `facts` are its program's argument."""
     path = os.pathsep.join(map(str, sys.path))
     return subprocess.Popen(
         [sys.executable, __file__, json.dumps(facts)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
     )
 
 

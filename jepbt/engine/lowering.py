@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
+from jepbt.engine.switches import on_cpu
 from jepbt.optional import optional
 
 
@@ -20,18 +18,10 @@ def lower_anywhere(traced: Any) -> Any:
     alone, such as one with a callback or a kernel of the user's, is lowered for that.
     """
     try:
-        with _beside_the_cpu():
+        with on_cpu():  # whose backend counts arithmetic, as no accelerator's does
             return traced.lower(lowering_platforms=("tpu",))
     except (NotImplementedError, ValueError):
         return traced.lower()
-
-
-def _beside_the_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Lets JAX's CPU backend count the arithmetic, which no accelerator's can."""
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS has left the CPU out
-        return contextlib.nullcontext()
 
 
 def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Lets jepbt's own programs run under any of JAX's switches for finding mistakes."""
+"""Keeps jepbt's own work apart from a user's: JAX's switches, and the accelerator."""
 
 from __future__ import annotations
 
@@ -28,3 +28,17 @@ def own_rules() -> Iterator[None]:
         jax.transfer_guard("allow"),
     ):
         yield
+
+
+def on_cpu() -> contextlib.AbstractContextManager[object]:
+    """Computes on the CPU in a `with` block, or where JAX computes if it has no CPU.
+
+    Example:
+        >>> with on_cpu():
+        ...     print(jax.numpy.zeros(3).device.platform)
+        cpu
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to use none, as by JAX_PLATFORMS=cuda
+        return contextlib.nullcontext()

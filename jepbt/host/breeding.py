@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jepbt.engine.switches import own_rules
+from jepbt.engine.switches import on_cpu, own_rules
 from jepbt.host.candidate import Candidate, decode_population, encode_population
 from jepbt.host.progress import Pending, Progress
 from jepbt.hyperparameters import encode
@@ -25,7 +25,8 @@ def start(
 ) -> Progress:
     """Makes the first population, with new draws for repeated hyperparameters."""
     num_members = len(population)
-    with _on_cpu(), own_rules():
+    # Tiny arrays stay off an accelerator, which another framework may be using.
+    with on_cpu(), own_rules():
         state, drawn = strategy.init(
             derive_key(jax.random.key(seed), FIRST_HPARAMS),
             type(population[0].hparams),
@@ -98,7 +99,8 @@ def _step(
     """Runs the strategy's step over all slots, with the key of these indices."""
     candidates = progress.candidates
     generation = math.ceil(sum(progress.ages) / len(candidates))
-    with _on_cpu(), own_rules():
+    # Tiny arrays stay off an accelerator, which another framework may be using.
+    with on_cpu(), own_rules():
         step = strategy.step
         # An edited function may stay the same object, with other code.
         stepped = _compile(step, getattr(step, "__code__", None))(
@@ -124,8 +126,3 @@ def _compile(step: Callable, code: Any) -> Callable:
         return state, plan._replace(info={})  # which nobody reads here
 
     return evolve
-
-
-def _on_cpu():
-    """Keeps tiny arrays off an accelerator, which another framework may be using."""
-    return jax.default_device(jax.local_devices(backend="cpu")[0])

@@ -81,6 +81,17 @@ def test_yields_the_best_so_far_after_every_generation():
     assert [best.model for best in bests] == ["model 1", "model 1", "model 9"]
 
 
+def test_the_loop_works_where_jax_has_no_cpu(monkeypatch):
+    """As with JAX_PLATFORMS=cuda."""
+
+    def refuse(*args, backend=None, **settings):
+        raise RuntimeError("Unknown backend cpu. Available backends are ['cuda']")
+
+    expected = [best.fitness for best in jepbt.epbt(3, population(4), climb)]
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    assert [best.fitness for best in jepbt.epbt(3, population(4), climb)] == expected
+
+
 def test_elites_are_trained_again_with_their_model():
     """The fitter half goes on in its slots with unchanged hyperparameters."""
     recorder = Recorder(4)
