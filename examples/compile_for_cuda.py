@@ -12,8 +12,8 @@ its alternatives, so it takes the first. Expect for 16 members, batch 64:
   image: what they cost must be measured.
 - The population is updated in place (`in place` is all of `state`), and operations that
   only copy or transpose move 1 % of the bytes.
-- A step of ResNet-20 reads and writes 17.3 GB, 8.8 in bfloat16, 13.5 one by one, 51.1
-  with windows; one of the CNN 785 MB, 1,082 where XLA pools, 1,705 with windows.
+- A step of ResNet-20 reads and writes 17.3 GB, 8.8 in bfloat16, 13.5 one by one, 33.9
+  with windows; one of the CNN 777 MB, 1,094 where XLA pools, 1,132 with windows.
 
 Bytes are not time: on a GPU windows were the faster all the same (SCALING.md).
 """

@@ -3,8 +3,8 @@
 On CPU a vmapped convolution becomes a grouped one, and the gradients of a convolution
 inside a loop leave XLA's fast path, so that plain code is tens of times slower than it
 could be. There the same numbers come from operations that are fast in a loop. On a GPU
-the grouped convolution is slower than one batched multiplication of windows. Which
-platform takes which form stands in `jepbt.nn.lowering`.
+the grouped convolution is slower than one batched multiplication of windows
+(`jepbt.nn.windows`). Which platform takes which form stands in `jepbt.nn.lowering`.
 """
 
 import functools
@@ -53,7 +53,7 @@ def conv_general_dilated(
     This is for two-dimensional convolutions of `NHWC` images with `HWIO` kernels, of
     any size, stride and padding. On CPU they get gradients of their own, and `vmap`
     over kernels runs one kernel after the other: both avoid forms that XLA's CPU
-    backend runs tens of times slower. On a GPU the window of each output pixel is
+    backend runs tens of times slower. On a GPU the windows that output pixels see are
     gathered, so that `vmap` makes one batched multiplication. Groups, dilation, a
     sharding, other layouts, dtypes and numbers of dimensions are left to `lax`, and so
     is everything on other platforms, until one is measured there: `jepbt check`
