@@ -49,15 +49,9 @@ def _convolve(strides, pads, precision, lhs, rhs):
     num_channels, side = rhs.shape[3], _pixels_that_share(strides, rhs.shape)
     rows, columns = -(-height // side), -(-width // side)
     steps = [side * stride for stride in strides]
-    # A window is made of whole steps, so that it is a few blocks side by side.
-    blocks = [
-        -(-(size + side - 1) // step)
-        for size, step in zip(rhs.shape[:2], steps, strict=True)
-    ]
-    windows = _gather(lhs, blocks, steps, (rows, columns), pads)
-    kernels = _in_each_place(
-        rhs, side, [n * s for n, s in zip(blocks, steps, strict=True)]
-    )
+    window_size = [size + side - 1 for size in rhs.shape[:2]]
+    windows = _gather(lhs, window_size, steps, (rows, columns), pads)
+    kernels = _in_each_place(rhs, side, window_size)
     product = lax.dot_general(
         windows,
         kernels.reshape(-1, side**2 * num_channels),
@@ -75,37 +69,33 @@ def _pixels_that_share(strides, kernel_shape) -> int:
     return 2 if overlap and kernel_shape[3] < _MANY_CHANNELS else 1
 
 
-def _gather(images, blocks, steps, shape, pads) -> jax.Array:
-    """Gathers windows of whole blocks, of which each begins a step after the last.
+def _gather(images, window_size, steps, shape, pads) -> jax.Array:
+    """Gathers windows, each of which begins a step after the last.
+
+    A window is made of few blocks as large as a step: one copy of each block is faster
+    than one of each pixel.
 
     Args:
         images: `[B, H, W, I]`.
-        blocks: the number of blocks in the height and the width of a window.
-        steps: the height and the width of a block.
+        window_size: the height and width of a window, `h` and `w`.
+        steps: the distance from window to window in height and width.
         shape: the number of windows in height and width, `H'` and `W'`.
         pads: the zeros before height and width; those after follow from the rest.
 
     Returns:
-        `[B * H' * W', h * w * I]` for windows `[h, w, I]`.
+        `[B * H' * W', h * w * I]`.
     """
     num_images, num_channels = images.shape[0], images.shape[3]
-    spans = [
-        step * (number + count - 1)
-        for step, number, count in zip(steps, shape, blocks, strict=True)
-    ]
-    images = pad(
-        images,
-        [
-            (before, span - size - before, 0)
-            for (before, _), size, span in zip(
-                pads, images.shape[1:3], spans, strict=True
-            )
-        ],
-    )
+    blocks = [-(-window_size[i] // steps[i]) for i in range(2)]
+    spans = [steps[i] * (shape[i] + blocks[i] - 1) for i in range(2)]
+    after = [spans[i] - images.shape[1 + i] - pads[i][0] for i in range(2)]
+    images = pad(images, [(pads[i][0], after[i], 0) for i in range(2)])
     images = images.reshape(num_images, spans[0], -1, steps[1] * num_channels)
     images = _side_by_side(images, 2, 3, shape[1], blocks[1])
+    images = images[..., : window_size[1] * num_channels]
     images = images.reshape(num_images, -1, steps[0], *images.shape[2:])
     images = _side_by_side(images, 1, 2, shape[0], blocks[0])
+    images = images[:, :, : window_size[0]]
     return images.swapaxes(2, 3).reshape(num_images * shape[0] * shape[1], -1)
 
 

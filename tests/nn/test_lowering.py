@@ -144,7 +144,7 @@ def test_forms_of_platforms_that_are_not_here_are_not_traced():
 def test_members_on_a_gpu_read_a_shared_batch_each_for_itself():
     """Else their first layers become one matrix, transposed in every step."""
     data = jnp.arange(20.0).reshape(10, 2)
-    weights, rows = jnp.arange(12.0).reshape(3, 2, 2), jnp.array([7, 1, 7])
+    weights, rows = jnp.arange(12.0).reshape(3, 2, 2), jnp.array([7, 1, 7, 0])
 
     def first_layer(weights, rows):
         return data[read_by_each(weights, rows)] @ weights
