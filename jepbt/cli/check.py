@@ -24,9 +24,9 @@ TEXTS = {
     "usage": "jepbt check [flags]",
     "description": """\
 Checks the device that JAX finds, without a network: that training is right, what
-populations cost, and in which form a population of CNNs is fastest. Ends with tables in
-Markdown. What is finished is kept in a file, and the same command goes on. The exit
-code is 1 if something is not right.
+populations cost, and in which form they are fastest. Ends with tables in Markdown. What
+is finished is kept in a file, and the same command goes on. The exit code is 1 if
+something is not right.
 """,
     "epilog": """\
 example:

@@ -201,4 +201,4 @@ def test_all_parts_run_and_all_is_right_here():
     text = markdown(record)
     assert f"x {jax.devices()[0].device_kind}" in text
     assert "| cnn P=2 |" in text and "| scan outside" not in text
-    assert len(record.findings) == 9 + 3 + 20
+    assert len(record.findings) == 9 + 3 + 22

@@ -1,4 +1,4 @@
-"""Compares the forms in which a population of CNNs can be lowered on a device."""
+"""Compares the forms in which a population can be lowered on a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from jepbt.benchmark.check.record import Finding, Record
 from jepbt.benchmark.check.sizes import RESNET, Size, workload_named
 from jepbt.engine.chunks import largest_divisor
 from jepbt.engine.devices import is_host
-from jepbt.nn.lowering import BLOCKS, FEW, IN_TURN, WINDOWS, XLA, trying
+from jepbt.nn.lowering import (
+    BLOCKS,
+    EACH_ITS_OWN,
+    FEW,
+    IN_TURN,
+    WINDOWS,
+    XLA,
+    trying,
+)
 from jepbt.training import prepare
 
 ALL, EIGHT, ONE, SCAN_OUTSIDE = (
@@ -33,14 +41,15 @@ class Form(NamedTuple):
     compute_dtype: str = "float32"
     pooling: str = BLOCKS
     model: str = "cnn"
+    batch: str | None = None
 
     @property
     def name(self) -> str:
         """The form in words."""
         model = f"{self.model}: " * (self.model != "cnn")
         pooling = f", pooling {self.pooling}" * (self.pooling != BLOCKS)
-        form = f"{self.convolution}, {self.members}, {self.compute_dtype}"
-        return model + form + pooling
+        form = f"batch {self.batch}" if self.batch else self.convolution
+        return f"{model}{form}, {self.members}, {self.compute_dtype}{pooling}"
 
 
 FORMS = (
@@ -56,6 +65,8 @@ FORMS = (
     Form(XLA, ONE, model=RESNET),
     Form(XLA, compute_dtype="bfloat16", model=RESNET),
     Form(WINDOWS, compute_dtype="bfloat16", model=RESNET),
+    Form(XLA, model="mlp", batch=EACH_ITS_OWN),
+    Form(XLA, model="mlp", batch=XLA),
     Form(WINDOWS, pooling=XLA),
     Form(WINDOWS, ONE),
     Form(WINDOWS, SCAN_OUTSIDE),
@@ -69,7 +80,7 @@ FORMS = (
 
 
 def form_parts(size: Size) -> dict[str, Callable[[Record], Finding]]:
-    """Makes the parts: the training of a population of CNNs in each form."""
+    """Makes the parts: the training of a population in each form."""
     return {
         form.name: lambda record, form=form: _measure(size, form)
         for form in FORMS[: size.num_forms]
@@ -87,6 +98,7 @@ def _measure(size: Size, form: Form) -> Finding:
         number, num_steps = size.num_members_on_cpu, 2
     chunks = {ALL: number, EIGHT: largest_divisor(number, FEW), ONE: 1, SCAN_OUTSIDE: 1}
     forms = {"convolution": form.convolution, "pooling": form.pooling}
+    forms |= {"batch": form.batch} if form.batch else {}
     with trying(device.platform, forms):
         task = make_task_of(form.model, form.compute_dtype)
         prepared = prepare(

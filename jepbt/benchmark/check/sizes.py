@@ -17,7 +17,7 @@ class Size:
         populations: the population sizes whose cost is measured, the smallest first.
         num_steps: the steps of a timed call.
         num_steps_on_cpu: the same on CPU, where a call costs next to nothing.
-        num_forms: the forms of a CNN that are compared, the most telling first.
+        num_forms: the forms that are compared, the most telling first.
         num_members: the members that they are compared with.
         num_members_on_cpu: the same on CPU, where one form is a hundred times slower.
         most_seconds: a timed call that would take longer is left out.
@@ -43,7 +43,7 @@ SIZES = {
         (1, 16, 64, 256, 1024),
         num_steps=100,
         num_steps_on_cpu=20,
-        num_forms=20,
+        num_forms=22,
         num_members=64,
         num_members_on_cpu=8,
         most_seconds=5.0,
