@@ -14,6 +14,7 @@ from jepbt import population as keys
 from jepbt.engine import Best, make_inputs, make_mesh, make_phases
 from jepbt.engine.batches import batch_indices
 from jepbt.engine.evaluation import keep_best, mean_score
+from jepbt.nn import lowering
 from jepbt.population import Member, derive_key
 from jepbt.strategies import Evaluation, Plan, Strategy
 
@@ -130,10 +131,10 @@ def test_runs_batch_over_keys():
     np.testing.assert_allclose(best.member.fitness[1], best_alone.member.fitness)
 
 
-def phases_of(strategy, num_members=4, task=None, mesh=None, **settings):
+def phases_of(strategy, num_members=4, task=None, mesh=None, chunk=1, **settings):
     task = make_task() if task is None else task
     config = jepbt.Config(population_size=num_members, **(SETTINGS | settings))
-    phases = make_phases(task, strategy, config, mesh=mesh)
+    phases = make_phases(task, strategy, config, mesh=mesh, chunk_size=chunk)
     inputs = make_inputs(jax.random.key(0), task.data, task.shared)
     return jax.tree.map(jax.jit, phases), inputs
 
@@ -419,6 +420,25 @@ def test_members_read_the_same_batches_or_their_own(batches):
     rows = np.asarray(population.state)
     same = (rows == rows[0]).all()
     assert same == (batches == "shared")
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_reading_a_shared_batch_each_for_itself_changes_nothing(num_devices):
+    """As members do on a GPU."""
+    mesh, chunk = make_mesh(jax.devices()[:num_devices]), 4 // num_devices
+    finals = []
+    for form in (lowering.XLA, lowering.EACH_ITS_OWN):
+        phases, inputs = phases_of(jepbt.strategies.epbt(), mesh=mesh, chunk=chunk)
+        with lowering.trying(jax.default_backend(), {"batch": form}):
+            state = phases.init(inputs)
+            text = phases.train.lower(inputs, 0, state).as_text()
+            state, metrics = phases.train(inputs, 0, state)
+            finals.append(phases.evaluate(inputs, 0, metrics, state))
+        rows_of_members = f"tensor<{chunk}x5x7xi32>"
+        assert (rows_of_members in text) == (form == lowering.EACH_ITS_OWN)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *finals
+    )
 
 
 def test_keys_differ_by_purpose_generation_slot_and_step(key):
