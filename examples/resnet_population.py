@@ -130,7 +130,7 @@ def make_pytorch_network(depth):
 def time_pytorch(task, depth, num_steps):
     import torch
 
-    torch.set_num_threads(jepbt.engine.devices.count_cpu_cores())
+    torch.set_num_threads(jepbt.engine.cores.count_cpu_cores())
     count = num_steps * task.batch_size
     rows = np.arange(count) % len(task.data.train["label"])
     images = task.data.train["image"][rows].astype(np.float32) / 127.5 - 1

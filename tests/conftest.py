@@ -14,6 +14,8 @@ flags = [
 ]
 if jax.__version_info__ < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
+if jax.__version_info__ >= (0, 8):  # a device that is late is not stuck
+    flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=3600")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 jax.config.update("jax_num_cpu_devices", 4)
 # GPUs and TPUs round multiplications to fewer digits, unless told not to.

@@ -574,11 +574,6 @@ def test_without_a_home_folder_only_what_lies_there_is_refused(tmp_path, monkeyp
         train(1, run_dir="~/run")
 
 
-def test_the_cores_are_counted_where_the_system_does_not_tell_whose(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", raising(OSError(38, "none")))
-    assert devices.count_cpu_cores() == os.cpu_count()
-
-
 def test_a_stream_that_cannot_tell_is_no_terminal():
     assert [is_terminal(STREAMS[kind]()) for kind in ("none", "tee", "closed")] == (
         [None] * 3

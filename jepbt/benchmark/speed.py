@@ -21,7 +21,8 @@ from jepbt.benchmark.timing import (
     start_worker,
 )
 from jepbt.benchmark.workloads import Workload, make_task
-from jepbt.engine.devices import count_cpu_cores, is_host
+from jepbt.engine.cores import count_cpu_cores
+from jepbt.engine.devices import is_host
 from jepbt.results.text import align
 from jepbt.training import Prepared, prepare
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jepbt import datasets, models
 from jepbt.benchmark.parts import first_generation
-from jepbt.engine.devices import use_all_cpu_cores
+from jepbt.engine.cores import use_all_cpu_cores
 from jepbt.results.text import align
 from jepbt.tasks import classification
 from jepbt.training import prepare

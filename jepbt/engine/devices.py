@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import warnings
@@ -275,54 +274,6 @@ def is_host(device: jax.Device) -> bool:
         False
     """
     return device.platform == "cpu"
-
-
-def count_cpu_cores() -> int:
-    """Counts the cores that this process may use.
-
-    Example:
-        >>> count_cpu_cores() >= 1
-        True
-    """
-    with contextlib.suppress(AttributeError, OSError):  # a system that does not tell
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def use_all_cpu_cores() -> int:
-    """Makes one JAX device of every CPU core, so that members train side by side.
-
-    Call it before anything else uses JAX: the number of devices is fixed once its
-    backend has started. On the command line this has happened already.
-
-    Returns:
-        The number of CPU devices; 0 if JAX has started without any.
-
-    Example:
-        >>> import jepbt
-        >>> jepbt.use_all_cpu_cores()  # doctest: +SKIP
-        2
-
-    Warns:
-        RuntimeWarning: if JAX has started with fewer devices, which then stay.
-    """
-    cores = count_cpu_cores()
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:  # raised once a backend is up
-        try:
-            count = len(jax.devices("cpu"))
-        except RuntimeError:  # JAX was told to use no CPU, as by JAX_PLATFORMS=cuda
-            return 0
-        if count < cores:
-            warnings.warn(
-                f"JAX has already started with {count} CPU device(s) of {cores} cores: "
-                "call jepbt.use_all_cpu_cores() before the first use of JAX.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return count
-    return cores
 
 
 def use_compilation_cache() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepbt.engine import devices, make_mesh, memory
+from jepbt.engine import make_mesh, memory
 from jepbt.engine.devices import check_chunk, choose_devices, map_members
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -92,14 +92,3 @@ def test_where_jax_extend_has_changed_a_warning_says_what_to_suspect(monkeypatch
     double = map_members(lambda x, factor: factor * x, mesh=mesh)
     with pytest.warns(RuntimeWarning, match="use one device, or an earlier JAX"):
         assert double(jnp.arange(4), 2).tolist() == [0, 2, 4, 6]
-
-
-def test_where_jax_has_no_cpu_there_are_no_cores_to_use(monkeypatch):
-    """As with JAX_PLATFORMS=cuda, once JAX has started."""
-
-    def refuse(*args):
-        raise RuntimeError("Unknown backend: 'cpu' requested")
-
-    jax.devices()
-    monkeypatch.setattr(devices.jax, "devices", refuse)
-    assert devices.use_all_cpu_cores() == 0
