@@ -31,7 +31,7 @@ def use_all_cpu_cores() -> int:
     backend has started. On the command line this has happened already.
 
     XLA ends a process in which one CPU device waits a minute for another, as in long
-    generations on cores of uneven speed. From JAX 0.8 on that is switched off here, by
+    generations on cores of uneven speed. From JAX 0.9 on that is switched off here, by
     a flag in the environment variable `XLA_FLAGS`.
 
     Returns:
@@ -68,6 +68,6 @@ def use_all_cpu_cores() -> int:
 def _let_devices_wait() -> None:
     """Keeps XLA from taking a device that is late for one that is stuck."""
     flags = os.environ.get("XLA_FLAGS", "")
-    # An unknown flag ends the process: JAX 0.7 has not got it.
-    if jax.__version_info__ >= (0, 8) and _PATIENCE not in flags:
+    # An unknown flag ends the process, in the CPU's or the TPU's part of JAX.
+    if jax.__version_info__ >= (0, 9) and _PATIENCE not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{_PATIENCE}={_A_WEEK}".strip()

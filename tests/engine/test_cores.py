@@ -9,7 +9,7 @@ import pytest
 
 from jepbt.engine import cores
 
-HAS_FLAG = jax.__version_info__ >= (0, 8)
+HAS_FLAG = jax.__version_info__ >= (0, 9)
 
 LATE = """
 import itertools, time
@@ -73,7 +73,7 @@ def test_devices_may_wait_for_each_other_and_given_flags_stay(monkeypatch, given
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_FLAG, reason="JAX 0.7 ends the process")
+@pytest.mark.skipif(not HAS_FLAG, reason="JAX 0.8 ends the process")
 @pytest.mark.skipif(cores.count_cpu_cores() < 2, reason="needs two cores")
 def test_a_device_that_is_a_minute_late_ends_no_run():
     done = subprocess.run(
