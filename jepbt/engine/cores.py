@@ -32,7 +32,8 @@ def use_all_cpu_cores() -> int:
 
     XLA ends a process in which one CPU device waits a minute for another, as in long
     generations on cores of uneven speed. From JAX 0.9 on that is switched off here, by
-    a flag in the environment variable `XLA_FLAGS`.
+    a flag in the environment variable `XLA_FLAGS`, which processes started from this
+    one inherit.
 
     Returns:
         The number of CPU devices; 0 if JAX has started without any.
