@@ -134,6 +134,7 @@ def read_by_each(own: PyTree, rows: jax.Array) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def _copy(own: PyTree, rows: jax.Array) -> jax.Array:
+    """Returns the rows, of which `vmap` makes a copy for each member."""
     return rows
 
 
