@@ -24,12 +24,7 @@ LossFn: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Measures cross-entropy: `optax.softmax_cross_entropy`, with its input checked.
 
-    Args:
-        logits: `f32[..., C]`.
-        labels: `f32[..., C]` one-hot or soft.
-
-    Returns:
-        `f32[...]` one loss per example.
+    It is a `LossFn`, as a builder returns it.
 
     Example:
         >>> loss = cross_entropy(jnp.zeros(4), jax.nn.one_hot(2, 4))
@@ -43,14 +38,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def brier(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Measures the Brier score: the squared distance of probabilities to labels.
 
-    It lies between 0 and 2 for one-hot labels.
-
-    Args:
-        logits: `f32[..., C]`.
-        labels: `f32[..., C]` one-hot or soft.
-
-    Returns:
-        `f32[...]` one loss per example, summed over the classes.
+    It is a `LossFn`, summed over the classes: from 0 to 2 for one-hot labels.
 
     Example:
         >>> float(brier(jnp.zeros(4), jax.nn.one_hot(2, 4)))  # 3/16 + 9/16

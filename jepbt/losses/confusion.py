@@ -65,10 +65,9 @@ def confusion(
         ValueError: if the form is neither, or counts are not for it.
 
     Example:
-        >>> table = confusion()
-        >>> parameters = table.init(3)
-        >>> table.table(parameters).round(2).tolist()[0]
-        [0.9599999785423279, 0.019999999552965164, 0.019999999552965164]
+        >>> loss = confusion()
+        >>> [round(p, 2) for p in loss.table(loss.init(3))[0].tolist()]
+        [0.96, 0.02, 0.02]
 
     Reference:
         Patrini et al., "Making Deep Neural Networks Robust to Label Noise: a Loss
@@ -79,28 +78,29 @@ def confusion(
     check_choice("confusion", "form", form, ("transition", "offsets"))
     if form == "offsets":
         shares = None if counts is None else log_shares("confusion", counts)
-        loss, meaning = _with_offsets(shares), ("label", "class")
-        return AdaptiveLoss(_no_offsets, loss, 6.0, table=_centre, meaning=meaning)
+        return AdaptiveLoss(
+            init=lambda num_classes: jnp.zeros((num_classes, num_classes), jnp.float32),
+            loss=_with_offsets(shares),
+            limit=6.0,
+            table=_centre,
+            meaning=("label", "class"),
+        )
     if counts is not None:
         raise ValueError(
             "confusion: counts are for form='offsets'; a transition matrix needs none."
         )
-    meaning = "true class", "label"
     return AdaptiveLoss(
-        _near_identity, _corrected, 8.0, _estimate, _transition, meaning
+        init=lambda num_classes: 4.0 * jnp.eye(num_classes, dtype=jnp.float32),
+        loss=lambda table, *example: forward_corrected(_transition(table))(*example),
+        limit=8.0,
+        start=_estimate,
+        table=_transition,
+        meaning=("true class", "label"),
     )
-
-
-def _near_identity(num_classes: int) -> jax.Array:
-    return 4.0 * jnp.eye(num_classes, dtype=jnp.float32)
 
 
 def _transition(table: jax.Array) -> jax.Array:
     return jax.nn.softmax(table, axis=-1)
-
-
-def _corrected(table: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return forward_corrected(_transition(table))(logits, labels)
 
 
 def _estimate(table: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -109,10 +109,6 @@ def _estimate(table: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Arr
     counts = labels.sum(0)[:, None]
     mean = labels.T @ seen / jnp.maximum(counts, 1e-6)
     return jnp.where(counts > 0, jnp.log(mean + 1e-3), table)
-
-
-def _no_offsets(num_classes: int) -> jax.Array:
-    return jnp.zeros((num_classes, num_classes), jnp.float32)
 
 
 def _centre(table: jax.Array) -> jax.Array:

@@ -107,7 +107,15 @@ class EvolvedLoss:
             >>> print(EvolvedLoss("loss", theta, theta[None]).latex())
             \mathcal{L} = -\sum_{i=1}^{C} \left[ -2\,y_i^{2} + (x_i - 0.5)\,y_i \right]
         """
-        return taylorglo.to_latex(self.theta)
+        body = ""
+        for sign, size, powers in taylorglo.terms(self.theta):
+            body += f" {sign} " if body else sign.replace("+", "")
+            factors = [] if size == "1" else [_latex_number(size)]
+            for name, centre, power in zip("xy", self.theta[6:], powers, strict=True):
+                if power:
+                    factors.append(_latex_factor(name, float(centre), power))
+            body += "\\,".join(factors)
+        return rf"\mathcal{{L}} = -\sum_{{i=1}}^{{C}} \left[ {body or '0'} \right]"
 
     def source(self, library: str = "jax") -> str:
         """Writes the loss as Python source that needs only JAX, or only NumPy.
@@ -149,3 +157,16 @@ class EvolvedLoss:
 
     def __repr__(self) -> str:
         return f"EvolvedLoss({self.formula})"
+
+
+def _latex_number(text: str) -> str:
+    mantissa, _, exponent = text.partition("e")
+    return rf"{mantissa}\times 10^{{{int(exponent)}}}" if exponent else mantissa
+
+
+def _latex_factor(name: str, centre: float, power: int) -> str:
+    size = f"{abs(centre):.3g}"
+    base = f"{name}_i"
+    if size != "0":
+        base = f"({base} {'+' if centre < 0 else '-'} {_latex_number(size)})"
+    return f"{base}^{{{power}}}" if power > 1 else base

@@ -1,8 +1,7 @@
 """Evaluates, repairs and describes TaylorGLO losses: loss functions as eight numbers.
 
 The module hands on everything about genomes: their convention, conversions and effect
-(`losses.genome`). Wrong shapes and dtypes raise a `ValueError` that says what is
-expected.
+(`losses.genome`).
 
 Reference:
     Gonzalez & Miikkulainen, "Optimizing Loss Functions Through Multivariate Taylor
@@ -84,12 +83,20 @@ def taylor_loss(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Ar
             f"labels have shape {jnp.shape(labels)} and probs {jnp.shape(probs)}; "
             "both must be [..., C]. Class indices become labels with jax.nn.one_hot."
         )
+    return -jnp.sum(polynomial(theta, labels, probs), axis=-1)
+
+
+def polynomial(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Array:
+    """Evaluates one genome's terms for each class alone, NumPy for NumPy arrays.
+
+    Shapes are those of `taylor_loss`, of which this is one addend, without its minus.
+    """
     a_y, a_yy, a_yyy, a_xy, a_xyy, a_xxy, x0, y0 = unpack(theta)
     x = labels - x0
     y = probs - y0
     of_y = a_y + y * (a_yy + y * a_yyy)
     of_xy = a_xy + y * a_xyy + x * a_xxy
-    return -jnp.sum(y * (of_y + x * of_xy), axis=-1)
+    return y * (of_y + x * of_xy)
 
 
 def margin(theta: jax.Array, num_classes: int) -> jax.Array:
@@ -198,23 +205,6 @@ def describe(theta: np.ndarray) -> str:
     return f"-sum[ {text or '0'} ]"
 
 
-def to_latex(theta: np.ndarray) -> str:
-    """Writes a genome's loss as LaTeX, as `EvolvedLoss.latex` shows."""
-    centres = np.asarray(check_one_genome(theta))[6:].tolist()
-    body = ""
-    for sign, size, powers in terms(theta):
-        body += f" {sign} " if body else sign.replace("+", "")
-        factors = [
-            _latex_factor(name, centre, power)
-            for name, centre, power in zip("xy", centres, powers, strict=True)
-            if power
-        ]
-        if size != "1":
-            factors.insert(0, _latex_number(size))
-        body += "\\,".join(factors)
-    return rf"\mathcal{{L}} = -\sum_{{i=1}}^{{C}} \left[ {body or '0'} \right]"
-
-
 def describe_attraction(theta: np.ndarray) -> str:
     """Tells in words how a genome treats a confident, correct output.
 
@@ -242,16 +232,3 @@ def _shifted(name: str, centre: float) -> str:
     if size == "0":
         return name
     return f"({name}{'+' if centre < 0 else '-'}{size})"
-
-
-def _latex_number(text: str) -> str:
-    mantissa, _, exponent = text.partition("e")
-    return rf"{mantissa}\times 10^{{{int(exponent)}}}" if exponent else mantissa
-
-
-def _latex_factor(name: str, centre: float, power: int) -> str:
-    size = f"{abs(centre):.3g}"
-    base = f"{name}_i"
-    if size != "0":
-        base = f"({base} {'+' if centre < 0 else '-'} {_latex_number(size)})"
-    return f"{base}^{{{power}}}" if power > 1 else base

@@ -15,9 +15,8 @@ class Behaviour(NamedTuple):
     """A measurement of members beside their fitness, which the engine makes.
 
     Attributes:
-        metric: "correctness", the scores of validation examples (for a classification:
-            right or wrong), or "probabilities", the outputs of the task's `behaviour`
-            (for a classification: the predicted probabilities).
+        metric: "correctness", the scores of validation examples, or "probabilities",
+            the outputs of the task's `behaviour`.
         num_examples: the number of validation examples, always the first ones; a
             smaller split gives all it has.
     """

@@ -1,7 +1,8 @@
 """Selects who survives and who is copied: index arrays from fitness alone.
 
-Fitness is higher-is-better; `nan` means that a member failed: it ranks last, is never
-a parent and never an elite. Equal fitness ranks by slot, the lower one first.
+Fitness, `f32[P]`, is higher-is-better; `nan` means that a member failed: it ranks last,
+is never a parent and never an elite. Equal fitness ranks by slot, the lower one first.
+A selection is a `SelectionFn`, which consumes its key.
 """
 
 from collections.abc import Callable
@@ -45,13 +46,6 @@ def binary_tournament(key: jax.Array, fitness: jax.Array) -> jax.Array:
 
     With one live member it is everybody's parent; with none, every slot is its own.
 
-    Args:
-        key: consumed.
-        fitness: `f32[P]`.
-
-    Returns:
-        `i32[P]` the parent of each slot.
-
     Example:
         >>> import jax, jax.numpy as jnp
         >>> fitness = jnp.array([0.1, jnp.nan, 0.3])
@@ -80,13 +74,6 @@ def duel(key: jax.Array, fitness: jax.Array) -> jax.Array:
 
     This is PBT's binary tournament: unlike in `binary_tournament` the slot's own member
     is one of the two, so the best always stays. Equals stay.
-
-    Args:
-        key: consumed.
-        fitness: `f32[P]`.
-
-    Returns:
-        `i32[P]` the opponent where it is fitter, the slot itself elsewhere.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -137,18 +137,14 @@ def curves(
         >>> push.tolist()  # of cross-entropy itself, 0.5 and 0
         [0.5, 0.0]
     """
-    a_y, a_yy, a_yyy, a_xy, a_xyy, a_xxy, x0, y0 = theta.astype(float)
-
-    def one_class(label, prob):
-        x, y = label - x0, prob - y0
-        of_xy = a_xy + y * a_xyy + x * a_xxy
-        return -y * (a_y + y * (a_yy + y * a_yyy) + x * of_xy)
+    theta = theta.astype(float)
 
     def whole(true):
         rest = (1 - true) / (num_classes - 1)
-        return one_class(1, true) + (num_classes - 1) * one_class(0, rest)
+        wrong = (num_classes - 1) * taylorglo.polynomial(theta, 0, rest)
+        return -taylorglo.polynomial(theta, 1, true) - wrong
 
-    ch, chh, chy, cx, cxx = taylorglo.effective(theta.astype(float))
+    ch, chh, chy, cx, cxx = taylorglo.effective(theta)
     rest = (1 - p) / (num_classes - 1)
     of_true = ch * p + chh * p**2 + chy * p + cx + cxx
     of_rest = ch * rest + chh * rest**2

@@ -1,5 +1,6 @@
 """Builds PB2: the worst copy the best, and a Gaussian process tells what to try."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -25,15 +26,10 @@ from jepbt.strategies.gaussian_process import (
     upper_bound,
 )
 
-# Lengths are for inputs in [0, 1] and grow with the square root of their number.
+# Lengths, drifts and noises. Lengths are for inputs in [0, 1] and grow with the square
+# root of their number.
 _KERNELS = np.array(
-    [
-        (length, drift, noise)
-        for length in (0.2, 0.5, 1.5)
-        for drift in (0.0, 0.1)
-        for noise in (0.05, 0.5)
-    ],
-    np.float32,
+    list(itertools.product((0.2, 0.5, 1.5), (0.0, 0.1), (0.05, 0.5))), np.float32
 )
 
 

@@ -91,11 +91,7 @@ def random_search(*, schedules: Mapping[str, ScheduleFn] | None = None) -> Strat
 def cosine_decay(progress: jax.Array) -> jax.Array:
     """Falls from 1 at the start to 0 at the end, along half a cosine.
 
-    Args:
-        progress: the share of the run that is over, `f32[]`.
-
-    Returns:
-        The factor, `f32[]`.
+    It turns the share of a run that is over, `f32[]`, into a factor.
 
     Example:
         >>> [round(float(cosine_decay(p)), 3) for p in (0.0, 0.5, 1.0)]
