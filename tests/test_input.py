@@ -1129,6 +1129,14 @@ TABLE = [
             "loss=array([0., 0., 0.]) must be 8 finite numbers",
         ),
         (
+            {"initial_population": [Candidate(None, Other(loss=["a"] * 8))]},
+            "'a'] must be 8 finite numbers",
+        ),
+        (
+            {"initial_population": [Candidate(None, Other(loss=[[1.0], []]))]},
+            "loss=[[1.0], []] must be 8 finite numbers",
+        ),
+        (
             {"evaluation_function": 3},
             "evaluation_function must be a function",
             TypeError,

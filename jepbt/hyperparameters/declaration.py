@@ -6,6 +6,7 @@ import functools
 import inspect
 import threading
 import typing
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -84,41 +85,26 @@ def _register(cls: type) -> None:
             return
 
         def flatten(h):  # reads the fields when they are needed: a class may be edited
-            key, fields = jax.tree_util.GetAttrKey, _fields(cls)
-            return [(key(f.name), getattr(h, f.name)) for f in fields], fields
+            key, declared = jax.tree_util.GetAttrKey, _declared(_fields(cls))
+            return [(key(name), getattr(h, name)) for name in declared[:-1]], declared
 
         jax.tree_util.register_pytree_with_keys(
-            cls, flatten, lambda fields, leaves: build(cls, leaves, fields)
+            cls, flatten, lambda declared, leaves: build(cls, leaves, declared[:-1])
         )
         _REGISTERED.add(cls)
 
 
-class _Fields(tuple):
-    """The declared fields of a class as they are now.
+@functools.lru_cache(maxsize=256)
+def _declared(fields: tuple[dataclasses.Field, ...]) -> tuple[str, ...]:
+    """Returns the fields' names and, last, a checksum of all that they declare.
 
     A class may get other fields and stay the same object: IPython's autoreload edits
     it, and cloudpickle writes equal ones over it with every instance that comes from
     another process. Whatever is kept for a class, JAX's compiled programs too, is kept
-    for its fields, which are compared by what they declare.
+    for this.
     """
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Fields):
-            return NotImplemented
-        # The same objects first, which is quick. Else the text, in which 1 is not 1.0.
-        return super().__eq__(other) or self._declared() == other._declared()
-
-    def __ne__(self, other: object) -> bool:  # JAX asks this way, and `tuple` has it
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(tuple(field.name for field in self))
-
-    def _declared(self) -> list[str]:
-        return [repr((f.name, f.type, f.default, f.metadata)) for f in self]
-
-    def __repr__(self) -> str:
-        return ", ".join(field.name for field in self)
+    text = repr([(f.name, f.type, f.default, f.metadata) for f in fields])
+    return *(f.name for f in fields), f"{zlib.crc32(text.encode()):08x}"
 
 
 def hparam(
@@ -235,13 +221,14 @@ def spaces(hparams_type: type[HyperParameters]) -> Mapping[str, Space]:
             "hparams must be a dataclass that inherits from jepbt.HyperParameters, "
             f"got {hparams_type!r}.{hint}"
         )
-    return _read_spaces(hparams_type, _fields(hparams_type))
+    return _read_spaces(hparams_type, _declared(_fields(hparams_type)))
 
 
 @functools.lru_cache(maxsize=256)
 def _read_spaces(
-    hparams_type: type[HyperParameters], fields: _Fields
+    hparams_type: type[HyperParameters], declared: tuple[str, ...]
 ) -> Mapping[str, Space]:
+    fields = _fields(hparams_type)
     if not fields:
         raise ValueError(
             f"{hparams_type.__name__} has no fields: nothing would evolve. "
@@ -257,7 +244,7 @@ def _read_spaces(
     }
 
 
-def _fields(hparams_type: type[HyperParameters]) -> _Fields:
+def _fields(hparams_type: type[HyperParameters]) -> tuple[dataclasses.Field, ...]:
     """Returns the fields, or raises if the dataclass decorator was forgotten."""
     if not (
         dataclasses.is_dataclass(hparams_type)
@@ -271,16 +258,17 @@ def _fields(hparams_type: type[HyperParameters]) -> _Fields:
             f"{hparams_type.__name__} inherits from jepbt.HyperParameters but is no "
             "dataclass: write @dataclasses.dataclass above the class."
         )
-    return _Fields(dataclasses.fields(hparams_type))
+    return dataclasses.fields(hparams_type)
 
 
 def build(
-    hparams_type: type, leaves: Sequence[Any], fields: _Fields | None = None
+    hparams_type: type, leaves: Iterable[Any], names: Sequence[str] | None = None
 ) -> HyperParameters:
     """Makes an instance without its `__init__`, which may be frozen or check values."""
     hparams = HyperParameters.__new__(hparams_type)
-    for field, leaf in zip(fields or _fields(hparams_type), leaves, strict=True):
-        object.__setattr__(hparams, field.name, leaf)
+    names = names or [field.name for field in _fields(hparams_type)]
+    for name, leaf in zip(names, leaves, strict=True):
+        object.__setattr__(hparams, name, leaf)
     return hparams
 
 

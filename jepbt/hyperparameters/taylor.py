@@ -1,14 +1,13 @@
 """Describes hyperparameters that are a TaylorGLO loss."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.arguments import check_choice, check_real, is_real
+from jepbt.arguments import check_choice, check_real
 from jepbt.hyperparameters.base import Space
 from jepbt.hyperparameters.draws import normal
 from jepbt.losses import taylorglo
@@ -30,8 +29,7 @@ class TaylorLoss(Space):
     @classmethod
     def declare(cls, where, *, default, noise, sigma, genome):
         """Makes the space of a declared field, or raises a `ValueError`."""
-        is_genome = isinstance(default, tuple) and len(default) == cls.shape[0]
-        if not is_genome or not all(is_real(v) and math.isfinite(v) for v in default):
+        if not _is_genome(default):
             raise ValueError(f"{where}: default={default} must be {_GENOME}")
         check_real(where, "noise", noise, 0)
         check_real(where, "sigma", sigma, 0)
@@ -89,5 +87,15 @@ class TaylorLoss(Space):
 
     def check(self, where: str, value: Any) -> None:
         """Raises unless a value is eight finite numbers."""
-        if np.shape(value) != self.shape or not np.isfinite(value).all():
+        if not _is_genome(value):
             raise ValueError(f"{where}={value!r} must be {_GENOME}")
+
+
+def _is_genome(value: Any) -> bool:
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    are_eight = numbers.shape == (taylorglo.NUM_COEFFICIENTS,)
+    are_numbers = jnp.issubdtype(numbers.dtype, jnp.number)
+    return are_eight and are_numbers and bool(np.isfinite(numbers).all())

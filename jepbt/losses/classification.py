@@ -257,7 +257,8 @@ def log_shares(where: str, counts: Sequence[float] | jax.Array) -> np.ndarray:
         ValueError: if a count is not above 0.
     """
     counts = np.asarray(counts)
-    if counts.ndim != 1 or not np.all(np.isfinite(counts) & (counts > 0)):
+    are_numbers = counts.ndim == 1 and jnp.issubdtype(counts.dtype, jnp.number)
+    if not are_numbers or not np.all(np.isfinite(counts) & (counts > 0)):
         raise ValueError(
             f"{where}: counts={counts.tolist()} must hold one number above 0 for each "
             "class, such as np.bincount(labels)."

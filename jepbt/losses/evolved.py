@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from jepbt.arguments import check_choice
+from jepbt.arguments import check_choice, check_whole
 from jepbt.losses import taylorglo
 from jepbt.losses.classification import taylor
 
@@ -75,11 +75,8 @@ class EvolvedLoss:
         Args:
             generation: a number from 0 to the winner's generation.
         """
-        if not 0 <= generation < len(self):
-            raise ValueError(
-                f"generation={generation} must be from 0 to {len(self) - 1}, the "
-                "generation of the winner."
-            )
+        note = ", the generation of the winner"
+        check_whole("", "generation", generation, 0, len(self) - 1, note=note)
         thetas = self.thetas[: generation + 1]
         return EvolvedLoss(self.name, thetas[-1], thetas)
 

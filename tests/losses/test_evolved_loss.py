@@ -141,7 +141,9 @@ def test_the_loss_of_each_generation_is_that_of_the_winners_ancestor():
         np.testing.assert_array_equal(at.theta, thetas[generation, slot])
         assert len(at) == generation + 1
     np.testing.assert_array_equal(loss.theta, thetas[2, 3])
-    with pytest.raises(ValueError, match="generation=3 must be from 0 to 2"):
+    with pytest.raises(
+        ValueError, match="generation=3 must be a whole number from 0 to 2"
+    ):
         loss.at_generation(3)
     restarted = make_run(thetas, parents, fresh=[1], own=own).evolved_loss
     np.testing.assert_array_equal(restarted.thetas, thetas[[1, 2], [0, 3]])

@@ -336,6 +336,10 @@ def test_corrected_loss_is_at_its_best_at_the_true_classes():
             r"counts=\[3, 0\] must hold one number above 0 for each class",
         ),
         (
+            lambda: losses.logit_adjusted([3, "a"]),
+            r"counts=\['3', 'a'\] must hold one number above 0 for each class",
+        ),
+        (
             lambda: losses.logit_adjusted([3, 1])(jnp.zeros(3), jnp.ones(3) / 3),
             "counts is of 2 classes, the logits are of 3",
         ),
