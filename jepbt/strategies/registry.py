@@ -22,10 +22,10 @@ def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Finds a strategy by its name, such as "epbt", or takes one as it is."""
     if isinstance(strategy, Strategy):
         return strategy
-    if isinstance(strategy, str) and strategy in _NAMED:
-        return _build(strategy)
     names = ", ".join(map(repr, _NAMED))
     if isinstance(strategy, str):
+        if strategy in _NAMED:
+            return _build(strategy)
         close = difflib.get_close_matches(strategy.lower(), _NAMED, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
