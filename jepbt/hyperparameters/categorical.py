@@ -193,10 +193,10 @@ def choose(choice: Choice, options: Mapping[Any, Callable]) -> Callable:
         >>> round(float(apply(-1.0)), 3)
         -0.762
     """
-    is_plain = isinstance(choice, Hashable) and not isinstance(choice, jax.Array)
-    if is_plain and not isinstance(choice, Choice) and choice in options:
-        return options[choice]
     if not isinstance(choice, Choice):
+        is_plain = isinstance(choice, Hashable) and not isinstance(choice, jax.Array)
+        if is_plain and choice in options:
+            return options[choice]
         raise TypeError(
             "choose takes a categorical hyperparameter with choices that are no "
             f"numbers, got {type(choice).__name__}. Numeric choices are read directly."

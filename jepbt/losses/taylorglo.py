@@ -87,9 +87,9 @@ def taylor_loss(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Ar
 
 
 def polynomial(theta: jax.Array, labels: jax.Array, probs: jax.Array) -> jax.Array:
-    """Evaluates one genome's terms for each class alone, NumPy for NumPy arrays.
+    """Evaluates one genome's polynomial for each class; `taylor_loss` is minus the sum.
 
-    Shapes are those of `taylor_loss`, of which this is one addend, without its minus.
+    Numbers and NumPy arrays give such back, of the precision that `theta` has.
     """
     a_y, a_yy, a_yyy, a_xy, a_xyy, a_xxy, x0, y0 = unpack(theta)
     x = labels - x0
