@@ -136,11 +136,9 @@ class Vector(Real):
                 "vector, such as (0.1, 0.1). For one of several tuples give "
                 "choices=(...)."
             )
-        entries = [
-            Real.declare(f"{where}[{place}]", default=float(value), **declared)
-            for place, value in enumerate(default)
-        ]
-        default = tuple(entry.default for entry in entries)
+        default = tuple(map(float, default))
+        for place, value in enumerate(default):
+            Real.declare(f"{where}[{place}]", default=value, **declared)
         return cls(default, declared["min"], declared["max"], declared["log"])
 
     @property

@@ -226,7 +226,8 @@ def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)
-        check_classes("forward_corrected", "transition", len(transition), logits)
+        for count in transition.shape:
+            check_classes("forward_corrected", "transition", count, logits)
         seen = jax.nn.softmax(logits) @ jnp.asarray(transition, logits.dtype)
         # The constant bounds the loss of a label that the matrix holds impossible.
         return -jnp.sum(labels * jnp.log(seen + 1e-6), axis=-1)

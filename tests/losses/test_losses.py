@@ -359,6 +359,12 @@ def test_corrected_loss_is_at_its_best_at_the_true_classes():
             lambda: losses.forward_corrected(np.eye(2))(jnp.zeros(3), jnp.ones(3) / 3),
             "transition is of 2 classes, the logits are of 3",
         ),
+        (
+            lambda: losses.forward_corrected(jnp.ones((3, 2)))(
+                jnp.zeros(3), jnp.ones(3) / 3
+            ),
+            "transition is of 2 classes, the logits are of 3",
+        ),
     ],
 )
 def test_settings_of_losses_that_fit_no_class_are_named(build, message):
