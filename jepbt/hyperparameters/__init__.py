@@ -14,7 +14,6 @@ from jepbt.hyperparameters.draws import (
     draw_for,
     normal,
     whole_below,
-    whole_of_two,
 )
 from jepbt.hyperparameters.integer import Integer
 from jepbt.hyperparameters.numeric import MIN_FACTOR, Number, Real, Vector
@@ -62,5 +61,4 @@ __all__ = [
     "taylor_hparam",
     "to_python",
     "whole_below",
-    "whole_of_two",
 ]

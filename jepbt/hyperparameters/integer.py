@@ -77,7 +77,7 @@ class Integer(Number):
         if not self.is_wide:
             moved = super().move(value, noise, side, sigma=sigma, redraw=redraw)
             return moved + (side - 0.5)
-        if self.is_bounded and self.min <= 0 <= self.max:
+        if self.holds_zero:
             size, turn = float(self.max - self.min), sigma * noise
         else:
             size = value.astype(jnp.float32)

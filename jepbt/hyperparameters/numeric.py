@@ -44,6 +44,11 @@ class Number(Space):
         return self.min is not None and self.max is not None
 
     @property
+    def holds_zero(self) -> bool:
+        """`True` if zero, which no factor leaves, lies between two bounds."""
+        return self.is_bounded and self.min <= 0 <= self.max
+
+    @property
     def limits(self) -> tuple[Any, Any]:
         """The smallest and the largest value that the device may hold."""
         return _round_inside(self.min, +1), _round_inside(self.max, -1)
@@ -60,21 +65,14 @@ class Number(Space):
         return jnp.clip(value, *self.limits)
 
     def move(self, value, noise, side, *, sigma, redraw):
-        """Multiplies by `N(1, sigma)`; adds, where zero is inside the bounds.
-
-        A factor could never leave zero, so the step is added there instead, `sigma` of
-        the range wide.
-        """
-        if self.is_bounded and self.min <= 0 <= self.max:
+        """Multiplies by `N(1, sigma)`; adds `sigma` of the range if that holds zero."""
+        if self.holds_zero:
             return value + (self.max - self.min) * (sigma * noise)
         return value * jnp.maximum(1 + sigma * noise, MIN_FACTOR)
 
     def multiply(self, value, factor, noise):
-        """Multiplies by the factor, which could never leave zero.
-
-        From exactly there it adds: a factor of 1.2 adds a fifth of the range.
-        """
-        if not self.is_bounded or not self.min <= 0 <= self.max:
+        """Multiplies by the factor; at zero, 1.2 adds a fifth of the range."""
+        if not self.holds_zero:
             return value * factor
         from_zero = (self.max - self.min) * (factor - 1)
         return jnp.where(value == 0, from_zero, value * factor)

@@ -31,8 +31,8 @@ from jepbt.hyperparameters import (
     spaces,
     to_python,
     whole_below,
-    whole_of_two,
 )
+from jepbt.hyperparameters.draws import whole_of_two
 from jepbt.operators import perturb
 
 uniform = jax.random.uniform
