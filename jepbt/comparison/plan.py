@@ -10,12 +10,7 @@ import jax
 import numpy as np
 
 from jepbt import config as configs
-from jepbt.arguments import (
-    check_bool,
-    check_mapping,
-    check_whole,
-    is_whole,
-)
+from jepbt.arguments import check_bool, check_mapping, check_whole, is_whole
 from jepbt.checkpoints import identify
 from jepbt.comparison.arms import Entrant, Source, enter
 from jepbt.comparison.record import Record, open_record
@@ -85,8 +80,8 @@ def plan_comparison(
             "compare: run_dir is for one process, and there are "
             f"{jax.process_count()}. Leave it out: all of them return the comparison."
         )
-    alone = dataclasses.replace(config, run_dir=None, resume=False, progress=False)
-    entrants = enter(arms, dataclasses.replace(alone, seed=seeds[0]), seeds[0])
+    first = {"seed": seeds[0], "run_dir": None, "resume": False, "progress": False}
+    entrants = enter(arms, dataclasses.replace(config, **first))
     if post_hoc:
         _check_post_hoc(entrants)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.resume import released_on_error, take
 from jepbt.comparison.runs import Outcome
 from jepbt.optional import optional, warn
 from jepbt.results.json_lines import UNREADABLE, read_line, to_lists, write_line
@@ -58,23 +59,16 @@ def open_record(
     """
     if path is None:
         return Record()
-    folder = run_directory.claim(path, resume=resume)
-    held = run_directory.lock(folder)
-    release = held.release if held is not None else lambda: None
-    try:
-        # Another one may have come between the first look and the lock.
-        run_directory.claim(path, resume=resume)
+    held = take(path, resume=resume)
+    folder, outcomes = held.path, {}
+    with released_on_error(held):
         identity = make_identity()
-        outcomes = {}
         if run_directory.holds_run(folder):
             _check(folder, identity)
             outcomes = _read(folder)
         else:
             run_directory.write_config(folder, {"comparison": identity})
-    except BaseException:
-        release()
-        raise
-    return Record(folder, outcomes, release)
+    return Record(folder, outcomes, held.release)
 
 
 def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:

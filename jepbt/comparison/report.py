@@ -138,8 +138,8 @@ class Comparison:
             The number of seeds of a paired t-test.
 
         Raises:
-            ValueError: if there is no such arm, there is only one seed, or the
-                difference is not above 0.
+            ValueError: if there is no such arm, there is only one seed, a score is no
+                number, or the difference is not above 0.
         """
         rows = {row.name: row.difference for row in self.rows}
         if rows.get(name) is None or len(self.seeds) < 2 or not difference > 0:
@@ -149,7 +149,10 @@ class Comparison:
                 f"{difference!r} above 0; {len(self.seeds)} seeds were run, of which "
                 "it takes two."
             )
-        return count_seeds(rows[name].estimate.sd, difference)
+        sd = rows[name].estimate.sd
+        if math.isnan(sd):
+            raise ValueError(f"num_seeds: a score of {name!r} or the control is nan.")
+        return count_seeds(sd, difference)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
         """Writes all numbers as JSON, to a file too if a path is given.
@@ -157,9 +160,7 @@ class Comparison:
         Returns:
             The text; what is no finite number is `null`.
         """
-        facts = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
+        facts = dict(vars(self))
         facts["costs"] = {name: c._asdict() for name, c in self.costs.items()}
         facts["rows"] = [_describe(row) for row in self.rows]
         text = json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n"

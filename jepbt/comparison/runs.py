@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jepbt.comparison.arms import Arm, Entrant
 from jepbt.comparison.biases import biased_accuracy, tune_biases
 from jepbt.datasets.dataset import classes_of
-from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
+from jepbt.engine.evaluation import map_batches, mean_score
 from jepbt.engine.member import fingerprint_task, trace_member
 from jepbt.engine.programs import place_inputs
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, encode
-from jepbt.population import EVALUATE, PyTree, derive_key, take
+from jepbt.population import EVALUATE, derive_key
 from jepbt.strategies import resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training import Callback, Prepared, Result, execute, prepare
@@ -39,7 +38,7 @@ class Outcome:
         num_generations: the generations that it took; fewer than planned if all members
             failed.
         seconds: the time of evolving, training and evaluating.
-        compile_seconds: the time of compiling, if this seed was the first.
+        compile_seconds: the time of compiling, if this was the programs' first seed.
     """
 
     arm: str
@@ -98,22 +97,19 @@ def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
     if arm.task is first.task and arm.strategy == first.strategy:
         return True
     is_same = arm.strategy == first.strategy and arm.task.hparams is first.task.hparams
-    # To trace and lower a strategy takes longer than all the rest.
-    hashes = _hash_task if is_same else _hash_all
     if is_same not in known:
-        known[is_same] = hashes(first, entrant)
-    return hashes(arm, entrant) == known[is_same]
+        known[is_same] = _fingerprint(first, entrant, task_alone=is_same)
+    return _fingerprint(arm, entrant, task_alone=is_same) == known[is_same]
 
 
-def _hash_task(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
+def _fingerprint(arm: Arm, entrant: Entrant, *, task_alone: bool) -> Mapping[str, str]:
+    # To trace and lower a strategy takes longer than all the rest.
+    if not task_alone:
+        strategy = resolve_strategy(arm.strategy)
+        return trace_member(arm.task, strategy, entrant.config).fingerprint()
     if arm is entrant.first:
         return entrant.member.task_fingerprint()
     return fingerprint_task(arm.task, entrant.config)
-
-
-def _hash_all(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
-    strategy = resolve_strategy(arm.strategy)
-    return trace_member(arm.task, strategy, entrant.config).fingerprint()
 
 
 def run_arm(
@@ -122,8 +118,6 @@ def run_arm(
     arm: Arm,
     seed: int,
     callback: Callback,
-    *,
-    post_hoc: bool,
 ) -> Outcome:
     """Trains an arm at a seed, and reads its test split once.
 
@@ -145,9 +139,9 @@ def run_arm(
     except RuntimeError as error:
         error.add_note(f"This was arm {entrant.name!r} at seed {seed}.")
         raise
-    score, biased = _score(compiled, result, post_hoc)
-    seconds = dict(result.seconds)
-    del seconds["compile"]
+    score, biased = _score(compiled, result)
+    seconds = {k: v for k, v in result.seconds.items() if k != "compile"}
+    is_first = seed == first.config.seed
     return Outcome(
         arm=entrant.name,
         seed=seed,
@@ -156,12 +150,12 @@ def run_arm(
         biased=biased,
         num_generations=len(result.history),
         seconds=sum(seconds.values()),
-        compile_seconds=0.0,
+        compile_seconds=first.compile_seconds if is_first else 0.0,
     )
 
 
 @own_rules()
-def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, float]:
+def _score(compiled: Compiled, result: Result) -> tuple[float, float]:
     """Scores the winner, plain and with biases for its classes."""
     task, seed = result.task, result.config.seed
     if task.data is None or task.data.test is None:
@@ -175,7 +169,7 @@ def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, f
         return jax.device_get(compiled.score(np.uint32(seed), *args))
 
     score, predictions = read(task.data.test)
-    if not post_hoc:
+    if predictions is None:
         return float(score), math.nan
     _, tuned_on = read(task.data.validation)
     biases = tune_biases(tuned_on, classes_of(task.data.validation["label"]))
@@ -197,17 +191,6 @@ def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:
         def predict(batch):
             return task.blend.predict(key, state, values, batch)
 
-        return mean, _map_batches(predict, rows)
+        return mean, map_batches(predict, state, rows)
 
     return jax.jit(score)
-
-
-def _map_batches(function: Callable[[PyTree], jax.Array], rows: PyTree) -> jax.Array:
-    """Applies a function of a batch to all rows, a few at a time."""
-    num_rows = count_rows(rows)
-    num_batches = math.ceil(num_rows / EVALUATION_BATCH)
-    size = math.ceil(num_rows / num_batches)
-    # The last batch is filled up with the first rows, whose second results are cut.
-    batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
-    results = jax.lax.map(lambda batch: function(take(rows, batch)), batches)
-    return results.reshape(-1, *results.shape[2:])[:num_rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import warnings
 from collections.abc import Sequence
@@ -76,21 +77,19 @@ def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
     Reference:
         Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets", 2006.
     """
-    from scipy import special, stats
+    from scipy import stats
 
     differences = np.asarray(values) - np.asarray(control)
     estimate = estimate_mean(differences)
-    count = len(differences)
-    if count < 2 or not np.isfinite(differences).all():
+    if len(differences) < 2 or not np.isfinite(differences).all():
         return Difference(estimate, math.nan, math.nan)
     if not differences.any():
         return Difference(estimate, 1.0, 1.0)
-    error = estimate.sd / math.sqrt(count)
-    t = abs(estimate.mean) / error if error else math.inf
-    with warnings.catch_warnings():  # it tells that ties make it approximate
+    with warnings.catch_warnings():  # of differences that tie, or are all equal
         warnings.simplefilter("ignore")
+        p_t = float(stats.ttest_1samp(differences, 0).pvalue)
         p_wilcoxon = float(stats.wilcoxon(differences).pvalue)
-    return Difference(estimate, float(2 * special.stdtr(count - 1, -t)), p_wilcoxon)
+    return Difference(estimate, p_t, p_wilcoxon)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -134,15 +133,15 @@ def count_seeds(sd: float, difference: float) -> int:
     """
     if sd == 0:
         return 2
+
+    def is_enough(count):
+        return _power(difference / sd, count) >= POWER
+
     high = 2
-    while _power(difference / sd, high) < POWER:
+    while not is_enough(high):
         high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = _power(difference / sd, middle) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
-    return high
+    lowest = max(2, high // 2)
+    return bisect.bisect_left(range(high), True, lo=lowest, key=is_enough)
 
 
 def detectable(sd: float, num_seeds: int) -> float:
@@ -159,15 +158,12 @@ def detectable(sd: float, num_seeds: int) -> float:
         >>> round(detectable(sd=1.0, num_seeds=34), 2)
         0.5
     """
+    from scipy import optimize
+
     high = 1.0
     while _power(high, num_seeds) < POWER:
         high *= 2
-    low = 0.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        enough = _power(middle, num_seeds) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
-    return high * sd
+    return sd * optimize.brentq(lambda x: _power(x, num_seeds) - POWER, 0.0, high)
 
 
 def _power(ratio: float, count: int) -> float:
@@ -176,5 +172,6 @@ def _power(ratio: float, count: int) -> float:
 
     limit = special.stdtrit(count - 1, (1 + LEVEL) / 2)
     shift = ratio * math.sqrt(count)
-    above = 1 - special.nctdtr(count - 1, shift, limit)
-    return float(above + special.nctdtr(count - 1, shift, -limit))
+    # SciPy returns nan for probabilities that are too small for it.
+    within, below = np.nan_to_num(special.nctdtr(count - 1, shift, [limit, -limit]))
+    return float(1 - within + below)

@@ -4,12 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jepbt.arguments import (
-    check_choice,
-    check_real,
-    check_transition,
-    check_whole,
-)
+from jepbt.arguments import check_choice, check_real, check_transition, check_whole
 from jepbt.datasets.dataset import Dataset, classes_of
 
 PATTERNS = ("uniform", "pairs")
@@ -62,8 +57,17 @@ def with_label_noise(
     check_rate("label_noise", label_noise)
     check_rate("validation_label_noise", validation_label_noise)
     check_whole("", "seed", seed, 0)
+    pattern = check_pattern(pattern)
     rates = {"train": label_noise, "validation": validation_label_noise}
-    matrix, name = _read_pattern(pattern, dataset, any(rates.values()), seed)
+    if not any(rates.values()):
+        if not isinstance(pattern, str) or pattern != "uniform":
+            raise ValueError(
+                "label_noise_pattern does nothing where no label is noisy: say also "
+                "which share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix "
+                "to all."
+            )
+        return dataset
+    matrix, name = _read_pattern(pattern, dataset, seed)
     changed, notes = {}, [dataset.note] if dataset.note else []
     # Streams start at 1, because NumPy takes the seeds (seed, 0) and seed for the same,
     # and the carving uses seed.
@@ -163,23 +167,13 @@ def check_pattern(pattern: str | np.ndarray) -> str | np.ndarray:
 
 
 def _read_pattern(
-    pattern: str | np.ndarray, dataset: Dataset, is_used: bool, seed: int
+    pattern: str | np.ndarray, dataset: Dataset, seed: int
 ) -> tuple[np.ndarray | None, str]:
     """Returns the matrix of a pattern, `None` for uniform noise, and words for it."""
-    pattern = check_pattern(pattern)
     count = dataset.num_classes
-    is_uniform = isinstance(pattern, str) and pattern == "uniform"
-    if not is_used:
-        if not is_uniform:
-            raise ValueError(
-                "label_noise_pattern does nothing where no label is noisy: say also "
-                "which share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix "
-                "to all."
-            )
-        return None, ""
-    if is_uniform:
-        return None, "wrong"
     if isinstance(pattern, str):
+        if pattern == "uniform":
+            return None, "wrong"
         return label_pairs(count, seed), "wrong by pairs of classes"
     if len(pattern) != count:
         raise ValueError(
