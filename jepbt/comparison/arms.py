@@ -83,11 +83,7 @@ class Entrant:
     member: TracedMember
 
     def at(self, seed: int) -> Arm:
-        """Makes the arm of a seed, and checks that it fits the first seed's programs.
-
-        Raises:
-            ValueError: if shapes differ from those of the first seed.
-        """
+        """Makes the arm of a seed, which must fit the first seed's programs."""
         if seed == self.config.seed or not is_by_seed(self.source):
             return self.first
         arm = read_arm(self.name, self.source, seed)
@@ -111,11 +107,7 @@ def is_by_seed(source: Source) -> bool:
 
 
 def read_arm(name: str, source: Source, seed: int) -> Arm:
-    """Reads an arm as a user gave it, at one seed.
-
-    Raises:
-        TypeError: if it is none; the message names it.
-    """
+    """Reads an arm as a user gave it, at one seed."""
     given = source
     if is_by_seed(source):
         if not accepts(source, 0):
@@ -139,17 +131,8 @@ def read_arm(name: str, source: Source, seed: int) -> Arm:
 def enter(arms: Mapping[str, Source], config: Config) -> list[Entrant]:
     """Checks that arms can be compared, by their shapes and costs at the first seed.
 
-    Args:
-        arms: the arms by name, as users give them.
-        config: the checked settings, with the first seed, and the steps of an arm that
-            declares no cost.
-
-    Returns:
-        The arms in order, traced, with the steps that make their costs equal.
-
-    Raises:
-        TypeError: if an arm is of no allowed kind.
-        ValueError: if arms differ in batch size, data or cost.
+    The config has that seed, and the steps of an arm that declares no cost. The arms
+    come back in order, traced, with the steps that make their costs equal.
     """
     read = {name: read_arm(name, source, config.seed) for name, source in arms.items()}
     check_same_data(read, config.seed)

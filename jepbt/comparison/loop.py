@@ -17,7 +17,14 @@ from jepbt.comparison.arms import (
 )
 from jepbt.comparison.plan import BIASED, Plan, is_classification, plan_comparison
 from jepbt.comparison.report import Comparison, Cost
-from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
+from jepbt.comparison.runs import (
+    Compiled,
+    Outcome,
+    compile_arm,
+    run_arm,
+    serves,
+    split_of_scores,
+)
 from jepbt.config import Config
 from jepbt.optional import warn
 from jepbt.training import Interrupted
@@ -205,7 +212,6 @@ def _report(plan: Plan) -> Comparison:
             scores[name + BIASED] = [o.biased for o in each]
             fitness[name + BIASED] = fitness[name]
     config, first = plan.config, plan.entrants[0]
-    data = first.first.task.data
     return Comparison(
         names=tuple(scores),
         seeds=np.array(plan.seeds, np.int64),
@@ -213,7 +219,7 @@ def _report(plan: Plan) -> Comparison:
         validation=np.array(list(fitness.values()), np.float64),
         control=plan.control,
         primary=plan.primary,
-        split="validation" if data is None or data.test is None else "test",
+        split=split_of_scores(first.first.task),
         is_accuracy=all(is_classification(e.first.task) for e in plan.entrants),
         settings={
             "population_size": config.population_size,
@@ -253,8 +259,7 @@ def _costs(plan: Plan, by_arm: Mapping[str, Sequence[Outcome]]) -> dict[str, Cos
 
 def _notes(plan: Plan, by_arm: Mapping[str, Sequence[Outcome]]) -> list[str]:
     notes = describe_spaces(plan.entrants)
-    data = plan.entrants[0].first.task.data
-    if data is None or data.test is None:
+    if split_of_scores(plan.entrants[0].first.task) == "validation":
         notes.append(
             "the tasks have no test split: scores are the winners' fitness, which they "
             "were chosen by, and flatter all arms"

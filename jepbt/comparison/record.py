@@ -48,14 +48,8 @@ def open_record(
 ) -> Record:
     """Takes a folder for a comparison, and reads the runs that are finished in it.
 
-    Args:
-        path: the folder, or `None` to keep everything in memory.
-        resume: True to continue the comparison that is there, if there is one.
-        make_identity: makes JSON values that all numbers follow from: `"settings"`,
-            and `"arms"` by name.
-
-    Raises:
-        ValueError: if the folder cannot be used, or holds another comparison.
+    `make_identity` makes the JSON values that all numbers follow from: `"settings"`,
+    and `"arms"` by name. Without a folder everything stays in memory.
     """
     if path is None:
         return Record()
@@ -94,11 +88,7 @@ def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
 
 
 def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
-    """Reads finished runs; a damaged or unfinished line goes, and its run starts anew.
-
-    Warns:
-        RuntimeWarning: if a whole line is damaged.
-    """
+    """Reads finished runs; what is damaged or unfinished goes, and is run anew."""
     path = folder / RUNS
     if not path.exists():
         return {}

@@ -119,12 +119,7 @@ def run_arm(
     seed: int,
     callback: Callback,
 ) -> Outcome:
-    """Trains an arm at a seed, and reads its test split once.
-
-    Raises:
-        RuntimeError: if no member ever had a finite fitness.
-        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
-    """
+    """Trains an arm at a seed, and reads its test split once."""
     task, first = arm.task, compiled.prepared
     with own_rules():
         inputs = place_inputs(task, seed, first.mesh)
@@ -158,7 +153,7 @@ def run_arm(
 def _score(compiled: Compiled, result: Result) -> tuple[float, float]:
     """Scores the winner, plain and with biases for its classes."""
     task, seed = result.task, result.config.seed
-    if task.data is None or task.data.test is None:
+    if split_of_scores(task) == "validation":
         return result.best.fitness.mean, math.nan
     platform = compiled.prepared.mesh.devices.flat[0].platform
     device = jax.local_devices(backend=platform)[0]
@@ -175,6 +170,11 @@ def _score(compiled: Compiled, result: Result) -> tuple[float, float]:
     biases = tune_biases(tuned_on, classes_of(task.data.validation["label"]))
     labels = classes_of(task.data.test["label"])
     return float(score), biased_accuracy(predictions, labels, biases)
+
+
+def split_of_scores(task: Task) -> str:
+    """Names the split that winners are scored on: "validation" without a test split."""
+    return "validation" if task.data is None or task.data.test is None else "test"
 
 
 def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:
