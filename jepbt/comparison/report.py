@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -24,7 +23,7 @@ from jepbt.comparison.statistics import (
     holm,
 )
 from jepbt.results.json_lines import to_lists
-from jepbt.results.table import make_frame
+from jepbt.results.table import make_frame, write_csv
 
 
 class Cost(NamedTuple):
@@ -170,10 +169,7 @@ class Comparison:
 
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes a line for each arm and seed: arm, seed, score, validation."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(self._lines())
+        write_csv(self._columns(), path)
 
     def to_frame(self) -> Any:
         """Makes a pandas `DataFrame` with a row for each arm and seed.
@@ -181,22 +177,20 @@ class Comparison:
         Raises:
             ImportError: if pandas is not installed.
         """
-        return make_frame(self._lines(), _COLUMNS)
+        return make_frame(self._columns())
 
-    def _lines(self) -> list[tuple[str, int, float, float]]:
-        return [
-            (name, int(seed), float(self.scores[i, k]), float(self.validation[i, k]))
-            for i, name in enumerate(self.names)
-            for k, seed in enumerate(self.seeds)
-        ]
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {
+            "arm": np.repeat(self.names, len(self.seeds)),
+            "seed": np.tile(self.seeds, len(self.names)),
+            "score": self.scores.ravel(),
+            "validation": self.validation.ravel(),
+        }
 
     def __str__(self) -> str:
         return table.write(self)
 
     __repr__ = __str__
-
-
-_COLUMNS = ["arm", "seed", "score", "validation"]
 
 
 def _describe(row: Row) -> dict[str, Any]:
