@@ -7,8 +7,6 @@ import numpy as np
 from jepbt.arguments import check_choice, check_real, check_transition, check_whole
 from jepbt.datasets.dataset import Dataset, classes_of
 
-PATTERNS = ("uniform", "pairs")
-
 
 def with_label_noise(
     dataset: Dataset,
@@ -54,18 +52,10 @@ def with_label_noise(
         >>> float((noisy.train["label"] != clean.train["label"]).mean())
         0.4
     """
-    check_rate("label_noise", label_noise)
-    check_rate("validation_label_noise", validation_label_noise)
+    pattern = check_noise(label_noise, validation_label_noise, pattern)
     check_whole("", "seed", seed, 0)
-    pattern = check_pattern(pattern)
     rates = {"train": label_noise, "validation": validation_label_noise}
     if not any(rates.values()):
-        if not isinstance(pattern, str) or pattern != "uniform":
-            raise ValueError(
-                "label_noise_pattern does nothing where no label is noisy: say also "
-                "which share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix "
-                "to all."
-            )
         return dataset
     matrix, name = _read_pattern(pattern, dataset, seed)
     changed, notes = {}, [dataset.note] if dataset.note else []
@@ -138,7 +128,7 @@ def noisy_labels(
         >>> int((noisy != labels).sum())
         4
     """
-    check_rate("rate", rate)
+    _check_rate("rate", rate)
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     wrong = order[: round(rate * len(labels))]
@@ -158,11 +148,23 @@ def noisy_labels(
     return noisy
 
 
-def check_pattern(pattern: str | np.ndarray) -> str | np.ndarray:
-    """Returns a pattern, or raises: a name, or a transition matrix `f64[C, C]`."""
-    if not isinstance(pattern, str):
-        return check_transition("", "label_noise_pattern", pattern)
-    check_choice("", "label_noise_pattern", pattern, PATTERNS)
+def check_noise(
+    train_rate: float, validation_rate: float, pattern: str | np.ndarray
+) -> str | np.ndarray:
+    """Returns the pattern of noise, a name or a matrix `f64[C, C]`, or raises."""
+    _check_rate("label_noise", train_rate)
+    _check_rate("validation_label_noise", validation_rate)
+    if isinstance(pattern, str):
+        check_choice("", "label_noise_pattern", pattern, ("uniform", "pairs"))
+        if pattern == "uniform":
+            return pattern
+    else:
+        pattern = check_transition("", "label_noise_pattern", pattern)
+    if not train_rate and not validation_rate:
+        raise ValueError(
+            "label_noise_pattern does nothing where no label is noisy: say also which "
+            "share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix to all."
+        )
     return pattern
 
 
@@ -183,7 +185,6 @@ def _read_pattern(
     return pattern, "drawn from a matrix"
 
 
-def check_rate(field: str, rate: float) -> None:
-    """Raises a `ValueError` unless a rate is a share of labels."""
+def _check_rate(field: str, rate: float) -> None:
     note = ", the share of labels to make wrong: 0.4 for 40 %"
     check_real("", field, rate, 0, 1, note=note)

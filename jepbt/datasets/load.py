@@ -20,7 +20,7 @@ from jepbt.arguments import user_path
 from jepbt.datasets import tfds
 from jepbt.datasets.arrays import from_arrays
 from jepbt.datasets.dataset import Dataset, rank_in_class
-from jepbt.datasets.label_noise import check_pattern, check_rate, with_label_noise
+from jepbt.datasets.label_noise import check_noise, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
 CLASS_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt")
@@ -93,9 +93,7 @@ def load(
         Xiao, Rasul & Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
         Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747
     """
-    check_rate("label_noise", label_noise)
-    check_rate("validation_label_noise", validation_label_noise)
-    check_pattern(label_noise_pattern)
+    check_noise(label_noise, validation_label_noise, label_noise_pattern)
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     is_tfds = text.startswith("tfds:")
     if data_dir is not None and not is_tfds:
