@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,27 +50,17 @@ def score_examples(
     if rows is None:
         scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
     else:
-        scores = map_batches(
-            lambda batch: task.evaluate(key, state, values, batch, shared), state, rows
-        )
+        num_rows = count_rows(rows)
+        num_batches = math.ceil(num_rows / EVALUATION_BATCH)
+        size = math.ceil(num_rows / num_batches)
+        # The last batch is filled up with the first rows, whose second scores are cut.
+        batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
+        batches = read_by_each(jax.tree.leaves(state)[:1], batches)
+        scores = jax.lax.map(
+            lambda batch: task.evaluate(key, state, values, take(rows, batch), shared),
+            batches,
+        ).ravel()[:num_rows]
     return scores.astype(jnp.float32)
-
-
-def map_batches(
-    function: Callable[[PyTree], jax.Array], state: PyTree, rows: PyTree
-) -> jax.Array:
-    """Applies a function of a member's `state` to all rows, a few at a time.
-
-    It returns a row for each row of a batch: `[N, ...]` in all.
-    """
-    num_rows = count_rows(rows)
-    num_batches = math.ceil(num_rows / EVALUATION_BATCH)
-    size = math.ceil(num_rows / num_batches)
-    # The last batch is filled up with the first rows, whose second results are cut.
-    batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
-    batches = read_by_each(jax.tree.leaves(state)[:1], batches)
-    results = jax.lax.map(lambda batch: function(take(rows, batch)), batches)
-    return results.reshape(-1, *results.shape[2:])[:num_rows]
 
 
 def mean_score(
