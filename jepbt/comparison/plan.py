@@ -31,11 +31,8 @@ class Plan:
     Attributes:
         entrants: the arms, with the steps that make their costs equal.
         seeds: the seeds, in order.
-        control: the arm that the others are compared with.
-        primary: the arm whose difference is the claim, or `None`.
-        post_hoc: True if winners also get biases.
+        control, primary, post_hoc, devices: see `compare`.
         config: the settings, with the steps of an arm that declares no cost.
-        devices: the user's own `devices`.
         record: the runs that are finished already.
     """
 
