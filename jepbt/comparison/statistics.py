@@ -35,13 +35,9 @@ class Difference(NamedTuple):
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
-    """Estimates a mean, with its interval by Student's t.
+    """Estimates the mean of `f64[N]`, a value a seed, with its interval by Student's t.
 
-    Args:
-        values: `f64[N]`, one value a seed.
-
-    Returns:
-        The estimate; without a second value there is no interval, and it is `nan`.
+    Of one value there is no interval, and it is `nan`.
 
     Example:
         >>> estimate = estimate_mean(np.array([1.0, 2.0, 3.0]))
@@ -61,13 +57,8 @@ def estimate_mean(values: np.ndarray) -> Estimate:
 def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
     """Compares two arms seed by seed: paired t-test and Wilcoxon's signed ranks.
 
-    Args:
-        values: `f64[N]`, one value a seed.
-        control: `f64[N]`, those of the control for the same seeds.
-
-    Returns:
-        The mean of `values - control` and two-sided probabilities; 1 if nothing
-        differs at all, `nan` if there is only one seed.
+    Both are `f64[N]`, for the same seeds. The estimate is that of `values - control`;
+    the probabilities are two-sided, 1 if nothing differs at all, `nan` for one seed.
 
     Example:
         >>> arm, control = np.array([5.0, 7.0, 9.0]), np.array([4.0, 5.0, 6.0])
@@ -93,13 +84,7 @@ def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects probabilities for their number, by Holm's step-down method.
-
-    Args:
-        p_values: one probability for each comparison; `nan` stays out of it.
-
-    Returns:
-        The corrected ones, in the same order.
+    """Corrects probabilities for their number, by Holm's method; `nan` stays out of it.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -118,14 +103,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def count_seeds(sd: float, difference: float) -> int:
-    """Counts the seeds with which a paired t-test detects a difference.
+    """Counts the seeds with which a paired t-test detects a difference above 0.
 
-    Args:
-        sd: the standard deviation of the paired differences.
-        difference: the true mean difference, above 0.
-
-    Returns:
-        The smallest number of seeds whose power is at least `POWER`; at least 2.
+    That is the smallest number, at least 2, that gives the power `POWER` if the paired
+    differences have the standard deviation `sd`.
 
     Example:
         >>> count_seeds(sd=1.0, difference=0.5)
@@ -145,14 +126,7 @@ def count_seeds(sd: float, difference: float) -> int:
 
 
 def detectable(sd: float, num_seeds: int) -> float:
-    """Computes the difference that so many seeds detect with the power `POWER`.
-
-    Args:
-        sd: the standard deviation of the paired differences.
-        num_seeds: the number of seeds, at least 2.
-
-    Returns:
-        The true mean difference, above 0.
+    """Computes the difference that so many seeds detect: the reverse of `count_seeds`.
 
     Example:
         >>> round(detectable(sd=1.0, num_seeds=34), 2)
