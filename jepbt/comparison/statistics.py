@@ -70,7 +70,7 @@ def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
     """
     from scipy import stats
 
-    differences = np.asarray(values) - np.asarray(control)
+    differences = values - control
     estimate = estimate_mean(differences)
     if len(differences) < 2 or not np.isfinite(differences).all():
         return Difference(estimate, math.nan, math.nan)

@@ -231,10 +231,11 @@ def _array(path: Path, stored, key: str, is_label: bool = False) -> np.ndarray:
     try:
         array = stored[key]
     except ValueError as error:  # NumPy's answer to objects, and to a damaged header
-        what = "holds pickled objects, which could run code" * ("Object" in str(error))
+        what = f"is damaged ({error})"
+        if "Object" in str(error):
+            what = "holds pickled objects, which could run code"
         raise ValueError(
-            f"{path}: {key} {what or f'is damaged ({error})'}. Write it again as an "
-            "array of numbers."
+            f"{path}: {key} {what}. Write it again as an array of numbers."
         ) from error
     if not isinstance(array, np.ndarray):  # NumPy's answer to a file of another kind
         raise ValueError(f"{path}: {key} is no array. Write it by np.savez.")
