@@ -108,9 +108,9 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Writes `config.json`: the settings of a run, and its machine."""
-    content = json.dumps(settings, indent=2, default=str).encode()
+    text = json.dumps(settings, indent=2, default=str)
     try:
-        replace(folder / _CONFIG, content)
+        replace(folder / _CONFIG, text.encode())
     except OSError as error:
         raise not_writable(folder, error) from error
 
