@@ -73,9 +73,7 @@ def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
             "Name another folder."
         )
     now = json.loads(json.dumps(identity, default=str))
-    found = differences(
-        {"settings": stored.get("settings")}, {"settings": now["settings"]}
-    )
+    found = differences(stored, now)
     before = stored.get("arms")
     for name, arm in now["arms"].items():
         if isinstance(before, Mapping) and name in before:

@@ -145,7 +145,7 @@ def pixel_advice(array: np.ndarray) -> str:
 
 
 def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndarray:
-    """Reads an array of objects as numbers, if all of them are some."""
+    """Reads an array of objects as numbers, if all of them are numbers."""
     name = type(value).__name__
     if value is None:
         raise ValueError(f"{field} is None, where an array is needed.")
