@@ -1,14 +1,9 @@
 """The ways that `beside_ray.py` compares, each at toy size, as a user starts them."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
+from example_scripts import run_example
 
 
 @pytest.mark.slow
@@ -28,18 +23,8 @@ def test_each_way_trains_all_members_and_lets_the_worst_copy_the_best(
     """Copies are counted by the weights; a member of no known weights is an error."""
     for package in packages:
         pytest.importorskip(package, reason=f"{way} needs {package}")
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "examples" / "beside_ray.py")),
-            *("--size", "toy", "--ways", way, "--json", str(tmp_path / "runs.json")),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=1_800,
-    )
-    assert done.returncode == 0, done.stderr
+    flags = ["--size", "toy", "--ways", way, "--json", str(tmp_path / "runs.json")]
+    run_example("beside_ray", *flags, timeout=1_800)
     (run,) = json.loads((tmp_path / "runs.json").read_text())["runs"]
     assert run["way"] == way and len(run["accuracies"]) == 4
     assert min(run["accuracies"]) > 0.4  # of ten classes

@@ -1150,7 +1150,7 @@ TABLE = [
         ({"n_processes": 0}, "n_processes=0 must be a whole number from 1"),
         (
             {"n_processes": 1},
-            "<lambda> cannot be sent ... top level of a module",
+            "<lambda> cannot be pickled ... top level of a module",
             TypeError,
         ),
         (

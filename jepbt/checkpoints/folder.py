@@ -108,7 +108,11 @@ def next_numbered(root: str | os.PathLike) -> pathlib.Path:
 
 def write_config(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Writes `config.json`: the settings of a run, and its machine."""
-    replace(folder / _CONFIG, json.dumps(settings, indent=2, default=str).encode())
+    text = json.dumps(settings, indent=2, default=str)
+    try:
+        replace(folder / _CONFIG, text.encode())
+    except OSError as error:
+        raise not_writable(folder, error) from error
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:

@@ -105,11 +105,7 @@ class RunFolder:
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Writes `config.json`: the settings, and the identity of the run."""
-        settings = {**settings, "identity": self.identity}
-        try:
-            run_directory.write_config(self.path, settings)
-        except OSError as error:
-            raise run_directory.not_writable(self.path, error) from error
+        run_directory.write_config(self.path, {**settings, "identity": self.identity})
 
     def set_damaged_aside(self) -> None:
         """Renames checkpoints that are not whole, and warns which one is used."""

@@ -1,12 +1,10 @@
 """Comparison: arms over seeds at equal cost, and whether they differ."""
 
-from jepbt.comparison.arms import Arm
-from jepbt.comparison.compare import compare
-from jepbt.comparison.loop import describe_rest, run_comparison
+from jepbt.comparison.arms import Arm, step_cost
+from jepbt.comparison.loop import compare, describe_rest, run_comparison
 from jepbt.comparison.plan import Plan, plan_comparison
 from jepbt.comparison.report import Comparison
 from jepbt.comparison.runs import Outcome
-from jepbt.comparison.step_cost import step_cost
 
 __all__ = [
     "Arm",

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from jepbt.arguments import accepts, check_real
+from jepbt.checkpoints import folder
 from jepbt.config import Config
 from jepbt.engine.checks import first_difference
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
-from jepbt.hyperparameters import spaces
-from jepbt.strategies import Strategy, resolve_strategy
-from jepbt.tasks import Task
+from jepbt.losses import cross_entropy
+from jepbt.strategies import Strategy, random_search, resolve_strategy
+from jepbt.tasks import Adaptation, Task
 
 TOLERANCE = 0.05
 """The share by which costs may differ and still count as equal."""
@@ -82,11 +83,7 @@ class Entrant:
     member: TracedMember
 
     def at(self, seed: int) -> Arm:
-        """Makes the arm of a seed, and checks that it fits the first seed's programs.
-
-        Raises:
-            ValueError: if shapes differ from those of the first seed.
-        """
+        """Makes the arm of a seed, which must fit the first seed's programs."""
         if seed == self.config.seed or not is_by_seed(self.source):
             return self.first
         arm = read_arm(self.name, self.source, seed)
@@ -110,11 +107,7 @@ def is_by_seed(source: Source) -> bool:
 
 
 def read_arm(name: str, source: Source, seed: int) -> Arm:
-    """Reads an arm as a user gave it, at one seed.
-
-    Raises:
-        TypeError: if it is none; the message names it.
-    """
+    """Reads an arm as a user gave it, at one seed."""
     given = source
     if is_by_seed(source):
         if not accepts(source, 0):
@@ -135,23 +128,14 @@ def read_arm(name: str, source: Source, seed: int) -> Arm:
     )
 
 
-def enter(arms: Mapping[str, Source], config: Config, seed: int) -> list[Entrant]:
+def enter(arms: Mapping[str, Source], config: Config) -> list[Entrant]:
     """Checks that arms can be compared, by their shapes and costs at the first seed.
 
-    Args:
-        arms: the arms by name, as users give them.
-        config: the checked settings, with the steps of an arm that declares no cost.
-        seed: the first seed.
-
-    Returns:
-        The arms in order, traced, with the steps that make their costs equal.
-
-    Raises:
-        TypeError: if an arm is of no allowed kind.
-        ValueError: if arms differ in batch size, data or cost.
+    The config has that seed, and the steps of an arm that declares no cost. The arms
+    come back in order, traced, with the steps that make their costs equal.
     """
-    read = {name: read_arm(name, source, seed) for name, source in arms.items()}
-    check_same_data(read, seed)
+    read = {name: read_arm(name, source, config.seed) for name, source in arms.items()}
+    check_same_data(read, config.seed)
     entrants = []
     for name, arm in read.items():
         settled = decide_batch_size(arm.task, config)
@@ -179,13 +163,10 @@ def check_same_data(arms: Mapping[str, Arm], seed: int) -> None:
                 f"{both} have data of other shapes at seed {seed}: leaf {path} is "
                 f"{needs} and {has}. Make the arms' tasks of one data set."
             )
-        pairs = zip(
-            jax.tree_util.tree_leaves_with_path(arm.task.data),
-            jax.tree.leaves(reference.task.data),
-            strict=True,
-        )
-        for (path, left), right in pairs:
-            if left is not right and not _is_same(left, right):
+        lefts = jax.tree_util.tree_leaves_with_path(arm.task.data)
+        rights = jax.tree.leaves(reference.task.data)
+        for (path, left), right in zip(lefts, rights, strict=True):
+            if left is not right and not np.array_equal(left, right, equal_nan=True):
                 raise ValueError(
                     f"{both} have other examples at seed {seed}, in leaf "
                     f"{jax.tree_util.keystr(path)}, so that data and not the arms "
@@ -194,16 +175,51 @@ def check_same_data(arms: Mapping[str, Arm], seed: int) -> None:
                 )
 
 
+def step_cost(make_task: Callable[[Any], Task], loss: Adaptation) -> float:
+    """Counts a step with a loss that adapts, in steps with cross-entropy.
+
+    It is for `Arm(task, strategy, step_cost=...)`, with which such an arm takes so many
+    fewer steps that all arms cost the same. The loss's own steps are spread over those
+    in which there is none; its start, one pass over the validation split in a run, is
+    left out.
+
+    Args:
+        make_task: `(loss) -> Task`, which makes the arm's task with another loss.
+        loss: the loss that adapts, as `jepbt.adapt` returns it.
+
+    Returns:
+        The ratio of floating-point operations by the compiler's count; 1 if it does not
+        count.
+
+    Example:
+        >>> import numpy as np, jepbt
+        >>> images = np.random.default_rng(0).normal(size=(400, 9)).astype(np.float32)
+        >>> data = jepbt.datasets.from_arrays((images, np.arange(400) % 3))
+        >>> def make_task(loss):
+        ...     return jepbt.classification(data, loss=loss)
+        >>> loss = jepbt.adapt(jepbt.losses.confusion(), rate=lambda h: h.momentum)
+        >>> 1.2 < step_cost(make_task, loss) < 1.3
+        True
+    """
+
+    def count(loss):
+        task = make_task(loss)
+        config = decide_batch_size(task, Config())
+        return trace_member(task, random_search(), config).step_flops
+
+    plain = count(lambda h: cross_entropy)
+    startless = dataclasses.replace(loss.loss, start=None)
+    without_start = loss._replace(loss=startless)
+    return 1 + (count(without_start) / plain - 1) / loss.every if plain else 1.0
+
+
 def describe_spaces(entrants: Sequence[Entrant]) -> list[str]:
     """Says which arms start from other hyperparameters than the first arm's."""
-    described = [
-        {k: s.describe() for k, s in spaces(e.first.task.hparams).items()}
-        for e in entrants
-    ]
+    described = [folder.describe_spaces(e.first.task.hparams) for e in entrants]
     others = [
         entrant.name
         for entrant, space in zip(entrants, described, strict=True)
-        if str(space) != str(described[0])
+        if space != described[0]
     ]
     if not others:
         return []
@@ -211,11 +227,6 @@ def describe_spaces(entrants: Sequence[Entrant]) -> list[str]:
         f"first hyperparameters: those of {', '.join(others)} are drawn from another "
         f"search space than {entrants[0].name}'s, and so are others"
     ]
-
-
-def _is_same(left: Any, right: Any) -> bool:
-    left, right = np.asarray(left), np.asarray(right)
-    return left.tobytes() == right.tobytes() or bool(np.array_equal(left, right))
 
 
 def _check_batch_sizes(entrants: Sequence[Entrant]) -> None:

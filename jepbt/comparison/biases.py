@@ -15,12 +15,8 @@ def tune_biases(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     found exactly by sorting, until a whole round changes nothing. A bias stays as it
     is unless another is strictly better.
 
-    Args:
-        probabilities: `f32[N, C]`, a network's on validation examples.
-        labels: `int[N]`, their classes.
-
-    Returns:
-        `f64[C]`, to be added to log-probabilities, or to logits.
+    The probabilities `f32[N, C]` are a network's on validation examples, the labels
+    their classes `int[N]`. The biases `f64[C]` are to be added to log-probabilities.
 
     Example:
         >>> p = np.array([[0.6, 0.4], [0.55, 0.45], [0.9, 0.1]])

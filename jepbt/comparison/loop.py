@@ -1,20 +1,126 @@
-"""Runs a comparison, arm by arm at each seed, and reports it."""
+"""Compares arms over seeds at equal cost: the one question of population training."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from typing import Any
 
+import jax
 import numpy as np
 
-from jepbt.comparison.arms import Arm, Entrant, check_same_data, describe_spaces
-from jepbt.comparison.plan import BIASED, Plan, is_classification
+from jepbt.comparison.arms import (
+    Arm,
+    Entrant,
+    Source,
+    check_same_data,
+    describe_spaces,
+)
+from jepbt.comparison.plan import BIASED, Plan, is_classification, plan_comparison
 from jepbt.comparison.report import Comparison, Cost
-from jepbt.comparison.runs import Compiled, Outcome, compile_arm, run_arm, serves
+from jepbt.comparison.runs import (
+    Compiled,
+    Outcome,
+    compile_arm,
+    run_arm,
+    serves,
+    split_of_scores,
+)
+from jepbt.config import Config
 from jepbt.optional import warn
 from jepbt.training import Interrupted
 from jepbt.training.progress import Draw, open_bar
+
+
+def compare(
+    arms: Mapping[str, Source],
+    *,
+    seeds: int | Sequence[int] = 20,
+    control: str | None = None,
+    primary: str | None = None,
+    post_hoc: bool = False,
+    config: Config | None = None,
+    devices: str | Sequence[jax.Device] | None = None,
+    **fields: Any,
+) -> Comparison:
+    """Trains each arm once a seed, and tells whether it helped, at equal cost.
+
+    At each seed all arms have the same examples, initial weights, batches and, if their
+    hyperparameters are of one class, the same first hyperparameters: these follow from
+    the seed. Every run hands over its best member by validation, whose test score is
+    read once. Each arm is compiled once for all seeds. One whose functions, not only
+    its data, depend on the seed is compiled anew where they do, with a warning.
+
+    Name the control, and the one comparison that you will claim, before you look: the
+    primary arm's p stands as it is, all others are corrected by Holm's method.
+
+    Args:
+        arms: `(task, strategy)` by name, or a `jepbt.Arm`; for data that differ by
+            seed (noise, splits) a function of the seed that returns one, of the same
+            shapes.
+        seeds: the number of seeds, from 0 on, or the seeds themselves. Take others than
+            those that settings were tuned on.
+        control: the arm that the others are compared with; the first if left out.
+        primary: the arm whose difference is the claim; the only other one if there are
+            two arms, otherwise none if left out.
+        post_hoc: True adds for each arm what biases of the classes, tuned on validation
+            data after training, make of its winners: a control that costs nothing.
+        config: the settings of every run; the defaults of `Config` if left out.
+        devices: a platform's name or a list of devices; all that JAX has if left out.
+        **fields: settings of `Config`, over those of `config`. With `run_dir` each
+            finished run is kept there, and `resume=True` goes on with those that are
+            missing, also for more seeds than before.
+
+    Returns:
+        The `Comparison`; printed, it is a table with a forest plot.
+
+    Raises:
+        TypeError: if an argument is of no allowed kind.
+        ValueError: if arms cannot be compared: they differ in data, batch size or cost;
+            the message says how, and comes before anything compiles.
+        RuntimeError: if no member of a run ever had a finite fitness.
+        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
+
+    Example:
+        Do learning rates above 0.01 help?
+
+        >>> from dataclasses import dataclass
+        >>> import jax.numpy as jnp
+        >>> import jepbt
+        >>> @dataclass
+        ... class Hyper(jepbt.HyperParameters):
+        ...     rate: float = jepbt.hparam(0.01, min=1e-3, max=0.5, log=True)
+        >>> def descend(limit):
+        ...     return jepbt.Task(
+        ...         hparams=Hyper,
+        ...         init=lambda key, h: jax.random.normal(key),
+        ...         train_step=lambda key, x, h, batch, shared: (
+        ...             x - jnp.minimum(h.rate, limit) * 2 * x, {"loss": x**2}
+        ...         ),
+        ...         evaluate=lambda key, x, h, batch, shared: -(x**2)[None],
+        ...     )
+        >>> comparison = compare(
+        ...     {"low": descend(0.01), "high": descend(0.5)}, seeds=3, progress=False,
+        ...     population_size=4, num_generations=3, steps_per_generation=5,
+        ... )
+        >>> low, high = comparison.scores  # of three seeds each
+        >>> bool((high > low).all())
+        True
+
+    Reference:
+        Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks",
+        2021, https://arxiv.org/abs/2103.03098
+    """
+    plan = plan_comparison(
+        arms,
+        seeds=seeds,
+        control=control,
+        primary=primary,
+        post_hoc=post_hoc,
+        config=config,
+        devices=devices,
+        **fields,
+    )
+    return run_comparison(plan)
 
 
 def run_comparison(
@@ -27,20 +133,23 @@ def run_comparison(
         observe: a function that gets each run that has finished.
     """
     compiled: dict[str, Compiled] = {}
+    config, missing = plan.config, set(plan.missing)
+    total = len(plan.seeds) * len(plan.entrants) * config.num_generations
+    done = total - len(missing) * config.num_generations
+    end = " {elapsed}, {remaining} left  {desc}"
     try:
-        with _open_bar(plan) as draw:
+        with open_bar(config.progress, total, end, done) as draw:
             for seed in plan.seeds:
-                wanted = {name for name, number in plan.missing if number == seed}
+                wanted = [e for e in plan.entrants if (e.name, seed) in missing]
                 if not wanted:
                     continue
                 arms = {entrant.name: entrant.at(seed) for entrant in plan.entrants}
                 check_same_data(arms, seed)
-                for entrant in plan.entrants:
-                    if entrant.name in wanted:
-                        arm = arms[entrant.name]
-                        outcome = _run(plan, entrant, arm, seed, compiled, draw)
-                        plan.record.add(outcome)
-                        observe(outcome)
+                for entrant in wanted:
+                    arm = arms[entrant.name]
+                    outcome = _run(plan, entrant, arm, seed, compiled, draw)
+                    plan.record.add(outcome)
+                    observe(outcome)
     except Interrupted as stop:
         stop.add_note(describe_rest(plan))
         raise
@@ -67,38 +176,27 @@ def _run(
     draw: Draw,
 ) -> Outcome:
     """Runs an arm at a seed, and compiles it if no program does what it does."""
-    name, seconds = entrant.name, 0.0
+    name = entrant.name
     draw(lambda bar: bar.set_description_str(f"{name}, seed {seed}"))
-    is_first = name not in compiled
-    if is_first or not serves(compiled[name], arm, entrant):
-        if not is_first:
-            warn(
-                f"compare: arm {name!r} computes something else at seed {seed} than at "
-                "the seed before, and is compiled anew. Its functions, not only its "
-                "data, depend on the seed: a constant, such as class counts or the "
-                "mean of the pixels, is part of the program. Task.shared is not."
-            )
-        programs = compile_arm(entrant, arm, seed, plan.devices, post_hoc=plan.post_hoc)
-        compiled[name] = programs
-        seconds = programs.prepared.compile_seconds
-    outcome = run_arm(
+    if name in compiled and not serves(compiled[name], arm, entrant):
+        warn(
+            f"compare: arm {name!r} computes something else at seed {seed} than at the "
+            "seed before, and is compiled anew. Its functions, not only its data, "
+            "depend on the seed: a constant, such as class counts or the mean of the "
+            "pixels, is part of the program. Task.shared is not."
+        )
+        del compiled[name]
+    if name not in compiled:
+        compiled[name] = compile_arm(
+            entrant, arm, seed, plan.devices, post_hoc=plan.post_hoc
+        )
+    return run_arm(
         compiled[name],
         entrant,
         arm,
         seed,
         lambda report: draw(lambda bar: bar.update()),
-        post_hoc=plan.post_hoc,
     )
-    return dataclasses.replace(outcome, compile_seconds=seconds)
-
-
-def _open_bar(plan: Plan) -> AbstractContextManager[Draw]:
-    """Opens a bar over the generations of all runs, with the time that is left."""
-    per_run = plan.config.num_generations
-    total = len(plan.seeds) * len(plan.entrants) * per_run
-    done = total - len(plan.missing) * per_run
-    end = " {elapsed}, {remaining} left  {desc}"
-    return open_bar(plan.config.progress, total, end, done)
 
 
 def _report(plan: Plan) -> Comparison:
@@ -114,7 +212,6 @@ def _report(plan: Plan) -> Comparison:
             scores[name + BIASED] = [o.biased for o in each]
             fitness[name + BIASED] = fitness[name]
     config, first = plan.config, plan.entrants[0]
-    data = first.first.task.data
     return Comparison(
         names=tuple(scores),
         seeds=np.array(plan.seeds, np.int64),
@@ -122,7 +219,7 @@ def _report(plan: Plan) -> Comparison:
         validation=np.array(list(fitness.values()), np.float64),
         control=plan.control,
         primary=plan.primary,
-        split="validation" if data is None or data.test is None else "test",
+        split=split_of_scores(first.first.task),
         is_accuracy=all(is_classification(e.first.task) for e in plan.entrants),
         settings={
             "population_size": config.population_size,
@@ -162,8 +259,7 @@ def _costs(plan: Plan, by_arm: Mapping[str, Sequence[Outcome]]) -> dict[str, Cos
 
 def _notes(plan: Plan, by_arm: Mapping[str, Sequence[Outcome]]) -> list[str]:
     notes = describe_spaces(plan.entrants)
-    data = plan.entrants[0].first.task.data
-    if data is None or data.test is None:
+    if split_of_scores(plan.entrants[0].first.task) == "validation":
         notes.append(
             "the tasks have no test split: scores are the winners' fitness, which they "
             "were chosen by, and flatter all arms"

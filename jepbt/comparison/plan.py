@@ -10,12 +10,7 @@ import jax
 import numpy as np
 
 from jepbt import config as configs
-from jepbt.arguments import (
-    check_bool,
-    check_mapping,
-    check_whole,
-    is_whole,
-)
+from jepbt.arguments import check_bool, check_mapping, check_whole, is_whole
 from jepbt.checkpoints import identify
 from jepbt.comparison.arms import Entrant, Source, enter
 from jepbt.comparison.record import Record, open_record
@@ -36,11 +31,8 @@ class Plan:
     Attributes:
         entrants: the arms, with the steps that make their costs equal.
         seeds: the seeds, in order.
-        control: the arm that the others are compared with.
-        primary: the arm whose difference is the claim, or `None`.
-        post_hoc: True if winners also get biases.
+        control, primary, post_hoc, devices: see `compare`.
         config: the settings, with the steps of an arm that declares no cost.
-        devices: the user's own `devices`.
         record: the runs that are finished already.
     """
 
@@ -85,8 +77,8 @@ def plan_comparison(
             "compare: run_dir is for one process, and there are "
             f"{jax.process_count()}. Leave it out: all of them return the comparison."
         )
-    alone = dataclasses.replace(config, run_dir=None, resume=False, progress=False)
-    entrants = enter(arms, dataclasses.replace(alone, seed=seeds[0]), seeds[0])
+    first = {"seed": seeds[0], "run_dir": None, "resume": False, "progress": False}
+    entrants = enter(arms, dataclasses.replace(config, **first))
     if post_hoc:
         _check_post_hoc(entrants)
 

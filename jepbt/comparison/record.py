@@ -11,6 +11,7 @@ from typing import Any
 
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.resume import released_on_error, take
 from jepbt.comparison.runs import Outcome
 from jepbt.optional import optional, warn
 from jepbt.results.json_lines import UNREADABLE, read_line, to_lists, write_line
@@ -47,34 +48,21 @@ def open_record(
 ) -> Record:
     """Takes a folder for a comparison, and reads the runs that are finished in it.
 
-    Args:
-        path: the folder, or `None` to keep everything in memory.
-        resume: True to continue the comparison that is there, if there is one.
-        make_identity: makes JSON values that all numbers follow from: `"settings"`,
-            and `"arms"` by name.
-
-    Raises:
-        ValueError: if the folder cannot be used, or holds another comparison.
+    `make_identity` makes the JSON values that all numbers follow from: `"settings"`,
+    and `"arms"` by name. Without a folder everything stays in memory.
     """
     if path is None:
         return Record()
-    folder = run_directory.claim(path, resume=resume)
-    held = run_directory.lock(folder)
-    release = held.release if held is not None else lambda: None
-    try:
-        # Another one may have come between the first look and the lock.
-        run_directory.claim(path, resume=resume)
+    held = take(path, resume=resume)
+    folder, outcomes = held.path, {}
+    with released_on_error(held):
         identity = make_identity()
-        outcomes = {}
         if run_directory.holds_run(folder):
             _check(folder, identity)
             outcomes = _read(folder)
         else:
             run_directory.write_config(folder, {"comparison": identity})
-    except BaseException:
-        release()
-        raise
-    return Record(folder, outcomes, release)
+    return Record(folder, outcomes, held.release)
 
 
 def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
@@ -85,9 +73,7 @@ def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
             "Name another folder."
         )
     now = json.loads(json.dumps(identity, default=str))
-    found = differences(
-        {"settings": stored.get("settings")}, {"settings": now["settings"]}
-    )
+    found = differences(stored, now)
     before = stored.get("arms")
     for name, arm in now["arms"].items():
         if isinstance(before, Mapping) and name in before:
@@ -100,11 +86,7 @@ def _check(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
 
 
 def _read(folder: pathlib.Path) -> dict[tuple[str, int], Outcome]:
-    """Reads finished runs; a damaged or unfinished line goes, and its run starts anew.
-
-    Warns:
-        RuntimeWarning: if a whole line is damaged.
-    """
+    """Reads finished runs; what is damaged or unfinished goes, and is run anew."""
     path = folder / RUNS
     if not path.exists():
         return {}

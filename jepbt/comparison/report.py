@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -24,7 +23,7 @@ from jepbt.comparison.statistics import (
     holm,
 )
 from jepbt.results.json_lines import to_lists
-from jepbt.results.table import make_frame
+from jepbt.results.table import make_frame, write_csv
 
 
 class Cost(NamedTuple):
@@ -138,8 +137,8 @@ class Comparison:
             The number of seeds of a paired t-test.
 
         Raises:
-            ValueError: if there is no such arm, there is only one seed, or the
-                difference is not above 0.
+            ValueError: if there is no such arm, there is only one seed, a score is no
+                number, or the difference is not above 0.
         """
         rows = {row.name: row.difference for row in self.rows}
         if rows.get(name) is None or len(self.seeds) < 2 or not difference > 0:
@@ -149,7 +148,10 @@ class Comparison:
                 f"{difference!r} above 0; {len(self.seeds)} seeds were run, of which "
                 "it takes two."
             )
-        return count_seeds(rows[name].estimate.sd, difference)
+        sd = rows[name].estimate.sd
+        if math.isnan(sd):
+            raise ValueError(f"num_seeds: a score of {name!r} or the control is nan.")
+        return count_seeds(sd, difference)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
         """Writes all numbers as JSON, to a file too if a path is given.
@@ -157,9 +159,7 @@ class Comparison:
         Returns:
             The text; what is no finite number is `null`.
         """
-        facts = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
+        facts = dict(vars(self))
         facts["costs"] = {name: c._asdict() for name, c in self.costs.items()}
         facts["rows"] = [_describe(row) for row in self.rows]
         text = json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n"
@@ -169,10 +169,7 @@ class Comparison:
 
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes a line for each arm and seed: arm, seed, score, validation."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(self._lines())
+        write_csv(self._columns(), path)
 
     def to_frame(self) -> Any:
         """Makes a pandas `DataFrame` with a row for each arm and seed.
@@ -180,22 +177,20 @@ class Comparison:
         Raises:
             ImportError: if pandas is not installed.
         """
-        return make_frame(self._lines(), _COLUMNS)
+        return make_frame(self._columns())
 
-    def _lines(self) -> list[tuple[str, int, float, float]]:
-        return [
-            (name, int(seed), float(self.scores[i, k]), float(self.validation[i, k]))
-            for i, name in enumerate(self.names)
-            for k, seed in enumerate(self.seeds)
-        ]
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {
+            "arm": np.repeat(self.names, len(self.seeds)),
+            "seed": np.tile(self.seeds, len(self.names)),
+            "score": self.scores.ravel(),
+            "validation": self.validation.ravel(),
+        }
 
     def __str__(self) -> str:
         return table.write(self)
 
     __repr__ = __str__
-
-
-_COLUMNS = ["arm", "seed", "score", "validation"]
 
 
 def _describe(row: Row) -> dict[str, Any]:

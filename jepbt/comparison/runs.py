@@ -39,7 +39,7 @@ class Outcome:
         num_generations: the generations that it took; fewer than planned if all members
             failed.
         seconds: the time of evolving, training and evaluating.
-        compile_seconds: the time of compiling, if this seed was the first.
+        compile_seconds: the time of compiling, if this was the programs' first seed.
     """
 
     arm: str
@@ -122,15 +122,8 @@ def run_arm(
     arm: Arm,
     seed: int,
     callback: Callback,
-    *,
-    post_hoc: bool,
 ) -> Outcome:
-    """Trains an arm at a seed, and reads its test split once.
-
-    Raises:
-        RuntimeError: if no member ever had a finite fitness.
-        Interrupted: on Ctrl-C or SIGTERM, after the generation in flight.
-    """
+    """Trains an arm at a seed, and reads its test split once."""
     task, first = arm.task, compiled.prepared
     with own_rules():
         inputs = place_inputs(task, seed, first.mesh)
@@ -145,9 +138,9 @@ def run_arm(
     except RuntimeError as error:
         error.add_note(f"This was arm {entrant.name!r} at seed {seed}.")
         raise
-    score, biased = _score(compiled, result, post_hoc)
-    seconds = dict(result.seconds)
-    del seconds["compile"]
+    score, biased = _score(compiled, result)
+    seconds = {k: v for k, v in result.seconds.items() if k != "compile"}
+    is_first = seed == first.config.seed
     return Outcome(
         arm=entrant.name,
         seed=seed,
@@ -156,15 +149,15 @@ def run_arm(
         biased=biased,
         num_generations=len(result.history),
         seconds=sum(seconds.values()),
-        compile_seconds=0.0,
+        compile_seconds=first.compile_seconds if is_first else 0.0,
     )
 
 
 @own_rules()
-def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, float]:
+def _score(compiled: Compiled, result: Result) -> tuple[float, float]:
     """Scores the winner, plain and with biases for its classes."""
     task, seed = result.task, result.config.seed
-    if task.data is None or task.data.test is None:
+    if split_of_scores(task) == "validation":
         return result.best.fitness.mean, math.nan
     platform = compiled.prepared.mesh.devices.flat[0].platform
     device = jax.local_devices(backend=platform)[0]
@@ -175,12 +168,17 @@ def _score(compiled: Compiled, result: Result, post_hoc: bool) -> tuple[float, f
         return jax.device_get(compiled.score(np.uint32(seed), *args))
 
     score, predictions = read(task.data.test)
-    if not post_hoc:
+    if predictions is None:
         return float(score), math.nan
     _, tuned_on = read(task.data.validation)
     biases = tune_biases(tuned_on, classes_of(task.data.validation["label"]))
     labels = classes_of(task.data.test["label"])
     return float(score), biased_accuracy(predictions, labels, biases)
+
+
+def split_of_scores(task: Task) -> str:
+    """Names the split that winners are scored on: "validation" without a test split."""
+    return "validation" if task.data is None or task.data.test is None else "test"
 
 
 def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import warnings
 from collections.abc import Sequence
@@ -34,13 +35,9 @@ class Difference(NamedTuple):
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
-    """Estimates a mean, with its interval by Student's t.
+    """Estimates the mean of `f64[N]`, a value a seed, with its interval by Student's t.
 
-    Args:
-        values: `f64[N]`, one value a seed.
-
-    Returns:
-        The estimate; without a second value there is no interval, and it is `nan`.
+    Of one value there is no interval, and it is `nan`.
 
     Example:
         >>> estimate = estimate_mean(np.array([1.0, 2.0, 3.0]))
@@ -60,13 +57,8 @@ def estimate_mean(values: np.ndarray) -> Estimate:
 def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
     """Compares two arms seed by seed: paired t-test and Wilcoxon's signed ranks.
 
-    Args:
-        values: `f64[N]`, one value a seed.
-        control: `f64[N]`, those of the control for the same seeds.
-
-    Returns:
-        The mean of `values - control` and two-sided probabilities; 1 if nothing
-        differs at all, `nan` if there is only one seed.
+    Both are `f64[N]`, for the same seeds. The estimate is that of `values - control`;
+    the probabilities are two-sided, 1 if nothing differs at all, `nan` for one seed.
 
     Example:
         >>> arm, control = np.array([5.0, 7.0, 9.0]), np.array([4.0, 5.0, 6.0])
@@ -76,31 +68,23 @@ def compare_paired(values: np.ndarray, control: np.ndarray) -> Difference:
     Reference:
         Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets", 2006.
     """
-    from scipy import special, stats
+    from scipy import stats
 
-    differences = np.asarray(values) - np.asarray(control)
+    differences = values - control
     estimate = estimate_mean(differences)
-    count = len(differences)
-    if count < 2 or not np.isfinite(differences).all():
+    if len(differences) < 2 or not np.isfinite(differences).all():
         return Difference(estimate, math.nan, math.nan)
     if not differences.any():
         return Difference(estimate, 1.0, 1.0)
-    error = estimate.sd / math.sqrt(count)
-    t = abs(estimate.mean) / error if error else math.inf
-    with warnings.catch_warnings():  # it tells that ties make it approximate
+    with warnings.catch_warnings():  # of differences that tie, or are all equal
         warnings.simplefilter("ignore")
+        p_t = float(stats.ttest_1samp(differences, 0).pvalue)
         p_wilcoxon = float(stats.wilcoxon(differences).pvalue)
-    return Difference(estimate, float(2 * special.stdtr(count - 1, -t)), p_wilcoxon)
+    return Difference(estimate, p_t, p_wilcoxon)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects probabilities for their number, by Holm's step-down method.
-
-    Args:
-        p_values: one probability for each comparison; `nan` stays out of it.
-
-    Returns:
-        The corrected ones, in the same order.
+    """Corrects probabilities for their number, by Holm's method; `nan` stays out of it.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -119,14 +103,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def count_seeds(sd: float, difference: float) -> int:
-    """Counts the seeds with which a paired t-test detects a difference.
+    """Counts the seeds with which a paired t-test detects a difference above 0.
 
-    Args:
-        sd: the standard deviation of the paired differences.
-        difference: the true mean difference, above 0.
-
-    Returns:
-        The smallest number of seeds whose power is at least `POWER`; at least 2.
+    That is the smallest number, at least 2, that gives the power `POWER` if the paired
+    differences have the standard deviation `sd`.
 
     Example:
         >>> count_seeds(sd=1.0, difference=0.5)
@@ -134,40 +114,30 @@ def count_seeds(sd: float, difference: float) -> int:
     """
     if sd == 0:
         return 2
+
+    def is_enough(count):
+        return _power(difference / sd, count) >= POWER
+
     high = 2
-    while _power(difference / sd, high) < POWER:
+    while not is_enough(high):
         high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = _power(difference / sd, middle) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
-    return high
+    lowest = max(2, high // 2)
+    return bisect.bisect_left(range(high), True, lo=lowest, key=is_enough)
 
 
 def detectable(sd: float, num_seeds: int) -> float:
-    """Computes the difference that so many seeds detect with the power `POWER`.
-
-    Args:
-        sd: the standard deviation of the paired differences.
-        num_seeds: the number of seeds, at least 2.
-
-    Returns:
-        The true mean difference, above 0.
+    """Computes the difference that so many seeds detect: the reverse of `count_seeds`.
 
     Example:
         >>> round(detectable(sd=1.0, num_seeds=34), 2)
         0.5
     """
+    from scipy import optimize
+
     high = 1.0
     while _power(high, num_seeds) < POWER:
         high *= 2
-    low = 0.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        enough = _power(middle, num_seeds) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
-    return high * sd
+    return sd * optimize.brentq(lambda x: _power(x, num_seeds) - POWER, 0.0, high)
 
 
 def _power(ratio: float, count: int) -> float:
@@ -176,5 +146,6 @@ def _power(ratio: float, count: int) -> float:
 
     limit = special.stdtrit(count - 1, (1 + LEVEL) / 2)
     shift = ratio * math.sqrt(count)
-    above = 1 - special.nctdtr(count - 1, shift, limit)
-    return float(above + special.nctdtr(count - 1, shift, -limit))
+    # SciPy returns nan for probabilities that are too small for it.
+    within, below = np.nan_to_num(special.nctdtr(count - 1, shift, [limit, -limit]))
+    return float(1 - within + below)

@@ -30,8 +30,9 @@ def write(comparison: Any) -> str:
 def _heading(comparison: Any) -> str:
     s, count = comparison.settings, len(comparison.seeds)
     quantity = "accuracy in points" if comparison.is_accuracy else "score"
-    read = "read once for each arm and seed" if comparison.split == "test" else ""
-    kind = f"{comparison.split} {quantity}{', ' if read else ''}{read}"
+    kind = f"{comparison.split} {quantity}"
+    if comparison.split == "test":
+        kind += ", read once for each arm and seed"
     return (
         f"{kind}; {count} seed{'s' if count > 1 else ''}, paired\n"
         f"a run: {s['population_size']} members x {s['num_generations']} generations, "

@@ -144,7 +144,7 @@ def _count_classes(labels: np.ndarray, num_classes: Any) -> int:
 
 
 def _check_labels(field: str, labels: np.ndarray, num_classes: int) -> None:
-    """Refuses labels of classes that there are not."""
+    """Refuses labels that are none of the classes' numbers."""
     if labels.ndim == 2:
         if labels.shape[1] != num_classes:
             raise ValueError(

@@ -66,9 +66,10 @@ def to_labels(field: str, value: Any) -> np.ndarray:
         return labels.astype(np.int32)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         whole = to_float32(field, labels).astype(np.float64)
-        if (whole % 1).any():
+        others = whole[whole % 1 != 0]
+        if others.size:
             raise ValueError(
-                f"{field} has dtype {labels.dtype} and values like {whole[0]}; labels "
+                f"{field} has dtype {labels.dtype} and values like {others[0]}; labels "
                 "are integers from 0 to num_classes - 1. To predict numbers use "
                 "jepbt.regression."
             )
@@ -144,7 +145,7 @@ def pixel_advice(array: np.ndarray) -> str:
 
 
 def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndarray:
-    """Reads an array of objects as numbers, if all of them are some."""
+    """Reads an array of objects as numbers, if all of them are numbers."""
     name = type(value).__name__
     if value is None:
         raise ValueError(f"{field} is None, where an array is needed.")
@@ -155,11 +156,8 @@ def _of_objects(field: str, value: Any, array: np.ndarray, cure: str) -> np.ndar
         )
     kinds = set(map(type, array.flat))
     if all(issubclass(k, numbers.Real | np.bool_ | decimal.Decimal) for k in kinds):
-        if all(issubclass(kind, bool | np.bool_) for kind in kinds):
-            return array.astype(bool)
-        is_whole = all(issubclass(kind, numbers.Integral) for kind in kinds)
-        fits = is_whole and all(abs(int(item)) < 2**63 for item in array.flat)
-        return array.astype(np.int64 if fits else np.float64)
+        read = np.array(array.tolist()).reshape(array.shape)
+        return array.astype(np.float64) if read.dtype == object else read
 
     def first(of_kind) -> tuple[int, ...]:
         places = zip(np.ndindex(array.shape), array.flat, strict=True)

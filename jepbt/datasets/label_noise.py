@@ -4,15 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jepbt.arguments import (
-    check_choice,
-    check_real,
-    check_transition,
-    check_whole,
-)
+from jepbt.arguments import check_choice, check_real, check_transition, check_whole
 from jepbt.datasets.dataset import Dataset, classes_of
-
-PATTERNS = ("uniform", "pairs")
 
 
 def with_label_noise(
@@ -59,11 +52,12 @@ def with_label_noise(
         >>> float((noisy.train["label"] != clean.train["label"]).mean())
         0.4
     """
-    check_rate("label_noise", label_noise)
-    check_rate("validation_label_noise", validation_label_noise)
+    pattern = check_noise(label_noise, validation_label_noise, pattern)
     check_whole("", "seed", seed, 0)
     rates = {"train": label_noise, "validation": validation_label_noise}
-    matrix, name = _read_pattern(pattern, dataset, any(rates.values()), seed)
+    if not any(rates.values()):
+        return dataset
+    matrix, name = _read_pattern(pattern, dataset, seed)
     changed, notes = {}, [dataset.note] if dataset.note else []
     # Streams start at 1, because NumPy takes the seeds (seed, 0) and seed for the same,
     # and the carving uses seed.
@@ -134,7 +128,7 @@ def noisy_labels(
         >>> int((noisy != labels).sum())
         4
     """
-    check_rate("rate", rate)
+    _check_rate("rate", rate)
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     wrong = order[: round(rate * len(labels))]
@@ -154,32 +148,34 @@ def noisy_labels(
     return noisy
 
 
-def check_pattern(pattern: str | np.ndarray) -> str | np.ndarray:
-    """Returns a pattern, or raises: a name, or a transition matrix `f64[C, C]`."""
-    if not isinstance(pattern, str):
-        return check_transition("", "label_noise_pattern", pattern)
-    check_choice("", "label_noise_pattern", pattern, PATTERNS)
+def check_noise(
+    train_rate: float, validation_rate: float, pattern: str | np.ndarray
+) -> str | np.ndarray:
+    """Returns the pattern of noise, a name or a matrix `f64[C, C]`, or raises."""
+    _check_rate("label_noise", train_rate)
+    _check_rate("validation_label_noise", validation_rate)
+    if isinstance(pattern, str):
+        check_choice("", "label_noise_pattern", pattern, ("uniform", "pairs"))
+        if pattern == "uniform":
+            return pattern
+    else:
+        pattern = check_transition("", "label_noise_pattern", pattern)
+    if not train_rate and not validation_rate:
+        raise ValueError(
+            "label_noise_pattern does nothing where no label is noisy: say also which "
+            "share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix to all."
+        )
     return pattern
 
 
 def _read_pattern(
-    pattern: str | np.ndarray, dataset: Dataset, is_used: bool, seed: int
+    pattern: str | np.ndarray, dataset: Dataset, seed: int
 ) -> tuple[np.ndarray | None, str]:
     """Returns the matrix of a pattern, `None` for uniform noise, and words for it."""
-    pattern = check_pattern(pattern)
     count = dataset.num_classes
-    is_uniform = isinstance(pattern, str) and pattern == "uniform"
-    if not is_used:
-        if not is_uniform:
-            raise ValueError(
-                "label_noise_pattern does nothing where no label is noisy: say also "
-                "which share of them, label_noise=0.4 for 40 %, or 1 to apply a matrix "
-                "to all."
-            )
-        return None, ""
-    if is_uniform:
-        return None, "wrong"
     if isinstance(pattern, str):
+        if pattern == "uniform":
+            return None, "wrong"
         return label_pairs(count, seed), "wrong by pairs of classes"
     if len(pattern) != count:
         raise ValueError(
@@ -189,7 +185,6 @@ def _read_pattern(
     return pattern, "drawn from a matrix"
 
 
-def check_rate(field: str, rate: float) -> None:
-    """Raises a `ValueError` unless a rate is a share of labels."""
+def _check_rate(field: str, rate: float) -> None:
     note = ", the share of labels to make wrong: 0.4 for 40 %"
     check_real("", field, rate, 0, 1, note=note)

@@ -20,7 +20,7 @@ from jepbt.arguments import user_path
 from jepbt.datasets import tfds
 from jepbt.datasets.arrays import from_arrays
 from jepbt.datasets.dataset import Dataset, rank_in_class
-from jepbt.datasets.label_noise import check_pattern, check_rate, with_label_noise
+from jepbt.datasets.label_noise import check_noise, with_label_noise
 
 NAMES = ("fashion_mnist",)  # embedded
 CLASS_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt")
@@ -93,9 +93,7 @@ def load(
         Xiao, Rasul & Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
         Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747
     """
-    check_rate("label_noise", label_noise)
-    check_rate("validation_label_noise", validation_label_noise)
-    check_pattern(label_noise_pattern)
+    check_noise(label_noise, validation_label_noise, label_noise_pattern)
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     is_tfds = text.startswith("tfds:")
     if data_dir is not None and not is_tfds:
@@ -233,10 +231,11 @@ def _array(path: Path, stored, key: str, is_label: bool = False) -> np.ndarray:
     try:
         array = stored[key]
     except ValueError as error:  # NumPy's answer to objects, and to a damaged header
-        what = "holds pickled objects, which could run code" * ("Object" in str(error))
+        what = f"is damaged ({error})"
+        if "Object" in str(error):
+            what = "holds pickled objects, which could run code"
         raise ValueError(
-            f"{path}: {key} {what or f'is damaged ({error})'}. Write it again as an "
-            "array of numbers."
+            f"{path}: {key} {what}. Write it again as an array of numbers."
         ) from error
     if not isinstance(array, np.ndarray):  # NumPy's answer to a file of another kind
         raise ValueError(f"{path}: {key} is no array. Write it by np.savez.")

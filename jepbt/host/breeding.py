@@ -13,7 +13,7 @@ from jepbt.engine.switches import on_cpu, own_rules
 from jepbt.host.candidate import Candidate, decode_population, encode_population
 from jepbt.host.progress import Pending, Progress
 from jepbt.hyperparameters import encode
-from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key
+from jepbt.population import FIRST_HPARAMS, STRATEGY, derive_key, take
 from jepbt.strategies import Evaluation, Plan, Strategy
 
 
@@ -34,7 +34,7 @@ def start(
             num_generations,
         )
     candidates = [copy.copy(candidate) for candidate in population]
-    draws = decode_population(jax.device_get(drawn))
+    draws = decode_population(drawn)
     seen = set()
     for candidate, draw in zip(candidates, draws, strict=True):
         candidate.fitness = candidate.standard_error = math.nan
@@ -82,8 +82,8 @@ def breed(
             state,
         )
     progress.strategy_state = state
-    rows = jax.tree.map(lambda leaf: leaf[slots], plan.hparams)
-    for child_slot, hparams in zip(slots, decode_population(rows), strict=True):
+    bred = decode_population(take(plan.hparams, np.array(slots)))
+    for child_slot, hparams in zip(slots, bred, strict=True):
         parent = int(plan.parents[child_slot])
         child = copy.copy(progress.candidates[parent])
         child.hparams = hparams

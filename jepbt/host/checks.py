@@ -1,7 +1,6 @@
 """Checks what the host loop is given: argument, value and remedy in each message."""
 
 import math
-import pickle
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -12,7 +11,7 @@ import jax
 from jepbt import strategies
 from jepbt.arguments import check_whole
 from jepbt.host.candidate import Candidate, field_dict
-from jepbt.host.evaluation import EvaluationFn
+from jepbt.host.evaluation import EvaluationFn, pickled
 from jepbt.hyperparameters import HyperParameters, spaces
 from jepbt.strategies import Strategy
 
@@ -143,32 +142,19 @@ def check_result(
 def _check_importable(function: EvaluationFn) -> None:
     """Refuses a function that another process cannot import by module and name."""
     name = getattr(function, "__qualname__", repr(function))
-    advice = "Define it with def, at the top level of a module."
-    try:
-        pickle.dumps(function)
-    except Exception as error:  # whatever a callable object's own pickling raises
-        raise TypeError(
-            f"evaluation_function={name} cannot be sent to another process: {error}. "
-            f"{advice}"
-        ) from error
+    pickled(function, f"evaluation_function={name}", "another process")
     main = sys.modules["__main__"]
     has_file = hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
     if getattr(function, "__module__", None) == "__main__" and not has_file:
         raise TypeError(
             f"evaluation_function={name} is defined in a notebook or interactive "
-            f"session, where another process cannot find it. {advice}"
+            "session, where another process cannot find it. Define it with def, at the "
+            "top level of a module."
         )
 
 
-def check_picklable(population: Sequence[Candidate], purpose: str) -> None:
+def check_picklable(population: Sequence[Candidate], needed_by: str) -> None:
     """Refuses the first field of a candidate that cannot be pickled."""
     for slot, candidate in enumerate(population):
         for name, value in field_dict(candidate).items():
-            try:
-                pickle.dumps(value)
-            except Exception as error:  # whatever the value's own pickling raises
-                raise TypeError(
-                    f"initial_population[{slot}].{name} cannot be pickled, which "
-                    f"{purpose} needs: {error}. Define its class at the top level of "
-                    "a module."
-                ) from error
+            pickled(value, f"initial_population[{slot}].{name}", needed_by)

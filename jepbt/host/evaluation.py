@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -107,6 +108,18 @@ def one_line(error: BaseException) -> str:
     except Exception:  # an error whose own message fails
         text = "its message cannot be shown"
     return " ".join(f"{type(error).__name__}: {text}".split())
+
+
+def pickled(value: Any, what: str, needed_by: str) -> bytes:
+    """Pickles what a user has made, or says what it is and what needs the pickle."""
+    try:
+        return pickle.dumps(value)
+    except Exception as error:  # whatever the user's own pickling raises
+        raise TypeError(
+            f"{what} cannot be pickled, which {needed_by} needs: {one_line(error)}. "
+            "Functions and classes must be defined, by def and class, at the top level "
+            "of a module."
+        ) from error
 
 
 def _trace(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from jepbt.host.evaluation import (
     failed,
     mistaken,
     one_line,
+    pickled,
 )
 from jepbt.optional import optional
 
@@ -181,13 +182,7 @@ class _Worker:
 
     def send(self, slot: int, candidate: Candidate) -> bool:
         """Gives it a candidate; returns whether it was still alive to take it."""
-        try:
-            message = pickle.dumps(candidate)
-        except Exception as error:  # whatever a model's own pickling raises
-            raise TypeError(
-                f"the candidate of slot {slot} cannot be pickled, which n_processes "
-                f"needs: {one_line(error)}"
-            ) from error
+        message = pickled(candidate, f"the candidate of slot {slot}", "n_processes")
         try:
             self.connection.send_bytes(message)
         except OSError:  # it died idle, which `receive` will notice

@@ -16,6 +16,7 @@ from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import take
 from jepbt.host.candidate import Candidate
+from jepbt.host.evaluation import one_line, pickled
 from jepbt.optional import optional
 from jepbt.results import Generation
 
@@ -98,13 +99,7 @@ def save(
     Raises:
         TypeError: if a candidate cannot be pickled.
     """
-    try:
-        content = pickle.dumps(progress)
-    except Exception as error:  # whatever the model's own pickling raises
-        raise TypeError(
-            f"a candidate cannot be pickled, which run_dir={str(folder)!r} needs: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    content = pickled(progress, "a candidate", f"run_dir={str(folder)!r}")
     missing = f"run_dir={str(folder)!r} lacks generations"
     with optional(missing, told) as attempt:
         while reports:
@@ -152,7 +147,7 @@ def _read_candidates(folder: pathlib.Path) -> Progress | None:
     except Exception as error:  # whatever the user's classes raise
         raise ValueError(
             f"run_dir={str(folder)!r}: {_CANDIDATES} cannot be read: "
-            f"{type(error).__name__}: {error}. Have the candidates' classes moved?"
+            f"{one_line(error)}. Have the candidates' classes moved?"
         ) from error
     if not isinstance(progress, Progress):
         raise ValueError(f"run_dir={str(folder)!r}: {_CANDIDATES} holds no run.")

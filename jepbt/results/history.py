@@ -208,9 +208,7 @@ class History:
         Raises:
             ValueError: if the history holds no generation.
         """
-        columns = table.columns(self)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            table.write_csv(columns, file)
+        table.write_csv(table.columns(self), path)
 
     def _stack(self, field: str, name: str | None = None) -> np.ndarray:
         """Stacks a field of all generations, or one of its entries by name."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -55,8 +56,8 @@ def columns(history: History) -> dict[str, np.ndarray]:
     return {name: values.reshape(-1) for name, values in table.items()}
 
 
-def make_frame(rows: Any, columns: Sequence[str] | None = None) -> DataFrame:
-    """Makes a pandas `DataFrame` of rows, or of arrays by name.
+def make_frame(columns: Mapping[str, np.ndarray]) -> DataFrame:
+    """Makes a pandas `DataFrame` of columns by name.
 
     Raises:
         ImportError: if pandas is not installed.
@@ -68,14 +69,15 @@ def make_frame(rows: Any, columns: Sequence[str] | None = None) -> DataFrame:
             "to_frame needs pandas: pip install pandas. to_csv writes the same rows "
             "without."
         ) from error
-    return pandas.DataFrame(rows, columns=columns)
+    return pandas.DataFrame(columns)
 
 
-def write_csv(columns: Mapping[str, np.ndarray], file: TextIO) -> None:
+def write_csv(columns: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Writes columns as comma-separated text, their names first: `History.to_csv`."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*map(_as_texts, columns.values()), strict=True))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*map(_as_texts, columns.values()), strict=True))
 
 
 def scalars(

@@ -1,6 +1,7 @@
 """Arms over seeds: what they share, what is compiled, what is kept, what is refused."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import optax
 import pytest
 
 import jepbt
+from jepbt.checkpoints import folder as run_directory
 from jepbt.comparison import loop, plan_comparison, runs
 from jepbt.datasets import with_label_noise
 from jepbt.engine.programs import place_inputs
@@ -369,6 +371,19 @@ def test_unfair_comparisons_are_refused_before_anything_compiles(
 def test_a_folder_is_for_one_process(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="run_dir is for one process, and there are 2"):
+        plan_comparison(TWO, **SMALL, run_dir=tmp_path / "c")
+
+
+def test_a_disk_that_fills_at_the_start_is_named(monkeypatch, tmp_path):
+    plain = run_directory.replace
+
+    def replace(path, content, **options):
+        if path.name == "config.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(path, content, **options)
+
+    monkeypatch.setattr(run_directory, "replace", replace)
+    with pytest.raises(ValueError, match="cannot be written to: No space left"):
         plan_comparison(TWO, **SMALL, run_dir=tmp_path / "c")
 
 

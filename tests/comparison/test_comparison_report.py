@@ -131,3 +131,5 @@ def test_num_seeds_refuses_what_it_cannot_know():
     for name, difference in (("fixed", 0.1), ("none", 0.1), ("other", 0.0)):
         with pytest.raises(ValueError, match="num_seeds: name="):
             make().num_seeds(name, difference)
+    with pytest.raises(ValueError, match="a score of 'other' or the control is nan"):
+        make(np.where(SCORES[2, 1] == SCORES, np.nan, SCORES)).num_seeds("other", 0.1)

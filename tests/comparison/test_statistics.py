@@ -70,6 +70,8 @@ def test_what_seeds_detect_is_detected_four_times_out_of_five(count):
     assert abs(share - 0.8) < 0.01
     assert statistics.count_seeds(2.0, difference) == count
     assert 0 < statistics.detectable(1.0, 2) < 100  # with hardly any seeds, too
+    many = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / 100
+    assert statistics.detectable(1.0, 10_000) == pytest.approx(many, rel=1e-3)
     share = (stats.ttest_1samp(1 + samples - difference, 0).pvalue < 0.05).mean()
     assert abs(share - statistics._power(0.5, count)) < 0.01
 

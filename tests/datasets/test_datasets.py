@@ -221,6 +221,13 @@ def test_whole_numbers_are_labels_whatever_holds_them(given):
     np.testing.assert_array_equal(dataset.train["label"], CLASSES[rows])
 
 
+def test_a_label_that_is_no_whole_number_is_shown():
+    with pytest.raises(
+        ValueError, match=r"train label .* values like 2\.5; labels are"
+    ):
+        from_arrays((np.zeros((3, 2)), [0.0, 1.0, 2.5]))
+
+
 def test_a_fraction_carves_one_example_at_least():
     assert len(from_arrays((LOCKED[:3], [0, 1, 1])).validation["label"]) == 1
 

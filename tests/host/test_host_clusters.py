@@ -2,21 +2,16 @@
 
 import concurrent.futures
 import dataclasses
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from example_scripts import run_example
 
 import jepbt
 from jepbt import Candidate
 from jepbt.hyperparameters import spaces
-
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
 @dataclasses.dataclass
@@ -96,20 +91,7 @@ def test_a_class_without_instances_is_none_that_jax_keeps():
 
 
 def run(place, *flags):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "many_evaluations.py"), place, *flags],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                [str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]
-            ),
-        },
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_example("many_evaluations", place, *flags)
 
 
 def number(pattern, output):

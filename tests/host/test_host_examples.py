@@ -1,30 +1,10 @@
 """Each example of the host loop, as a user starts it, at toy size."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-
-
-def run(name, *arguments, cwd):
-    package = str(EXAMPLES.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from example_scripts import run_example
 
 
 def numbers(pattern, output):
@@ -38,7 +18,7 @@ def needs(package, extra="examples"):
 
 
 def test_the_dummy_example_reaches_the_figure_it_promises(tmp_path):
-    errors = numbers(r"error +(\S+)", run("dummy_example.py", cwd=tmp_path))
+    errors = numbers(r"error +(\S+)", run_example("dummy_example", cwd=tmp_path))
     assert len(errors) == 20
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1 and errors[-1] < 1e-6
@@ -51,9 +31,9 @@ def test_the_pytorch_example_learns_and_goes_on(tmp_path):
     flags = ["--learning_rate", "0.05", "--population_size", "2", "--run_dir", "run"]
     flags += ["--samples_per_generation", "1500", "--n_processes", "1"]
     flags += ["--data", str(tiny_images(tmp_path)), "--num_generations"]
-    run("mnist_pytorch_example.py", *flags, "2", cwd=tmp_path)
-    output = run(
-        "mnist_pytorch_example.py", *flags, "4", "--resume", "true", cwd=tmp_path
+    run_example("mnist_pytorch_example", *flags, "2", cwd=tmp_path)
+    output = run_example(
+        "mnist_pytorch_example", *flags, "4", "--resume", "true", cwd=tmp_path
     )
     validation, test = numbers(r"accuracy (\S+)", output)
     assert validation > 0.9 and test > 0.9
@@ -81,7 +61,7 @@ def tiny_images(folder):
 def test_the_scikit_learn_example_learns_in_two_processes(tmp_path):
     needs("sklearn")
     flags = ["--num-generations", "2", "--population-size", "3", "--num-images", "800"]
-    output = run("sklearn_example.py", *flags, cwd=tmp_path)
+    output = run_example("sklearn_example", *flags, cwd=tmp_path)
     validation, test = (
         numbers(r"validation (\S+)", output),
         numbers(r"test accuracy (\S+)", output),
@@ -94,7 +74,7 @@ def test_the_scikit_learn_example_learns_in_two_processes(tmp_path):
 def test_the_dask_example_learns_on_two_workers(tmp_path):
     needs("distributed")
     flags = ["--num-generations", "2", "--population-size", "3", "--num-images", "800"]
-    output = run("dask_example.py", *flags, cwd=tmp_path)
+    output = run_example("dask_example", *flags, cwd=tmp_path)
     validation = numbers(r"validation (\S+)", output)
     assert len(validation) == 2
     assert validation[-1] > 0.6
@@ -104,8 +84,8 @@ def test_the_dask_example_learns_on_two_workers(tmp_path):
 def test_the_ray_example_computes_what_one_process_does(tmp_path):
     needs("ray", "ray")
     flags = ["--num-generations", "4", "--population-size", "4"]
-    there = run("ray_example.py", *flags, cwd=tmp_path)
-    here = run("dummy_example.py", *flags, cwd=tmp_path)
+    there = run_example("ray_example", *flags, cwd=tmp_path)
+    here = run_example("dummy_example", *flags, cwd=tmp_path)
     assert there == here and len(here.splitlines()) == 4
 
 
@@ -114,7 +94,7 @@ def test_the_keras_example_learns_in_two_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # it imports TensorFlow otherwise
     needs("keras", "keras")
     flags = ["--num-generations", "3", "--population-size", "2", "--num-images", "1500"]
-    output = run("keras_example.py", *flags, cwd=tmp_path)
+    output = run_example("keras_example", *flags, cwd=tmp_path)
     validation = numbers(r"validation (\S+)", output)
     test = numbers(r"test accuracy (\S+)", output)
     assert len(validation) == 3 and len(test) == 1
