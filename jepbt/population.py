@@ -1,7 +1,6 @@
 """Holds the one idea: a pytree whose every leaf has a leading axis `P`."""
 
 import dataclasses
-import functools
 from typing import Any, TypeAlias
 
 import jax
@@ -10,11 +9,7 @@ import jax.numpy as jnp
 PyTree: TypeAlias = Any
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("state", "hparams", "fitness"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One network in training, and everything that travels with it.

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows
-from jepbt.engine.spec import Spec
-from jepbt.engine.state import Inputs
+from jepbt.engine.state import Inputs, Spec
 from jepbt.engine.steps import member_steps, share_steps
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode

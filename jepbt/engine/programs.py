@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -56,17 +56,7 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
     return placed._replace(key=key)
 
 
-def lower(
-    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
-) -> Programs:
-    """Lowers the parts of a run that are asked for: see `lower_each`."""
-    lowered = dict(lower_each(phases, inputs, mesh, only))
-    return Programs(**{name: lowered.get(name) for name in Programs._fields})
-
-
-def lower_each(
-    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
-) -> Iterator[tuple[str, Any]]:
+def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str, Any]]:
     """Traces the parts of a run, with the places that arguments and results have.
 
     Yields:
@@ -89,25 +79,16 @@ def lower_each(
     state = shapes(init.out_info)
     step = ((inputs, number, state), (whole, whole, carried))
     train = place(phases.train, *step, (carried, whole), (2,))
-    metrics = shapes(train.out_info[1])
-    makers: dict[str, Callable[[], Any]] = {
-        "train": lambda: train,
-        "evaluate": lambda: place(
-            phases.evaluate,
-            (inputs, number, metrics, state),
-            (whole, whole, whole, carried),
-            carried,
-            (3,),
-        ),
-        "init": lambda: init,
-        "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
-        "pick": lambda: place(
-            take, (state.population, slots), (population, whole), whole
-        ),
-    }
-    for name, make in makers.items():
-        if name in only:
-            yield name, make().lower()
+    yield "train", train.lower()
+    args = inputs, number, shapes(train.out_info[1]), state
+    evaluate = place(
+        phases.evaluate, args, (whole, whole, whole, carried), carried, (3,)
+    )
+    yield "evaluate", evaluate.lower()
+    yield "init", init.lower()
+    yield "evolve", place(phases.evolve, *step, (carried, whole), (2,)).lower()
+    args = state.population, slots
+    yield "pick", place(take, args, (population, whole), whole).lower()
 
 
 @jax.jit
