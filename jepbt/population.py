@@ -67,6 +67,18 @@ def take(tree: Any, parents: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[parents], tree)
 
 
+def stack_shapes(member: Any, size: int) -> Any:
+    """Gives the shapes of a member's leaves a leading axis of that size.
+
+    Example:
+        >>> stack_shapes(jax.ShapeDtypeStruct((3,), jnp.float32), 8).shape
+        (8, 3)
+    """
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), member
+    )
+
+
 def like(example: Any, tree: Any) -> Any:
     """Gives the leaves of a tree the types that another tree of its structure has.
 
@@ -79,6 +91,22 @@ def like(example: Any, tree: Any) -> Any:
         example,
         tree,
     )
+
+
+def are_finite(tree: Any) -> jax.Array:
+    """Tells whether all floats of a tree are finite: `bool[]`.
+
+    Example:
+        >>> bool(are_finite([jnp.array([1.0, jnp.inf]), jnp.int32(1)]))
+        False
+    """
+    leaves = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    # An array without elements, handed to every device, ends JAX 0.11's compiler.
+    return jnp.all(jnp.array(leaves)) if leaves else jnp.bool_(True)
 
 
 def where(mask: jax.Array, chosen: Any, otherwise: Any) -> Any:

@@ -1023,8 +1023,8 @@ TABLE = [
     # ---- The other drivers
     (
         make_run,
-        ({"task": "images"}, "task must be a Task, got 'images'", TypeError),
-        ({"strategy": "epbt"}, "strategy must be a Strategy, got 'epbt'", TypeError),
+        ({"task": "images"}, "task must be a jepbt.Task, got str", TypeError),
+        ({"strategy": "eppt"}, "strategy='eppt' is none of ... mean 'epbt'?"),
         ({"config": {}}, "config must be a jepbt.Config, got dict", TypeError),
         ({"config": jepbt.Config(seed=-1)}, "seed=-1 must be"),
         ({"config": jepbt.Config(chunk_size=3)}, "chunk_size=3 must divide the 32"),

@@ -129,7 +129,7 @@ def read_by_each(own: PyTree, rows: jax.Array) -> jax.Array:
         The same `rows`.
     """
     forms = {XLA: lambda own, rows: rows, EACH_ITS_OWN: _copy}
-    return lower("batch", forms, own, rows, form=None)
+    return lower("batch", forms, own, rows)
 
 
 @jax.custom_batching.custom_vmap

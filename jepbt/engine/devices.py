@@ -184,9 +184,7 @@ def choose_devices(
             )
         if len(set(offered)) < len(offered):
             raise ValueError(f"devices={devices!r} must name each device once.")
-    count = max(
-        n for n in range(1, len(offered) + 1) if n == 1 or population_size % n == 0
-    )
+    count = max(n for n in range(1, len(offered) + 1) if population_size % n == 0)
     if jax.process_count() > 1 and count < len(offered):
         raise ValueError(
             f"population_size={population_size} is not divisible by the {len(offered)} "

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from jepbt.engine.batches import read_by_each
 from jepbt.engine.state import Best, Inputs, Spec
 from jepbt.hyperparameters import HyperParameters, decode
-from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
+from jepbt.population import (
+    EVALUATE,
+    Population,
+    PyTree,
+    are_finite,
+    derive_key,
+    take,
+)
 from jepbt.strategies import Evaluation
 from jepbt.tasks import Task
 
@@ -34,7 +41,9 @@ def score_member(
     if spec.strategy.behaviour is not None:
         behaviour = _behave(spec, *member, inputs, scores)
     fitness, standard_error = _summarize(scores)
-    fitness = jnp.where(has_finite_params(state), fitness, jnp.nan)
+    # A weight that has become nan or inf may be one that no example has read yet.
+    is_live = are_finite(getattr(state, "params", ()))
+    fitness = jnp.where(is_live, fitness, jnp.nan)
     return fitness, standard_error, behaviour
 
 
@@ -89,28 +98,6 @@ def map_batches(
 def _summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Computes the mean of scores `f32[N]`, and its standard error."""
     return scores.mean(), scores.std() / math.sqrt(scores.size)
-
-
-def has_finite_params(state: PyTree) -> jax.Array:
-    """Tells whether a member's weights are finite: `bool[]`.
-
-    A weight that has become nan or inf may be one that no example has read yet. A state
-    without `params` is judged by its loss and its scores alone.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> import jax.numpy as jnp
-        >>> bool(has_finite_params(SimpleNamespace(params=[jnp.array([1.0, jnp.inf])])))
-        False
-    """
-    leaves = jax.tree.leaves(getattr(state, "params", ()))
-    is_finite = [
-        jnp.isfinite(leaf).all()
-        for leaf in leaves
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    # An array without elements, handed to every device, ends JAX 0.11's compiler.
-    return jnp.all(jnp.array(is_finite)) if is_finite else jnp.bool_(True)
 
 
 def behaviour_shape(

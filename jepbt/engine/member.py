@@ -15,17 +15,14 @@ from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
 from jepbt.engine.lowering import count_flops, hash_parts, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
-from jepbt.hyperparameters import (
-    HyperParameters,
-    decode,
-    default_member,
-    sample_population,
-    spaces,
-)
-from jepbt.population import Member, Population, PyTree
+from jepbt.engine.state import Spec
+from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
+from jepbt.population import Member, PyTree, stack_shapes, take
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
 from jepbt.tasks.task import check_arrays
+
+_FITNESS = jax.ShapeDtypeStruct((), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +32,6 @@ class TracedMember:
     Attributes:
         state: the shapes of its state.
         hparams: the shapes of its hyperparameters, as they are on the device.
-        batch: the shapes of a training step's batch, as `train_step` takes it: with the
-            row of `prepare`, if the task has one; `None` for a task without data.
         step_flops: the floating-point operations of one training step by the
             compiler's own count, before it optimises; 0 if it does not tell.
         traced: the traced functions of the task behind each part of a run, by its name,
@@ -49,7 +44,6 @@ class TracedMember:
 
     state: PyTree
     hparams: HyperParameters
-    batch: PyTree
     step_flops: float
     traced: Mapping[str, Sequence[Any]]
     strategy: Sequence[Any]
@@ -61,9 +55,6 @@ class TracedMember:
 
         The text of a lowered function holds its operations and constants, but neither
         data nor devices: it is the same on every machine.
-
-        Returns:
-            64 hexadecimal digits for each part of a run.
         """
         evolve = [*self.strategy, *self.traced["evolve"]]
         return hash_parts({**self.traced, "evolve": evolve}, self.step)
@@ -88,9 +79,6 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         task: the task to be trained.
         strategy: the strategy that will evolve it.
         config: the settings, checked, with the batch size decided.
-
-    Returns:
-        The shapes of one member and its batch, its cost, and its lowered functions.
 
     Raises:
         ValueError: if the functions do not fit together; the message names which.
@@ -126,19 +114,25 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
     check_behaviour(task, strategy)
     steps, traced = _trace_task(task, config)
     state, hparams = steps.started.out_info, steps.hparams
-    behaviour = behaviour_shape(task, strategy, state, hparams)
+    behaviour = behaviour_shape(Spec(task, strategy, config), state, hparams)
     step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
     lowered = lower_anywhere(steps.stepped)
-    shapes, both = (state, hparams, steps.batch), [first, step]
-    flops = count_flops(lowered)
-    return TracedMember(*shapes, flops, traced, both, lowered, steps.task)
+    return TracedMember(
+        state=state,
+        hparams=hparams,
+        step_flops=count_flops(lowered),
+        traced=traced,
+        strategy=[first, step],
+        step=lowered,
+        task=steps.task,
+    )
 
 
 def _trace_task(task: Task, config: Config) -> tuple[Steps, dict[str, list[Any]]]:
     """Traces a task's functions, by the part of a run that calls them."""
     steps = trace_steps(task, config)
     state, hparams = steps.started.out_info, steps.hparams
-    _check_outside(steps.stepped, steps.num_inputs, "train_step")
+    _check_outside(steps.stepped, "train_step")
     return steps, {
         "init": [steps.started],
         "evolve": _trace_hooks(task, state, hparams, config),
@@ -160,9 +154,8 @@ def trace_evaluate(
         return task.evaluate(key, state, decode(hparams), batch, shared)
 
     _, rows = batch_shapes(task.data, config)
-    scoring = _key_shape(), state, hparams, rows, task.shared
-    scored = jax.jit(evaluate).trace(*scoring)
-    _check_outside(scored, len(jax.tree.leaves(scoring)), "evaluate")
+    scored = jax.jit(evaluate).trace(_key_shape(), state, hparams, rows, task.shared)
+    _check_outside(scored, "evaluate")
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
     if rows is not None and shape != (config.batch_size,):
         raise ValueError(
@@ -178,28 +171,20 @@ class Steps(NamedTuple):
     Attributes:
         task: the task whose steps these are: see `TracedMember`.
         hparams: the shapes of a member's hyperparameters.
-        batch: the shapes of a batch, as `train_step` takes it.
         started: the traced `init`.
         prepared: the traced `prepare`, or `None`.
         stepped: the traced `train_step`.
-        num_inputs: the number of arrays that a step takes.
     """
 
     task: Task
     hparams: HyperParameters
-    batch: PyTree
     started: Any
     prepared: Any
     stepped: Any
-    num_inputs: int
 
 
 def trace_steps(task: Task, config: Config) -> Steps:
     """Traces how a member begins and trains, with its own hyperparameters throughout.
-
-    Args:
-        task: the task to be trained.
-        config: the settings, checked, with the batch size decided.
 
     Raises:
         ValueError: if the functions do not fit together.
@@ -210,8 +195,10 @@ def trace_steps(task: Task, config: Config) -> Steps:
     batch, _ = batch_shapes(task.data, config)
     prepared = None
     if task.prepare is not None:
-        prepared = _trace_prepare(task, batch, config)
-        batch = batch, _rows_of(prepared.out_info)
+        population = Member(started.out_info, hparams, _FITNESS)
+        prepared = _trace_prepare(task, population, batch, config)
+        row = jax.eval_shape(lambda rows: take(rows, 0), prepared.out_info)
+        batch = batch, row
     args = _key_shape(), started.out_info, hparams, batch, task.shared
 
     def trace(task):
@@ -227,8 +214,7 @@ def trace_steps(task: Task, config: Config) -> Steps:
     if copies:
         task = renew(task, copies)
         _, stepped = trace(task)
-    num_inputs = len(jax.tree.leaves(args))
-    return Steps(task, hparams, batch, started, prepared, stepped, num_inputs)
+    return Steps(task, hparams, started, prepared, stepped)
 
 
 def decide_batch_size(task: Task, config: Config) -> Config:
@@ -246,12 +232,12 @@ def decide_batch_size(task: Task, config: Config) -> Config:
     return dataclasses.replace(config, batch_size=task.batch_size)
 
 
-def _check_outside(traced: Any, num_inputs: int, name: str) -> None:
+def _check_outside(traced: Any, name: str) -> None:
     """Refuses a function that reads what belongs to the trace of another one.
 
     JAX hands such values to the function as inputs of their own.
     """
-    if len(traced.jaxpr.in_avals) > num_inputs:
+    if len(traced.jaxpr.in_avals) > len(jax.tree.leaves(traced.args_info)):
         raise ValueError(
             f"{name} reads a value that init has computed and kept outside of the "
             "arrays of its state, such as the `tx` of flax's TrainState made from "
@@ -284,10 +270,10 @@ def _trace_strategy_step(
     behaviour: tuple[int, ...] | None,
 ) -> Any:
     state, hparams = started
-    fitness = jax.ShapeDtypeStruct((config.population_size,), jnp.float32)
     if behaviour is not None:
-        behaviour = jax.ShapeDtypeStruct((*fitness.shape, *behaviour), jnp.float32)
-    evaluation = Evaluation(fitness, fitness, behaviour)
+        behaviour = jax.ShapeDtypeStruct(behaviour, jnp.float32)
+    evaluation = Evaluation(_FITNESS, _FITNESS, behaviour)
+    evaluation = stack_shapes(evaluation, config.population_size)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     step = jax.jit(lambda *args: strategy.step(*args))
     return step.trace(_key_shape(), state, number, hparams, evaluation)
@@ -298,12 +284,8 @@ def _trace_hooks(
 ) -> list[Any]:
     traced = []
     if task.repair is not None:
-        size = config.population_size
-        population = jax.eval_shape(
-            lambda key: sample_population(key, task.hparams, size), _key_shape()
-        )
         repair = jax.jit(lambda hparams: task.repair(hparams))
-        traced.append(repair.trace(population))
+        traced.append(repair.trace(stack_shapes(hparams, config.population_size)))
     if task.restart is not None:
 
         def restart(key, state, hparams):
@@ -313,7 +295,7 @@ def _trace_hooks(
     return traced
 
 
-def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
+def _trace_prepare(task: Task, member: Member, batch: PyTree, config: Config) -> Any:
     if task.data is None or config.batches != "shared":
         raise ValueError(
             f"batches={config.batches!r}: the task prepares something for all members "
@@ -321,17 +303,9 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
             "batches='shared'."
         )
 
-    def start(key) -> Population:
-        hparams = sample_population(key, task.hparams, config.population_size)
-        keys = jax.random.split(key, config.population_size)
-        state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
-        return Member(state, hparams, jnp.zeros(config.population_size, jnp.float32))
-
     num_steps = config.steps_per_generation
-    batches = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype), batch
-    )
-    population = jax.eval_shape(start, _key_shape())
+    population = stack_shapes(member, config.population_size)
+    batches = stack_shapes(batch, num_steps)
     prepare = jax.jit(lambda *args: task.prepare(*args))
     prepared = prepare.trace(_key_shape(), population, batches, task.shared)
     for leaf in jax.tree.leaves(prepared.out_info):
@@ -341,9 +315,3 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
                 f"[{num_steps}, ...] here, got shape {leaf.shape}."
             )
     return prepared
-
-
-def _rows_of(stacked: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked
-    )

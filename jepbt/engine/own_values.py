@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jepbt.engine.devices import compiler_options
 from jepbt.hyperparameters import default_member
-from jepbt.population import PyTree
+from jepbt.population import PyTree, stack_shapes
 from jepbt.tasks import Task
 
 
@@ -109,11 +109,8 @@ def _depends(
         found[:] = is_mapped[0]
         return leaves, is_mapped[0]
 
-    def stack(leaf):
-        return jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-
     axes = [0 if i == on else None for i in range(len(args))]
-    args = [jax.tree.map(stack, a) if i == on else a for i, a in enumerate(args)]
+    args = [stack_shapes(a, 2) if i == on else a for i, a in enumerate(args)]
     look_at = jax.vmap(lambda *args: look(jax.tree.leaves(function(*args))), axes)
     jax.eval_shape(look_at, *args)
     return found

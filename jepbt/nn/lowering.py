@@ -164,7 +164,10 @@ def trying(platform: str, forms: Mapping[str, str]) -> Iterator[None]:
 
 
 def lower(
-    layer: str, forms: Mapping[str, Callable[..., Any]], *args: Any, form: str | None
+    layer: str,
+    forms: Mapping[str, Callable[..., Any]],
+    *args: Any,
+    form: str | None = None,
 ) -> Any:
     """Computes a layer in one of `forms`, functions by name, `XLA` among them.
 

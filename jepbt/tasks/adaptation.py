@@ -10,7 +10,7 @@ import optax
 
 from jepbt.arguments import accepts, check_whole
 from jepbt.losses import AdaptiveLoss
-from jepbt.population import PyTree, take
+from jepbt.population import PyTree, are_finite, take
 
 _SCORED_AT_ONCE = 250
 _MOVE = 0.01
@@ -173,7 +173,7 @@ def start(
         logits = jax.lax.map(lambda batch: predict(take(rows, batch)), batches)
         logits = logits.reshape(-1, logits.shape[-1])[:count]
         new = settings.loss.start(learned.parameters, logits, labels(rows))
-        is_due = ~learned.is_started & (learned.count > 0) & _is_finite(new)
+        is_due = ~learned.is_started & (learned.count > 0) & are_finite(new)
         started = _renew(new, is_started=True)
         return jax.tree.map(lambda a, b: jnp.where(is_due, a, b), started, learned)
 
@@ -204,7 +204,7 @@ def improve(
 
     parameters = jax.tree.map(move, learned.parameters, steps)
     new = Adapted(parameters, adam, learned.is_started)
-    is_finite = _is_finite((gradient, parameters))
+    is_finite = are_finite((gradient, parameters))
     return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, learned)
 
 
@@ -248,9 +248,3 @@ def direction(
 
 def _renew(parameters: PyTree, *, is_started: bool) -> Adapted:
     return Adapted(parameters, _ADAM.init(parameters), jnp.bool_(is_started))
-
-
-def _is_finite(tree: PyTree) -> jax.Array:
-    return jnp.all(
-        jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
-    )

@@ -23,7 +23,7 @@ from jepbt.engine.member import trace_evaluate
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, default_member
 from jepbt.optional import warn
-from jepbt.population import Member, Population, PyTree, take
+from jepbt.population import Member, Population, stack_shapes, take
 from jepbt.results import History
 from jepbt.results.json_lines import UNREADABLE, odd_choices
 from jepbt.tasks import Task
@@ -205,15 +205,13 @@ def _read_members(
     """Reads the last population, the best member, and the best of the first."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     best = Best(like, like.fitness, scalar, scalar)
-    size = config.population_size
-
-    def stack(leaf: PyTree) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
 
     try:
         arrays = checkpoint.read_arrays(path)
         return (
-            checkpoint.pick(arrays, "_0_population", jax.tree.map(stack, like)),
+            checkpoint.pick(
+                arrays, "_0_population", stack_shapes(like, config.population_size)
+            ),
             checkpoint.pick(arrays, "_0_best", best),
             checkpoint.pick(arrays, "_1", best),
         )
