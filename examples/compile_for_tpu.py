@@ -29,8 +29,7 @@ from jepbt import config as configs
 from jepbt import nn
 from jepbt.config import Config
 from jepbt.engine import make_inputs, make_mesh, make_phases
-from jepbt.engine.chunks import choose_chunk
-from jepbt.engine.devices import check_chunk
+from jepbt.engine.devices import check_chunk, choose_chunk
 from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import reserved_bytes
 from jepbt.engine.programs import Programs, lower_each

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jepbt.arguments import user_path
-from jepbt.optional import optional
+from jepbt.nn.lowering import decide
 
 AXIS = "population"
 
@@ -210,6 +209,53 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+class ChunkChoice(NamedTuple):
+    """The members that a device computes together, and why.
+
+    Attributes:
+        size: a divisor of the members of a device.
+        reason: one line for people.
+    """
+
+    size: int
+    reason: str
+
+
+def choose_chunk(num_members: int, platform: str, step_flops: float) -> ChunkChoice:
+    """Chooses by a rule, so that the same run computes the same on every machine.
+
+    The rule and its evidence stand in `jepbt.nn.lowering`: on a CPU eight members at a
+    time where a member's step is small, else one; on a TPU eight; on a GPU all of them.
+    `jepbt.scaling` measures which size is the fastest for a task.
+
+    Args:
+        num_members: the members of one device.
+        platform: the device's platform.
+        step_flops: the floating-point operations of a member's step; 0 if unknown.
+
+    Returns:
+        The largest divisor of `num_members` that the rule allows.
+
+    Example:
+        >>> choose_chunk(32, "cpu", 1e6).size, choose_chunk(32, "cpu", 1e8).size
+        (8, 1)
+    """
+    row = decide(platform, "members", step_flops or math.inf)
+    step = f"a step of {step_flops / 1e6:.3g} MFLOP" if step_flops else "any step"
+    size = largest_divisor(num_members, row.form or num_members)
+    return ChunkChoice(size, f"the rule for {step}, {row.evidence}")
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Finds the largest divisor of a number that is at most `most`.
+
+    Example:
+        >>> largest_divisor(12, 8)
+        6
+    """
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
+
+
 def check_chunk(chunk_size: int | str, num_members: int) -> None:
     """Refuses a given chunk size that would leave a remainder."""
     if chunk_size != "auto" and num_members % chunk_size:
@@ -272,23 +318,3 @@ def is_host(device: jax.Device) -> bool:
         False
     """
     return device.platform == "cpu"
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between processes, in a cache folder of the user's.
-
-    Does nothing if a folder is configured already, by `jax_compilation_cache_dir` or
-    its environment variable, or if `JAX_ENABLE_COMPILATION_CACHE` is off.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    if not jax.config.jax_enable_compilation_cache:
-        return
-    with optional("compiled programs are not kept for the next start"):
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} cannot be written to")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jepbt.arguments import user_path
 from jepbt.engine.devices import (
     Effort,
     compiler_options,
@@ -20,6 +22,7 @@ from jepbt.engine.devices import (
 )
 from jepbt.engine.generation import Phases
 from jepbt.engine.state import Inputs, RunState, make_inputs
+from jepbt.optional import optional
 from jepbt.population import Member, PyTree, take
 from jepbt.tasks import Task
 
@@ -128,3 +131,23 @@ def compile_each(
         done = {name: waiting[name].result() for name in Programs._fields}
     programs = Programs(**{name: compiled for name, (compiled, _) in done.items()})
     return programs, {name: seconds for name, (_, seconds) in done.items()}
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, in a cache folder of the user's.
+
+    Does nothing if a folder is configured already, by `jax_compilation_cache_dir` or
+    its environment variable, or if `JAX_ENABLE_COMPILATION_CACHE` is off.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    with optional("compiled programs are not kept for the next start"):
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

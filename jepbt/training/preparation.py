@@ -21,12 +21,13 @@ from jepbt.checkpoints.shared import check_shared
 from jepbt.config import VERSION, Config
 from jepbt.engine import RunState, make_mesh, make_phases
 from jepbt.engine.checks import check_elements
-from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
+    ChunkChoice,
     check_chunk,
+    choose_chunk,
     choose_devices,
     is_host,
-    use_compilation_cache,
+    largest_divisor,
 )
 from jepbt.engine.forks import check_fork
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
@@ -38,7 +39,13 @@ from jepbt.engine.memory import (
     tree_bytes,
 )
 from jepbt.engine.processes import agree, are_several, in_first, of_first, together
-from jepbt.engine.programs import Programs, compile_each, lower_each, place_inputs
+from jepbt.engine.programs import (
+    Programs,
+    compile_each,
+    lower_each,
+    place_inputs,
+    use_compilation_cache,
+)
 from jepbt.engine.state import Inputs
 from jepbt.engine.switches import own_rules
 from jepbt.strategies import Strategy, resolve_strategy
