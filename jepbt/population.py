@@ -67,6 +67,21 @@ def take(tree: Any, parents: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[parents], tree)
 
 
+def key_shape() -> jax.ShapeDtypeStruct:
+    """Returns the shape of one random key, to trace a function with."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def count_rows(tree: Any) -> int:
+    """Counts the rows of a tree: the leading axis that its leaves share.
+
+    Example:
+        >>> count_rows({"image": jnp.zeros((5, 2)), "label": jnp.zeros(5)})
+        5
+    """
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
 def stack_shapes(member: Any, size: int) -> Any:
     """Gives the shapes of a member's leaves a leading axis of that size.
 

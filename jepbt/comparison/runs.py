@@ -14,7 +14,7 @@ from jepbt.comparison.arms import Arm, Entrant
 from jepbt.comparison.biases import biased_accuracy, tune_biases
 from jepbt.datasets.dataset import classes_of
 from jepbt.engine.evaluation import map_batches, mean_score
-from jepbt.engine.member import fingerprint_task, trace_member
+from jepbt.engine.member import trace_member, trace_task
 from jepbt.engine.programs import place_inputs
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, encode
@@ -106,8 +106,8 @@ def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
 
 def _hash_task(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
     if arm is entrant.first:
-        return entrant.member.task_fingerprint()
-    return fingerprint_task(arm.task, entrant.config)
+        return dataclasses.replace(entrant.member, strategy=()).fingerprint()
+    return trace_task(arm.task, entrant.config).fingerprint()
 
 
 def _hash_all(arm: Arm, entrant: Entrant) -> Mapping[str, str]:

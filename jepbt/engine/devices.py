@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jepbt.nn.lowering import decide
+from jepbt.population import count_rows
 
 AXIS = "population"
 
@@ -50,7 +51,7 @@ def map_members(
     """
 
     def share(members, common):
-        num_members = jax.tree.leaves(members)[0].shape[0]
+        num_members = count_rows(members)
         chunk = min(chunk_size, num_members)
         run = lambda member: function(member, common)  # noqa: E731
         if chunk == num_members > 1:
@@ -94,7 +95,6 @@ def map_members(
 def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
     """Does what `jax.lax.map` does, but writes new states over those it has read."""
     states, rest = members
-    count = jax.tree.leaves(members)[0].shape[0]
 
     def step(states, counted):
         number, other = counted
@@ -108,7 +108,7 @@ def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
         new, extra = run((jax.tree.map(read, states), other))
         return jax.tree.map(write, states, new), extra
 
-    return jax.lax.scan(step, states, (jnp.arange(count), rest))
+    return jax.lax.scan(step, states, (jnp.arange(count_rows(members)), rest))
 
 
 def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -16,7 +16,9 @@ from jepbt.population import (
     Population,
     PyTree,
     are_finite,
+    count_rows,
     derive_key,
+    key_shape,
     take,
 )
 from jepbt.strategies import Evaluation
@@ -111,9 +113,8 @@ def behaviour_shape(
         inputs = Inputs(key, None, rows, shared)
         return score_member(spec, inputs, 0, state, hparams)[2]
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
     rows, shared = spec.task.data.validation, spec.task.shared
-    return jax.eval_shape(behave, key, state, hparams, rows, shared).shape
+    return jax.eval_shape(behave, key_shape(), state, hparams, rows, shared).shape
 
 
 def keep_best(
@@ -135,11 +136,6 @@ def keep_best(
     return jax.tree.map(
         lambda new, old: jnp.where(is_better, new, old), candidate, best
     )
-
-
-def count_rows(rows: PyTree) -> int:
-    """Counts the examples of a split: the leading axis of its arrays."""
-    return jax.tree.leaves(rows)[0].shape[0]
 
 
 def _behave(spec, key, state, values, inputs, scores) -> jax.Array:

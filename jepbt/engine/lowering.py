@@ -24,12 +24,15 @@ def lower_anywhere(traced: Any) -> Any:
         return traced.lower()
 
 
-def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any) -> dict[str, str]:
+def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any = None) -> dict[str, str]:
     """Hashes the text of lowered functions, which is the same on every machine.
 
     Args:
         traced: the traced functions behind each part of a run.
         step: the lowered training step, which belongs to the part `"train"`.
+
+    Returns:
+        64 hexadecimal digits for each part.
     """
     hashes = {}
     for name, parts in traced.items():

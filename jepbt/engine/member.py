@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jepbt.engine.lowering import count_flops, hash_parts, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
 from jepbt.engine.state import Spec
 from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
-from jepbt.population import Member, PyTree, stack_shapes, take
+from jepbt.population import Member, PyTree, key_shape, stack_shapes, take
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
 from jepbt.tasks.task import check_arrays
@@ -32,23 +33,28 @@ class TracedMember:
     Attributes:
         state: the shapes of its state.
         hparams: the shapes of its hyperparameters, as they are on the device.
-        step_flops: the floating-point operations of one training step by the
-            compiler's own count, before it optimises; 0 if it does not tell.
         traced: the traced functions of the task behind each part of a run, by its name,
             without the training step.
-        strategy: the traced functions of the strategy.
         step: the lowered training step.
         task: the task whose steps are traced: the one given, unless its states hold
             copies of hyperparameters, which steps then make anew.
+        strategy: the traced functions of the strategy, if there is one.
     """
 
     state: PyTree
     hparams: HyperParameters
-    step_flops: float
     traced: Mapping[str, Sequence[Any]]
-    strategy: Sequence[Any]
     step: Any
     task: Task
+    strategy: Sequence[Any] = ()
+
+    @functools.cached_property
+    def step_flops(self) -> float:
+        """The floating-point operations of one training step; 0 if unknown.
+
+        By the compiler's own count, before it optimises.
+        """
+        return count_flops(self.step)
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes what is computed: `"init"`, `"evolve"`, `"train"`, `"evaluate"`.
@@ -58,16 +64,6 @@ class TracedMember:
         """
         evolve = [*self.strategy, *self.traced["evolve"]]
         return hash_parts({**self.traced, "evolve": evolve}, self.step)
-
-    def task_fingerprint(self) -> dict[str, str]:
-        """Hashes what the task computes, as `fingerprint_task` does."""
-        return hash_parts(self.traced, self.step)
-
-
-def fingerprint_task(task: Task, config: Config) -> dict[str, str]:
-    """Hashes what a task computes, whatever the strategy: see `TracedMember`."""
-    steps, traced = _trace_task(task, config)
-    return hash_parts(traced, lower_anywhere(steps.stepped))
 
 
 def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember:
@@ -82,27 +78,6 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
 
     Raises:
         ValueError: if the functions do not fit together; the message names which.
-
-    Warns:
-        RuntimeWarning: if a step's arithmetic cannot be counted; a run does not need
-            it.
-
-    Example:
-        >>> import numpy as np, optax, jepbt
-        >>> from dataclasses import dataclass
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
-        >>> task = jepbt.classification(
-        ...     (np.zeros((20, 100), np.float32), np.arange(20) % 2),
-        ...     hparams=Hyper, model=jepbt.models.MLP(num_classes=2, hidden=()),
-        ...     loss=lambda h: jepbt.losses.cross_entropy,
-        ...     optimizer=lambda h: optax.sgd(h.rate),
-        ... )
-        >>> config = jepbt.Config(batch_size=10)
-        >>> member = trace_member(task, jepbt.strategies.epbt(), config)
-        >>> 2 * 2 * 10 * 100 * 2 < member.step_flops < 10_000
-        True
     """
     if jax.config.jax_disable_jit:
         raise ValueError(
@@ -112,33 +87,26 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         )
     first = _trace_strategy_init(task, strategy, config)
     check_behaviour(task, strategy)
-    steps, traced = _trace_task(task, config)
-    state, hparams = steps.started.out_info, steps.hparams
-    behaviour = behaviour_shape(Spec(task, strategy, config), state, hparams)
+    member = trace_task(task, config)
+    spec = Spec(task, strategy, config)
+    behaviour = behaviour_shape(spec, member.state, member.hparams)
     step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
-    lowered = lower_anywhere(steps.stepped)
-    return TracedMember(
-        state=state,
-        hparams=hparams,
-        step_flops=count_flops(lowered),
-        traced=traced,
-        strategy=[first, step],
-        step=lowered,
-        task=steps.task,
-    )
+    return dataclasses.replace(member, strategy=[first, step])
 
 
-def _trace_task(task: Task, config: Config) -> tuple[Steps, dict[str, list[Any]]]:
-    """Traces a task's functions, by the part of a run that calls them."""
+def trace_task(task: Task, config: Config) -> TracedMember:
+    """Traces the functions of a task alone: see `trace_member`."""
     steps = trace_steps(task, config)
     state, hparams = steps.started.out_info, steps.hparams
     _check_outside(steps.stepped, "train_step")
-    return steps, {
+    traced = {
         "init": [steps.started],
         "evolve": _trace_hooks(task, state, hparams, config),
         "train": [] if steps.prepared is None else [steps.prepared],
         "evaluate": [trace_evaluate(task, config, state, hparams)],
     }
+    step = lower_anywhere(steps.stepped)
+    return TracedMember(state, hparams, traced, step, steps.task)
 
 
 def trace_evaluate(
@@ -154,7 +122,7 @@ def trace_evaluate(
         return task.evaluate(key, state, decode(hparams), batch, shared)
 
     _, rows = batch_shapes(task.data, config)
-    scored = jax.jit(evaluate).trace(_key_shape(), state, hparams, rows, task.shared)
+    scored = jax.jit(evaluate).trace(key_shape(), state, hparams, rows, task.shared)
     _check_outside(scored, "evaluate")
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
     if rows is not None and shape != (config.batch_size,):
@@ -191,7 +159,7 @@ def trace_steps(task: Task, config: Config) -> Steps:
     """
     hparams = jax.eval_shape(lambda: default_member(task.hparams))
     init = jax.jit(lambda key, hparams: task.init(key, decode(hparams)))
-    started = init.trace(_key_shape(), hparams)
+    started = init.trace(key_shape(), hparams)
     batch, _ = batch_shapes(task.data, config)
     prepared = None
     if task.prepare is not None:
@@ -199,7 +167,7 @@ def trace_steps(task: Task, config: Config) -> Steps:
         prepared = _trace_prepare(task, population, batch, config)
         row = jax.eval_shape(lambda rows: take(rows, 0), prepared.out_info)
         batch = batch, row
-    args = _key_shape(), started.out_info, hparams, batch, task.shared
+    args = key_shape(), started.out_info, hparams, batch, task.shared
 
     def trace(task):
         def step(key, state, hparams, batch, shared):
@@ -248,10 +216,6 @@ def _check_outside(traced: Any, name: str) -> None:
         )
 
 
-def _key_shape() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key(0))
-
-
 def _trace_strategy_init(task: Task, strategy: Strategy, config: Config) -> Any:
     """Traces with the real population size, so that a strategy can refuse it."""
 
@@ -260,7 +224,7 @@ def _trace_strategy_init(task: Task, strategy: Strategy, config: Config) -> Any:
             key, task.hparams, config.population_size, config.num_generations
         )
 
-    return jax.jit(init).trace(_key_shape())
+    return jax.jit(init).trace(key_shape())
 
 
 def _trace_strategy_step(
@@ -276,7 +240,7 @@ def _trace_strategy_step(
     evaluation = stack_shapes(evaluation, config.population_size)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     step = jax.jit(lambda *args: strategy.step(*args))
-    return step.trace(_key_shape(), state, number, hparams, evaluation)
+    return step.trace(key_shape(), state, number, hparams, evaluation)
 
 
 def _trace_hooks(
@@ -291,7 +255,7 @@ def _trace_hooks(
         def restart(key, state, hparams):
             return task.restart(key, state, decode(hparams))
 
-        traced.append(jax.jit(restart).trace(_key_shape(), state, hparams))
+        traced.append(jax.jit(restart).trace(key_shape(), state, hparams))
     return traced
 
 
@@ -307,7 +271,7 @@ def _trace_prepare(task: Task, member: Member, batch: PyTree, config: Config) ->
     population = stack_shapes(member, config.population_size)
     batches = stack_shapes(batch, num_steps)
     prepare = jax.jit(lambda *args: task.prepare(*args))
-    prepared = prepare.trace(_key_shape(), population, batches, task.shared)
+    prepared = prepare.trace(key_shape(), population, batches, task.shared)
     for leaf in jax.tree.leaves(prepared.out_info):
         if leaf.shape[:1] != (num_steps,):
             raise ValueError(

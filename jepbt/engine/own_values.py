@@ -63,19 +63,6 @@ def renew(task: Task, copies: Sequence[int]) -> Task:
 
     Returns:
         The same task, if there are none.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
-        >>> task = Task(
-        ...     Hyper,
-        ...     init=lambda key, h: {"rate": h.learning_rate, "x": 1.0},
-        ...     train_step=lambda key, state, h, batch, shared: (state, {"loss": 0.0}),
-        ...     evaluate=lambda key, state, h, batch, shared: state["x"],
-        ... )
-        >>> parent, own = {"rate": 0.1, "x": 3.0}, SimpleNamespace(learning_rate=0.2)
-        >>> renew(task, [0]).train_step(None, parent, own, None, None)[0]
-        {'rate': 0.2, 'x': 3.0}
     """
     if not copies:
         return task

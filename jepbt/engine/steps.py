@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.engine.batches import batch_indices, read_by_each
-from jepbt.engine.evaluation import count_rows
 from jepbt.engine.state import Inputs, Spec
 from jepbt.hyperparameters import HyperParameters, decode
 from jepbt.population import (
@@ -18,6 +17,7 @@ from jepbt.population import (
     TRAIN,
     Population,
     PyTree,
+    count_rows,
     derive_key,
     take,
 )

@@ -10,7 +10,7 @@ import optax
 
 from jepbt.arguments import accepts, check_whole
 from jepbt.losses import AdaptiveLoss
-from jepbt.population import PyTree, are_finite, take
+from jepbt.population import PyTree, are_finite, count_rows, take
 
 _SCORED_AT_ONCE = 250
 _MOVE = 0.01
@@ -135,7 +135,7 @@ def make_turns(
     """
 
     def prepare(key, population, batches, shared):
-        num_steps = jax.tree.leaves(batches)[0].shape[0]
+        num_steps = count_rows(batches)
         steps = jnp.arange(num_steps)
         learned = population.state.loss
         is_due = ~learned.is_started & (learned.count > 0)
@@ -166,7 +166,7 @@ def start(
         return learned
 
     def estimate():
-        count = jax.tree.leaves(rows)[0].shape[0]
+        count = count_rows(rows)
         # The last batch is filled up with the first rows, whose second logits are cut.
         size = min(count, _SCORED_AT_ONCE)
         batches = (jnp.arange(-(-count // size) * size) % count).reshape(-1, size)

@@ -11,6 +11,7 @@ import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.population import key_shape
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.optimizers import as_transformation, update
 
@@ -61,7 +62,7 @@ def check_parts(task: Any) -> None:
         if not is_left_out and not (callable(function) and accepts(function, None)):
             given = getattr(function, "__name__", type(function).__name__)
             raise TypeError(f"{name}: {wanted}; got {given}.")
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = key_shape()
     member = jax.eval_shape(lambda: default_member(task.hparams))
     labels = jax.ShapeDtypeStruct((1, task.num_outputs), jnp.float32)
     with _naming("model"):

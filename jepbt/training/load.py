@@ -23,7 +23,7 @@ from jepbt.engine.member import trace_evaluate
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, default_member
 from jepbt.optional import warn
-from jepbt.population import Member, Population, stack_shapes, take
+from jepbt.population import Member, Population, key_shape, stack_shapes, take
 from jepbt.results import History
 from jepbt.results.json_lines import UNREADABLE, odd_choices
 from jepbt.tasks import Task
@@ -170,8 +170,7 @@ def _check_task(
 
 def _trace_shapes(task: Task) -> Member:
     """Finds the shapes of one member of a task."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    key, hparams = key_shape(), jax.eval_shape(lambda: default_member(task.hparams))
     state = jax.eval_shape(lambda key, h: task.init(key, decode(h)), key, hparams)
     return Member(state, hparams, jax.ShapeDtypeStruct((), jnp.float32))
 
@@ -186,7 +185,7 @@ def _scores_otherwise(
     if any(before["versions"].get(k) != version for k, version in versions().items()):
         return False
     traced = trace_evaluate(task, config, member.state, member.hparams)
-    now = hash_parts({"evaluate": [traced]}, step=None)
+    now = hash_parts({"evaluate": [traced]})
     return before["programs"]["evaluate"] != now["evaluate"]
 
 

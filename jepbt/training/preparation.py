@@ -48,6 +48,7 @@ from jepbt.engine.programs import (
 )
 from jepbt.engine.state import Inputs
 from jepbt.engine.switches import own_rules
+from jepbt.population import count_rows
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training.warm_start import initial_arrays, warm_start
@@ -295,7 +296,7 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
 
     task = prepared.task
     data = task.data and {
-        name: jax.tree.leaves(rows)[0].shape[0]
+        name: count_rows(rows)
         for name, rows in task.data._asdict().items()
         if rows is not None
     }
