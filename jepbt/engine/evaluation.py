@@ -104,7 +104,7 @@ def _summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def behaviour_shape(
     spec: Spec, state: PyTree, hparams: HyperParameters
-) -> tuple[int, ...] | None:
+) -> jax.ShapeDtypeStruct | None:
     """Finds the shape of a member's behaviour; `None` if the strategy asks for none."""
     if spec.strategy.behaviour is None:
         return None
@@ -114,7 +114,7 @@ def behaviour_shape(
         return score_member(spec, inputs, 0, state, hparams)[2]
 
     rows, shared = spec.task.data.validation, spec.task.shared
-    return jax.eval_shape(behave, key_shape(), state, hparams, rows, shared).shape
+    return jax.eval_shape(behave, key_shape(), state, hparams, rows, shared)
 
 
 def keep_best(

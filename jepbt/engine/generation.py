@@ -152,10 +152,9 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         jnp.int32(-1),
         jnp.int32(-1),
     )
-    shape = behaviour_shape(spec, *take((state, hparams), 0))
-    behaviour = None
-    if shape is not None:
-        behaviour = jnp.full((size, *shape), jnp.nan, jnp.float32)
+    behaviour = behaviour_shape(spec, *take((state, hparams), 0))
+    if behaviour is not None:
+        behaviour = jnp.full((size, *behaviour.shape), jnp.nan, jnp.float32)
     evaluation = Evaluation(unknown, unknown, behaviour)
     return RunState(population, evaluation, nobody, strategy_state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
-from jepbt.engine.lowering import count_flops, hash_parts, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
 from jepbt.engine.state import Spec
+from jepbt.engine.switches import on_cpu
 from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
+from jepbt.optional import optional
 from jepbt.population import Member, PyTree, key_shape, stack_shapes, take
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
@@ -54,7 +56,10 @@ class TracedMember:
 
         By the compiler's own count, before it optimises.
         """
-        return count_flops(self.step)
+        with optional("the arithmetic of a training step is not counted"):
+            analysis = self.step.cost_analysis() or {}
+            return max(0.0, float(analysis.get("flops", 0.0)))
+        return 0.0
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes what is computed: `"init"`, `"evolve"`, `"train"`, `"evaluate"`.
@@ -85,13 +90,25 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
             "Switch it off (JAX_DISABLE_JIT=0); jax.debug.print works inside a step, "
             "and task.train_step can be called by hand."
         )
-    first = _trace_strategy_init(task, strategy, config)
+
+    def init(key):
+        return strategy.init(
+            key, task.hparams, config.population_size, config.num_generations
+        )
+
+    # With the real population size, so that the strategy can refuse it.
+    started = jax.jit(init).trace(key_shape())
     check_behaviour(task, strategy)
     member = trace_task(task, config)
     spec = Spec(task, strategy, config)
     behaviour = behaviour_shape(spec, member.state, member.hparams)
-    step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
-    return dataclasses.replace(member, strategy=[first, step])
+    evaluation = Evaluation(_FITNESS, _FITNESS, behaviour)
+    evaluation = stack_shapes(evaluation, config.population_size)
+    state, hparams = started.out_info
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    step = jax.jit(lambda *args: strategy.step(*args))
+    stepped = step.trace(key_shape(), state, number, hparams, evaluation)
+    return dataclasses.replace(member, strategy=[started, stepped])
 
 
 def trace_task(task: Task, config: Config) -> TracedMember:
@@ -105,7 +122,7 @@ def trace_task(task: Task, config: Config) -> TracedMember:
         "train": [] if steps.prepared is None else [steps.prepared],
         "evaluate": [trace_evaluate(task, config, state, hparams)],
     }
-    step = lower_anywhere(steps.stepped)
+    step = _lower_anywhere(steps.stepped)
     return TracedMember(state, hparams, traced, step, steps.task)
 
 
@@ -216,33 +233,6 @@ def _check_outside(traced: Any, name: str) -> None:
         )
 
 
-def _trace_strategy_init(task: Task, strategy: Strategy, config: Config) -> Any:
-    """Traces with the real population size, so that a strategy can refuse it."""
-
-    def init(key):
-        return strategy.init(
-            key, task.hparams, config.population_size, config.num_generations
-        )
-
-    return jax.jit(init).trace(key_shape())
-
-
-def _trace_strategy_step(
-    strategy: Strategy,
-    started: tuple[PyTree, HyperParameters],
-    config: Config,
-    behaviour: tuple[int, ...] | None,
-) -> Any:
-    state, hparams = started
-    if behaviour is not None:
-        behaviour = jax.ShapeDtypeStruct(behaviour, jnp.float32)
-    evaluation = Evaluation(_FITNESS, _FITNESS, behaviour)
-    evaluation = stack_shapes(evaluation, config.population_size)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    step = jax.jit(lambda *args: strategy.step(*args))
-    return step.trace(key_shape(), state, number, hparams, evaluation)
-
-
 def _trace_hooks(
     task: Task, state: PyTree, hparams: HyperParameters, config: Config
 ) -> list[Any]:
@@ -279,3 +269,36 @@ def _trace_prepare(task: Task, member: Member, batch: PyTree, config: Config) ->
                 f"[{num_steps}, ...] here, got shape {leaf.shape}."
             )
     return prepared
+
+
+def _lower_anywhere(traced: Any) -> Any:
+    """Lowers for an accelerator: the same text everywhere, and arithmetic to count.
+
+    There a convolution is one operation, while the CPU's goes through loops, whose
+    bodies the compiler's count takes once. A function that lowers for its own platform
+    alone, such as one with a callback or a kernel of the user's, is lowered for that.
+    """
+    try:
+        with on_cpu():  # whose backend counts arithmetic, as no accelerator's does
+            return traced.lower(lowering_platforms=("tpu",))
+    except (NotImplementedError, ValueError):
+        return traced.lower()
+
+
+def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any = None) -> dict[str, str]:
+    """Hashes the text of lowered functions, which is the same on every machine.
+
+    Args:
+        traced: the traced functions behind each part of a run.
+        step: the lowered training step, which belongs to the part `"train"`.
+
+    Returns:
+        64 hexadecimal digits for each part.
+    """
+    hashes = {}
+    for name, parts in traced.items():
+        lowered = [_lower_anywhere(part) for part in parts]
+        lowered += [step] if name == "train" else []
+        text = "".join(program.as_text() for program in lowered)
+        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes

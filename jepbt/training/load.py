@@ -18,8 +18,7 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import describe_task, versions
 from jepbt.config import Config
 from jepbt.engine import Best
-from jepbt.engine.lowering import hash_parts
-from jepbt.engine.member import trace_evaluate
+from jepbt.engine.member import hash_parts, trace_evaluate
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, default_member
 from jepbt.optional import warn
