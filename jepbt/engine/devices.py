@@ -183,7 +183,7 @@ def choose_devices(
             )
         if len(set(offered)) < len(offered):
             raise ValueError(f"devices={devices!r} must name each device once.")
-    count = max(n for n in range(1, len(offered) + 1) if population_size % n == 0)
+    count = largest_divisor(population_size, len(offered))
     if jax.process_count() > 1 and count < len(offered):
         raise ValueError(
             f"population_size={population_size} is not divisible by the {len(offered)} "
@@ -250,10 +250,10 @@ def largest_divisor(number: int, most: int) -> int:
     """Finds the largest divisor of a number that is at most `most`.
 
     Example:
-        >>> largest_divisor(12, 8)
-        6
+        >>> largest_divisor(12, 8), largest_divisor(0, 8)  # all numbers divide 0
+        (6, 8)
     """
-    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
+    return max(n for n in range(1, min(number or most, most) + 1) if number % n == 0)
 
 
 def check_chunk(chunk_size: int | str, num_members: int) -> None:

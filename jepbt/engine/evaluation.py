@@ -43,7 +43,8 @@ def score_member(
     if spec.strategy.behaviour is not None:
         behaviour = _behave(spec, *member, inputs, scores)
     fitness, standard_error = _summarize(scores)
-    # A weight that has become nan or inf may be one that no example has read yet.
+    # A weight that has become nan or inf may be one that no example has read yet. A
+    # state without `params` is judged by its loss and its scores alone.
     is_live = are_finite(getattr(state, "params", ()))
     fitness = jnp.where(is_live, fitness, jnp.nan)
     return fitness, standard_error, behaviour

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jepbt.engine.devices import AXIS
+from jepbt.engine.devices import AXIS, largest_divisor
 from jepbt.population import PyTree
 
 
@@ -62,7 +62,7 @@ def _pick_in_place(leaf: jax.Array, parents: jax.Array) -> jax.Array:
     the population is held once, and one block beside it.
     """
     columns = leaf.size // leaf.shape[0]
-    blocks = max(n for n in range(1, _MOST_BLOCKS + 1) if columns % n == 0)
+    blocks = largest_divisor(columns, _MOST_BLOCKS)
     if blocks == 1 or leaf.nbytes < _FEWEST_BYTES:
         return leaf[parents]
     width = columns // blocks

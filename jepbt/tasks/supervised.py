@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import optax
 from jepbt import models
 from jepbt.arguments import check_choice
 from jepbt.hyperparameters import HyperParameters, decode, encode, spaces
+from jepbt.models.model import name_of
 from jepbt.models.precision import COMPUTE_DTYPES, computing_in
 from jepbt.population import PyTree, take
 from jepbt.tasks import adaptation
@@ -103,7 +104,7 @@ class Supervised:
         """Tells whether the loss's own parameters are trained."""
         return isinstance(self.loss, Adaptation)
 
-    def task(self, **changes: Any) -> Task:
+    def task(self, about: Mapping[str, Any], **changes: Any) -> Task:
         """Makes the task, whose state is a `Learner`."""
         prepare, shared = None, ()
         if self.is_taught:
@@ -129,6 +130,11 @@ class Supervised:
                 jax.jit(self.predict_inputs),
                 self.bind,
             ),
+            about={
+                **about,
+                "model": name_of(self.model),
+                "compute_dtype": self.compute_dtype,
+            },
             **changes,
         )
 
