@@ -15,6 +15,11 @@ import numpy as np
 
 T = TypeVar("T")
 
+_STATUS = (
+    "(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
+    "INVALID_ARGUMENT|NOT_FOUND|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN): "
+)
+
 
 class LostProcess(RuntimeError):
     """A run cannot go on because another of its processes has ended."""
@@ -29,13 +34,12 @@ def is_lost(error: BaseException | None) -> bool:
     Example:
         >>> is_lost(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed"))
         True
-        >>> is_lost(ValueError("population_size=0 must be a whole number"))
+        >>> is_lost(ValueError("MLP: hidden[0]=0 must be a whole number from 1 up."))
         False
     """
     if isinstance(error, LostProcess | jax.errors.JaxRuntimeError):
         return True
-    is_status = re.match("[A-Z_]+: ", str(error)) is not None
-    return isinstance(error, ValueError) and is_status
+    return isinstance(error, ValueError) and re.match(_STATUS, str(error)) is not None
 
 
 def are_several() -> bool:
