@@ -224,9 +224,8 @@ class ChunkChoice(NamedTuple):
 def choose_chunk(num_members: int, platform: str, step_flops: float) -> ChunkChoice:
     """Chooses by a rule, so that the same run computes the same on every machine.
 
-    The rule and its evidence stand in `jepbt.nn.lowering`: on a CPU eight members at a
-    time where a member's step is small, else one; on a TPU eight; on a GPU all of them.
-    `jepbt.scaling` measures which size is the fastest for a task.
+    The rule and its evidence stand in `jepbt.nn.lowering`. `jepbt.scaling` measures
+    which size is the fastest for a task.
 
     Args:
         num_members: the members of one device.
