@@ -79,7 +79,7 @@ def check_parts(task: Any) -> None:
 def _at_first(settings: Adaptation, num_classes: int) -> Any:
     """Makes of a loss that adapts the function of hyperparameters that it is at first.
 
-    Its start and its table are traced on the way.
+    Its rate and its start are checked on the way.
     """
 
     def loss(h):
