@@ -30,9 +30,10 @@ from jepbt import nn
 from jepbt.config import Config
 from jepbt.engine import make_inputs, make_mesh, make_phases
 from jepbt.engine.devices import check_chunk, choose_chunk
+from jepbt.engine.generation import Phases
 from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import reserved_bytes
-from jepbt.engine.programs import Programs, lower_each
+from jepbt.engine.programs import lower_each
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 
@@ -112,7 +113,7 @@ class Ahead(NamedTuple):
         mesh: of the described devices.
     """
 
-    programs: Programs
+    programs: Phases
     mesh: Mesh
 
 
@@ -184,7 +185,7 @@ def lower_for(
     )
     lowered = dict(lower_each(phases, inputs, mesh))
     wanted = {name: lowered[name] if name in only else None for name in lowered}
-    return Ahead(Programs(**wanted), mesh)
+    return Ahead(Phases(**wanted), mesh)
 
 
 def estimated_cycles(text: str) -> int:

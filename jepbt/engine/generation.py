@@ -32,6 +32,7 @@ from jepbt.population import (
     FRESH,
     STRATEGY,
     Member,
+    Population,
     PyTree,
     derive_key,
     like,
@@ -50,12 +51,14 @@ class Phases(NamedTuple):
         evolve: `(inputs, number, state) -> (state, Plan)`.
         train: `(inputs, number, state) -> (state, metrics)`.
         evaluate: `(inputs, number, metrics, state) -> state`.
+        pick: `(population, slots) -> members`, two of a population by their slots.
     """
 
     init: Callable[[Inputs], RunState]
     evolve: Callable[..., tuple[RunState, Plan]]
     train: Callable[..., tuple[RunState, dict[str, jax.Array]]]
     evaluate: Callable[..., RunState]
+    pick: Callable[..., Population] = take
 
 
 def generation(

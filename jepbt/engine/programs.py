@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jepbt.arguments import user_path
-from jepbt.engine.devices import (
-    Effort,
-    compiler_options,
-    over_members,
-    replicated,
-)
+from jepbt.engine.devices import Effort, compiler_options, over_members, replicated
 from jepbt.engine.generation import Phases
 from jepbt.engine.state import Inputs, RunState, make_inputs
 from jepbt.optional import optional
-from jepbt.population import Member, PyTree, take
+from jepbt.population import Member, PyTree
 from jepbt.tasks import Task
-
-
-class Programs(NamedTuple):
-    """The parts of a run as programs, lowered or compiled: see `Phases`.
-
-    Attributes:
-        init: the first population.
-        evolve: parents, hyperparameters and weights of the next one.
-        train: the steps of all members.
-        evaluate: fitness, and the best member ever.
-        pick: two members of a population by their slots.
-    """
-
-    init: Any
-    evolve: Any
-    train: Any
-    evaluate: Any
-    pick: Any
-
 
 EFFORT: dict[str, Effort] = {"init": "none", "pick": "none", "evolve": "some"}
 """How much programs that run once, or for milliseconds, are optimised; others fully."""
@@ -79,11 +55,11 @@ def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str
         return jitted.trace(*args)
 
     init = place(phases.init, (inputs,), (whole,), carried)
-    state = shapes(init.out_info)
+    state = _shapes(init.out_info)
     step = ((inputs, number, state), (whole, whole, carried))
     train = place(phases.train, *step, (carried, whole), (2,))
     yield "train", train.lower()
-    args = inputs, number, shapes(train.out_info[1]), state
+    args = inputs, number, _shapes(train.out_info[1]), state
     evaluate = place(
         phases.evaluate, args, (whole, whole, whole, carried), carried, (3,)
     )
@@ -91,7 +67,7 @@ def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str
     yield "init", init.lower()
     yield "evolve", place(phases.evolve, *step, (carried, whole), (2,)).lower()
     args = state.population, slots
-    yield "pick", place(take, args, (population, whole), whole).lower()
+    yield "pick", place(phases.pick, args, (population, whole), whole).lower()
 
 
 @jax.jit
@@ -100,14 +76,14 @@ def copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def shapes(tree: PyTree) -> PyTree:
+def _shapes(tree: PyTree) -> PyTree:
     """Keeps of arrays, or of what describes them, the shapes and types alone."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def compile_each(
     lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Programs, dict[str, float]]:
+) -> tuple[Phases, dict[str, float]]:
     """Compiles programs side by side, and while the next ones are being lowered.
 
     XLA leaves Python's lock while it works.
@@ -126,10 +102,10 @@ def compile_each(
         compiled = program.compile(compiler_options(platform, EFFORT.get(name, "full")))
         return compiled, time.perf_counter() - started
 
-    with ThreadPoolExecutor(len(Programs._fields)) as pool:
+    with ThreadPoolExecutor(len(Phases._fields)) as pool:
         waiting = {name: pool.submit(compile_one, name, each) for name, each in lowered}
-        done = {name: waiting[name].result() for name in Programs._fields}
-    programs = Programs(**{name: compiled for name, (compiled, _) in done.items()})
+        done = {name: waiting[name].result() for name in Phases._fields}
+    programs = Phases(**{name: compiled for name, (compiled, _) in done.items()})
     return programs, {name: seconds for name, (_, seconds) in done.items()}
 
 

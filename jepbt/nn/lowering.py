@@ -94,8 +94,6 @@ TABLE = (
 
 _elsewhere: str | None = None
 
-_DEFAULTS = {"convolution": XLA, "pooling": XLA, "batch": XLA, "members": None}
-
 
 def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
     """Decides in which form a layer is computed on a platform.
@@ -119,8 +117,8 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
         fits = row.platform == platform and row.layer == layer
         if fits and step_flops <= row.most_flops:
             return row
-    unknown = f"unknown on {platform}, so XLA's default"
-    return Row(platform, layer, _DEFAULTS[layer], unknown)
+    default = None if layer == "members" else XLA
+    return Row(platform, layer, default, f"unknown on {platform}, so XLA's default")
 
 
 @contextlib.contextmanager

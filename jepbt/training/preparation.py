@@ -30,6 +30,7 @@ from jepbt.engine.devices import (
     largest_divisor,
 )
 from jepbt.engine.forks import check_fork
+from jepbt.engine.generation import Phases
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
 from jepbt.engine.memory import (
     check_memory,
@@ -40,7 +41,6 @@ from jepbt.engine.memory import (
 )
 from jepbt.engine.processes import agree, are_several, in_first, of_first, together
 from jepbt.engine.programs import (
-    Programs,
     compile_each,
     lower_each,
     place_inputs,
@@ -84,7 +84,7 @@ class Prepared:
     mesh: Mesh
     chunk: ChunkChoice
     inputs: Inputs
-    programs: Programs
+    programs: Phases
     memory_bytes: int
     memory_limit: float
     seconds: dict[str, float]
@@ -241,7 +241,7 @@ def _compile(
     chunk: ChunkChoice,
     held: RunFolder | None,
     seconds: dict[str, float],
-) -> tuple[Programs, ChunkChoice, int]:
+) -> tuple[Phases, ChunkChoice, int]:
     """Compiles a run, with smaller chunks if those of the rule do not fit."""
     share = config.population_size // mesh.size
     sharing = len(mesh.local_devices) if is_host(mesh.devices.flat[0]) else 1
@@ -272,7 +272,7 @@ def _compile(
 
 def _compile_or_refuse(
     lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Programs | None, dict[str, float], float]:
+) -> tuple[Phases | None, dict[str, float], float]:
     """Compiles; also says what a device reserves, which is infinite if it refuses."""
     try:
         programs, seconds = compile_each(lowered, mesh)
