@@ -42,9 +42,9 @@ class Adapted:
     is_started: jax.Array
 
     @property
-    def count(self) -> jax.Array:
-        """The number of gradients, `i32[]`, since Adam began."""
-        return self.adam.count
+    def is_due(self) -> jax.Array:
+        """Tells whether it has seen gradients and no start yet: `bool[]`."""
+        return ~self.is_started & (self.adam.count > 0)
 
 
 class Turn(NamedTuple):
@@ -137,8 +137,7 @@ def make_turns(
     def prepare(key, population, batches, shared):
         num_steps = count_rows(batches)
         steps = jnp.arange(num_steps)
-        learned = population.state.loss
-        is_due = ~learned.is_started & (learned.count > 0)
+        is_due = population.state.loss.is_due
         shape = num_steps, settings.batch_size
         return Turn(
             adapts=steps % settings.every == 0,
@@ -173,9 +172,9 @@ def start(
         logits = jax.lax.map(lambda batch: predict(take(rows, batch)), batches)
         logits = logits.reshape(-1, logits.shape[-1])[:count]
         new = settings.loss.start(learned.parameters, logits, labels(rows))
-        is_due = ~learned.is_started & (learned.count > 0) & are_finite(new)
+        starts = learned.is_due & are_finite(new)
         started = _renew(new, is_started=True)
-        return jax.tree.map(lambda a, b: jnp.where(is_due, a, b), started, learned)
+        return jax.tree.map(lambda a, b: jnp.where(starts, a, b), started, learned)
 
     return jax.lax.cond(turn.starts, estimate, lambda: learned)
 
