@@ -400,6 +400,11 @@ TABLE = [
             TypeError,
         ),
         (
+            {"data": jepbt.Splits(IMAGES, LABELS.astype(">i4"))},
+            "task.data.validation ... NumPy array of >i4: swap its bytes",
+            TypeError,
+        ),
+        (
             {"data": jepbt.Splits(IMAGES, LABELS.astype("datetime64[s]"))},
             "task.data.validation ... datetime64[s]: make dates numbers",
             TypeError,

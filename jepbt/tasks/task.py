@@ -218,6 +218,9 @@ def _check_leaves(where: str, tree: PyTree) -> None:
             )
             kind = f"NumPy array of {leaf.dtype}"
             cure = _CURES.get(leaf.dtype.kind, cure)
+            if is_number and not leaf.dtype.isnative:
+                is_number = False
+                cure = "swap its bytes, array.astype(array.dtype.newbyteorder('='))"
         else:
             is_number = isinstance(
                 leaf, jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex
