@@ -29,11 +29,11 @@ from jepbt import config as configs
 from jepbt import nn
 from jepbt.config import Config
 from jepbt.engine import make_inputs, make_mesh, make_phases
-from jepbt.engine.chunks import choose_chunk
-from jepbt.engine.devices import check_chunk
+from jepbt.engine.devices import check_chunk, choose_chunk
+from jepbt.engine.generation import Phases
 from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import reserved_bytes
-from jepbt.engine.programs import Programs, lower
+from jepbt.engine.programs import lower_each
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 
@@ -113,7 +113,7 @@ class Ahead(NamedTuple):
         mesh: of the described devices.
     """
 
-    programs: Programs
+    programs: Phases
     mesh: Mesh
 
 
@@ -183,8 +183,9 @@ def lower_for(
     inputs = jax.eval_shape(
         lambda: make_inputs(jax.random.key(0), _as_arrays(task.data), task.shared)
     )
-    programs = lower(phases, inputs, mesh, only)
-    return Ahead(programs, mesh)
+    lowered = dict(lower_each(phases, inputs, mesh))
+    wanted = {name: lowered[name] if name in only else None for name in lowered}
+    return Ahead(Phases(**wanted), mesh)
 
 
 def estimated_cycles(text: str) -> int:

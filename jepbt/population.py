@@ -1,7 +1,6 @@
 """Holds the one idea: a pytree whose every leaf has a leading axis `P`."""
 
 import dataclasses
-import functools
 from typing import Any, TypeAlias
 
 import jax
@@ -10,11 +9,7 @@ import jax.numpy as jnp
 PyTree: TypeAlias = Any
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("state", "hparams", "fitness"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One network in training, and everything that travels with it.
@@ -72,6 +67,33 @@ def take(tree: Any, parents: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[parents], tree)
 
 
+def key_shape() -> jax.ShapeDtypeStruct:
+    """Returns the shape of one random key, to trace a function with."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def count_rows(tree: Any) -> int:
+    """Counts the rows of a tree: the leading axis that its leaves share.
+
+    Example:
+        >>> count_rows({"image": jnp.zeros((5, 2)), "label": jnp.zeros(5)})
+        5
+    """
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def stack_shapes(member: Any, size: int) -> Any:
+    """Gives the shapes of a member's leaves a leading axis of that size.
+
+    Example:
+        >>> stack_shapes(jax.ShapeDtypeStruct((3,), jnp.float32), 8).shape
+        (8, 3)
+    """
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), member
+    )
+
+
 def like(example: Any, tree: Any) -> Any:
     """Gives the leaves of a tree the types that another tree of its structure has.
 
@@ -84,6 +106,22 @@ def like(example: Any, tree: Any) -> Any:
         example,
         tree,
     )
+
+
+def are_finite(tree: Any) -> jax.Array:
+    """Tells whether all floats of a tree are finite: `bool[]`.
+
+    Example:
+        >>> bool(are_finite([jnp.array([1.0, jnp.inf]), jnp.int32(1)]))
+        False
+    """
+    leaves = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    # An array without elements, handed to every device, ends JAX 0.11's compiler.
+    return jnp.all(jnp.array(leaves)) if leaves else jnp.bool_(True)
 
 
 def where(mask: jax.Array, chosen: Any, otherwise: Any) -> Any:

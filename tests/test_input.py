@@ -400,6 +400,11 @@ TABLE = [
             TypeError,
         ),
         (
+            {"data": jepbt.Splits(IMAGES, LABELS.astype(">i4"))},
+            "task.data.validation ... NumPy array of >i4: swap its bytes",
+            TypeError,
+        ),
+        (
             {"data": jepbt.Splits(IMAGES, LABELS.astype("datetime64[s]"))},
             "task.data.validation ... datetime64[s]: make dates numbers",
             TypeError,
@@ -1023,8 +1028,8 @@ TABLE = [
     # ---- The other drivers
     (
         make_run,
-        ({"task": "images"}, "task must be a Task, got 'images'", TypeError),
-        ({"strategy": "epbt"}, "strategy must be a Strategy, got 'epbt'", TypeError),
+        ({"task": "images"}, "task must be a jepbt.Task, got str", TypeError),
+        ({"strategy": "eppt"}, "strategy='eppt' is none of ... mean 'epbt'?"),
         ({"config": {}}, "config must be a jepbt.Config, got dict", TypeError),
         ({"config": jepbt.Config(seed=-1)}, "seed=-1 must be"),
         ({"config": jepbt.Config(chunk_size=3)}, "chunk_size=3 must divide the 32"),

@@ -24,7 +24,7 @@ import jepbt
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli import say
-from jepbt.engine import devices
+from jepbt.engine import programs
 from jepbt.host import evaluators
 from jepbt.optional import optional, warn
 from jepbt.report import write_report
@@ -558,7 +558,7 @@ def test_without_a_place_for_programs_a_run_compiles_them_anew(
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         with pytest.warns(RuntimeWarning, match="programs are not kept for the next"):
-            devices.use_compilation_cache()
+            programs.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -16,7 +16,7 @@ import numpy as np
 from jepbt.engine import RunState, make_phases
 from jepbt.engine.devices import compiler_options, is_host
 from jepbt.engine.memory import reserved_bytes
-from jepbt.engine.programs import lower
+from jepbt.engine.programs import lower_each
 from jepbt.population import STRATEGY, derive_key
 from jepbt.training import Prepared
 
@@ -55,7 +55,7 @@ class Parts:
         phases = make_phases(
             prepared.task, prepared.strategy, config, mesh=mesh, chunk_size=chunk_size
         )
-        lowered = lower(phases, prepared.inputs, mesh, ("train",)).train
+        _, lowered = next(lower_each(phases, prepared.inputs, mesh))  # the training
         device = mesh.devices.flat[0]
         program = lowered.compile(compiler_options(device.platform))
         sharing = mesh.size if is_host(device) else 1  # all devices share one memory

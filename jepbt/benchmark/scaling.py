@@ -14,8 +14,7 @@ from jepbt.benchmark.parts import BRIEF, Parts
 from jepbt.benchmark.reports import ScalingReport, ScalingRow, Spread
 from jepbt.benchmark.timing import matmul_peak, measure_in_turns, peak_rate
 from jepbt.config import Config
-from jepbt.engine.chunks import largest_divisor
-from jepbt.engine.devices import choose_devices
+from jepbt.engine.devices import choose_devices, largest_divisor
 from jepbt.engine.member import decide_batch_size, trace_member
 from jepbt.engine.memory import DoesNotFit
 from jepbt.strategies import Strategy, resolve_strategy

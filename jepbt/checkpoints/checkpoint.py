@@ -23,7 +23,7 @@ import numpy as np
 
 from jepbt.engine import Best, RunState
 from jepbt.engine.devices import is_host
-from jepbt.engine.programs import Programs
+from jepbt.engine.generation import Phases
 
 FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
@@ -127,7 +127,7 @@ def pack(state: RunState, first: Best) -> dict[str, jax.Array]:
     return copy(arrays) if _is_on_cpu(arrays) else arrays
 
 
-def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState, Best]:
+def restore(manager: Any, generation: int, programs: Phases) -> tuple[RunState, Best]:
     """Puts a checkpoint on the devices of the programs that continue from it.
 
     Returns the state after that generation, and the best member of the first one.

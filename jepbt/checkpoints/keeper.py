@@ -16,8 +16,8 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import RunFolder
 from jepbt.config import Config
 from jepbt.engine import Best, RunState
+from jepbt.engine.generation import Phases
 from jepbt.engine.processes import agree, are_several, in_first, is_lost
-from jepbt.engine.programs import Programs
 from jepbt.optional import optional, reason_of, warn
 from jepbt.results import Generation
 from jepbt.results.json_lines import NO_CHOICES, odd_choices
@@ -57,7 +57,7 @@ class Keeper:
         """The best member of the first generation, on the host."""
         return jax.device_get(self._first)
 
-    def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
+    def find(self, programs: Phases) -> tuple[RunState | None, list[Generation]]:
         """Loads the newest whole checkpoint and the history up to it, if there is one.
 
         Raises:

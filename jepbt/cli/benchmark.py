@@ -18,7 +18,7 @@ from jepbt.benchmark.startup import format_startup, measure_startup
 from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
 from jepbt.cli.flags import read_names, whole
 from jepbt.cli.say import say
-from jepbt.engine.devices import use_compilation_cache
+from jepbt.engine.programs import use_compilation_cache
 from jepbt.optional import optional
 
 NAMES = tuple(dict.fromkeys(workload.name for workload in WORKLOADS))

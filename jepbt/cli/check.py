@@ -16,7 +16,7 @@ from jepbt.benchmark.check import (
 )
 from jepbt.cli.flags import number, read_names
 from jepbt.cli.say import say
-from jepbt.engine.devices import use_compilation_cache
+from jepbt.engine.programs import use_compilation_cache
 
 KINDS = ("right", "cost", "lowering")
 TEXTS = {

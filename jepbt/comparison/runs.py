@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jepbt.comparison.arms import Arm, Entrant
 from jepbt.comparison.biases import biased_accuracy, tune_biases
 from jepbt.datasets.dataset import classes_of
-from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows, mean_score
-from jepbt.engine.member import fingerprint_task, trace_member
+from jepbt.engine.evaluation import map_batches, mean_score
+from jepbt.engine.member import trace_member, trace_task
 from jepbt.engine.programs import place_inputs
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, encode
-from jepbt.population import EVALUATE, PyTree, derive_key, take
+from jepbt.population import EVALUATE, derive_key
 from jepbt.strategies import resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training import Callback, Prepared, Result, execute, prepare
@@ -107,8 +106,8 @@ def serves(compiled: Compiled, arm: Arm, entrant: Entrant) -> bool:
 
 def _hash_task(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
     if arm is entrant.first:
-        return entrant.member.task_fingerprint()
-    return fingerprint_task(arm.task, entrant.config)
+        return dataclasses.replace(entrant.member, strategy=()).fingerprint()
+    return trace_task(arm.task, entrant.config).fingerprint()
 
 
 def _hash_all(arm: Arm, entrant: Entrant) -> Mapping[str, str]:
@@ -195,17 +194,6 @@ def _make_scorer(task: Task, number: int, predicts: bool) -> Callable[..., Any]:
         def predict(batch):
             return task.blend.predict(key, state, values, batch)
 
-        return mean, _map_batches(predict, rows)
+        return mean, map_batches(predict, rows, state)
 
     return jax.jit(score)
-
-
-def _map_batches(function: Callable[[PyTree], jax.Array], rows: PyTree) -> jax.Array:
-    """Applies a function of a batch to all rows, a few at a time."""
-    num_rows = count_rows(rows)
-    num_batches = math.ceil(num_rows / EVALUATION_BATCH)
-    size = math.ceil(num_rows / num_batches)
-    # The last batch is filled up with the first rows, whose second results are cut.
-    batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
-    results = jax.lax.map(lambda batch: function(take(rows, batch)), batches)
-    return results.reshape(-1, *results.shape[2:])[:num_rows]

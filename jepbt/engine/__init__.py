@@ -4,7 +4,7 @@ from jepbt.engine.cores import use_all_cpu_cores
 from jepbt.engine.devices import make_mesh
 from jepbt.engine.generation import make_phases
 from jepbt.engine.run import make_run
-from jepbt.engine.state import Best, RunState, make_inputs, make_record
+from jepbt.engine.state import Best, RunState, make_inputs
 
 __all__ = [
     "Best",
@@ -12,7 +12,6 @@ __all__ = [
     "make_inputs",
     "make_mesh",
     "make_phases",
-    "make_record",
     "make_run",
     "use_all_cpu_cores",
 ]

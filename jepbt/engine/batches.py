@@ -119,17 +119,11 @@ def read_by_each(own: PyTree, rows: jax.Array) -> jax.Array:
     """Lets each member read rows that all share for itself, where that is faster.
 
     What all members share, `vmap` does not batch: it joins the first layers of all
-    members to one matrix, whose weights a GPU then transposes in every step.
-
-    Args:
-        own: arrays that each member has of its own.
-        rows: `i32[...]` numbers of rows, the same for all members.
-
-    Returns:
-        The same `rows`.
+    members to one matrix, whose weights a GPU then transposes in every step. `own` are
+    arrays that each member has of its own, and `rows` are returned as they are.
     """
     forms = {XLA: lambda own, rows: rows, EACH_ITS_OWN: _copy}
-    return lower("batch", forms, own, rows, form=None)
+    return lower("batch", forms, own, rows)
 
 
 @jax.custom_batching.custom_vmap

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.config import Config
-from jepbt.population import PyTree
+from jepbt.population import PyTree, take
 from jepbt.strategies import Strategy
 from jepbt.tasks import Splits, Task
 
@@ -60,13 +60,8 @@ def _batch_shape(split: str, rows: PyTree, batch_size: int) -> PyTree:
             f"task.data.{split} must hold arrays with one and the same number of "
             f"examples, at least 1; got leading axes {sorted(counts)}."
         )
-
-    def batch(leaf):
-        # JAX's own type for it: 64 bits become 32, unless they are switched on.
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
-        return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
-
-    return jax.tree.map(batch, rows)
+    # In JAX's own types: 64 bits become 32, unless they are switched on.
+    return jax.eval_shape(take, rows, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
 
 
 def check_step(before: PyTree, result: Any) -> None:

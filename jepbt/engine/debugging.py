@@ -13,13 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jepbt.engine.evaluation import EVALUATION_BATCH, count_rows
-from jepbt.engine.spec import Spec
-from jepbt.engine.state import Inputs
+from jepbt.engine.evaluation import EVALUATION_BATCH
+from jepbt.engine.state import Inputs, Spec
 from jepbt.engine.steps import member_steps, share_steps
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode
-from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
+from jepbt.population import (
+    EVALUATE,
+    Population,
+    PyTree,
+    count_rows,
+    derive_key,
+    take,
+)
 
 
 class Watch:

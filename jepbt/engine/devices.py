@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jepbt.arguments import user_path
-from jepbt.optional import optional
+from jepbt.nn.lowering import decide
+from jepbt.population import count_rows
 
 AXIS = "population"
 
@@ -51,7 +51,7 @@ def map_members(
     """
 
     def share(members, common):
-        num_members = jax.tree.leaves(members)[0].shape[0]
+        num_members = count_rows(members)
         chunk = min(chunk_size, num_members)
         run = lambda member: function(member, common)  # noqa: E731
         if chunk == num_members > 1:
@@ -95,7 +95,6 @@ def map_members(
 def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
     """Does what `jax.lax.map` does, but writes new states over those it has read."""
     states, rest = members
-    count = jax.tree.leaves(members)[0].shape[0]
 
     def step(states, counted):
         number, other = counted
@@ -109,7 +108,7 @@ def _map_in_place(run: Callable[[Any], Any], members: Any) -> Any:
         new, extra = run((jax.tree.map(read, states), other))
         return jax.tree.map(write, states, new), extra
 
-    return jax.lax.scan(step, states, (jnp.arange(count), rest))
+    return jax.lax.scan(step, states, (jnp.arange(count_rows(members)), rest))
 
 
 def _together(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -184,9 +183,7 @@ def choose_devices(
             )
         if len(set(offered)) < len(offered):
             raise ValueError(f"devices={devices!r} must name each device once.")
-    count = max(
-        n for n in range(1, len(offered) + 1) if n == 1 or population_size % n == 0
-    )
+    count = largest_divisor(population_size, len(offered))
     if jax.process_count() > 1 and count < len(offered):
         raise ValueError(
             f"population_size={population_size} is not divisible by the {len(offered)} "
@@ -210,6 +207,52 @@ def over_members(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+class ChunkChoice(NamedTuple):
+    """The members that a device computes together, and why.
+
+    Attributes:
+        size: a divisor of the members of a device.
+        reason: one line for people.
+    """
+
+    size: int
+    reason: str
+
+
+def choose_chunk(num_members: int, platform: str, step_flops: float) -> ChunkChoice:
+    """Chooses by a rule, so that the same run computes the same on every machine.
+
+    The rule and its evidence stand in `jepbt.nn.lowering`. `jepbt.scaling` measures
+    which size is the fastest for a task.
+
+    Args:
+        num_members: the members of one device.
+        platform: the device's platform.
+        step_flops: the floating-point operations of a member's step; 0 if unknown.
+
+    Returns:
+        The largest divisor of `num_members` that the rule allows.
+
+    Example:
+        >>> choose_chunk(32, "cpu", 1e6).size, choose_chunk(32, "cpu", 1e8).size
+        (8, 1)
+    """
+    row = decide(platform, "members", step_flops or math.inf)
+    step = f"a step of {step_flops / 1e6:.3g} MFLOP" if step_flops else "any step"
+    size = largest_divisor(num_members, row.form or num_members)
+    return ChunkChoice(size, f"the rule for {step}, {row.evidence}")
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Finds the largest divisor of a number that is at most `most`.
+
+    Example:
+        >>> largest_divisor(12, 8), largest_divisor(0, 8)  # all numbers divide 0
+        (6, 8)
+    """
+    return max(n for n in range(1, min(number or most, most) + 1) if number % n == 0)
 
 
 def check_chunk(chunk_size: int | str, num_members: int) -> None:
@@ -274,23 +317,3 @@ def is_host(device: jax.Device) -> bool:
         False
     """
     return device.platform == "cpu"
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between processes, in a cache folder of the user's.
-
-    Does nothing if a folder is configured already, by `jax_compilation_cache_dir` or
-    its environment variable, or if `JAX_ENABLE_COMPILATION_CACHE` is off.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    if not jax.config.jax_enable_compilation_cache:
-        return
-    with optional("compiled programs are not kept for the next start"):
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} cannot be written to")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jepbt.engine.batches import read_by_each
-from jepbt.engine.state import Best, Inputs
+from jepbt.engine.state import Best, Inputs, Spec
 from jepbt.hyperparameters import HyperParameters, decode
-from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
-from jepbt.strategies import Evaluation, Strategy
+from jepbt.population import (
+    EVALUATE,
+    Population,
+    PyTree,
+    are_finite,
+    count_rows,
+    derive_key,
+    key_shape,
+    take,
+)
+from jepbt.strategies import Evaluation
 from jepbt.tasks import Task
 
 EVALUATION_BATCH = 250
@@ -19,8 +29,7 @@ EVALUATION_BATCH = 250
 
 
 def score_member(
-    task: Task,
-    strategy: Strategy,
+    spec: Spec,
     inputs: Inputs,
     number: jax.Array,
     state: PyTree,
@@ -28,39 +37,17 @@ def score_member(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Evaluates one member: fitness, standard error and, if asked for, behaviour."""
     key = derive_key(inputs.key, EVALUATE, number)
-    values = decode(hparams)
-    scores = score_examples(task, key, state, values, inputs.validation, inputs.shared)
+    member = key, state, decode(hparams)
+    scores = _score_examples(spec.task, *member, inputs.validation, inputs.shared)
     behaviour = None
-    if strategy.behaviour is not None:
-        behaviour = _behave(task, strategy, key, state, values, inputs, scores)
-    fitness, standard_error = summarize(scores)
-    fitness = jnp.where(has_finite_params(state), fitness, jnp.nan)
+    if spec.strategy.behaviour is not None:
+        behaviour = _behave(spec, *member, inputs, scores)
+    fitness, standard_error = _summarize(scores)
+    # A weight that has become nan or inf may be one that no example has read yet. A
+    # state without `params` is judged by its loss and its scores alone.
+    is_live = are_finite(getattr(state, "params", ()))
+    fitness = jnp.where(is_live, fitness, jnp.nan)
     return fitness, standard_error, behaviour
-
-
-def score_examples(
-    task: Task,
-    key: jax.Array,
-    state: PyTree,
-    values: HyperParameters,
-    rows: PyTree,
-    shared: PyTree,
-) -> jax.Array:
-    """Scores one member on all examples of a split: `f32[N]`."""
-    if rows is None:
-        scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
-    else:
-        num_rows = count_rows(rows)
-        num_batches = math.ceil(num_rows / EVALUATION_BATCH)
-        size = math.ceil(num_rows / num_batches)
-        # The last batch is filled up with the first rows, whose second scores are cut.
-        batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
-        batches = read_by_each(jax.tree.leaves(state)[:1], batches)
-        scores = jax.lax.map(
-            lambda batch: task.evaluate(key, state, values, take(rows, batch), shared),
-            batches,
-        ).ravel()[:num_rows]
-    return scores.astype(jnp.float32)
 
 
 def mean_score(
@@ -72,56 +59,63 @@ def mean_score(
     shared: PyTree,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes a member's mean score `f32[]` and its standard error on a split."""
-    return summarize(score_examples(task, key, state, values, rows, shared))
+    return _summarize(_score_examples(task, key, state, values, rows, shared))
 
 
-def summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _score_examples(task, key, state, values, rows, shared) -> jax.Array:
+    """Scores one member on all examples of a split: `f32[N]`."""
+    if rows is None:
+        scores = jnp.ravel(task.evaluate(key, state, values, None, shared))
+    else:
+
+        def evaluate(batch):
+            return task.evaluate(key, state, values, batch, shared)
+
+        scores = map_batches(evaluate, rows, state)
+    return scores.astype(jnp.float32)
+
+
+def map_batches(
+    function: Callable[[PyTree], jax.Array], rows: PyTree, state: PyTree
+) -> jax.Array:
+    """Applies a function of a batch to all rows, a few at a time, for one member.
+
+    Args:
+        function: `rows [B, ...] -> results [B, ...]`.
+        rows: the examples of a split, leaves `[N, ...]`.
+        state: the state of the member that the function computes with.
+
+    Returns:
+        `[N, ...]`.
+    """
+    num_rows = count_rows(rows)
+    num_batches = math.ceil(num_rows / EVALUATION_BATCH)
+    size = math.ceil(num_rows / num_batches)
+    # The last batch is filled up with the first rows, whose second results are cut.
+    batches = (jnp.arange(num_batches * size) % num_rows).reshape(-1, size)
+    batches = read_by_each(jax.tree.leaves(state)[:1], batches)
+    results = jax.lax.map(lambda batch: function(take(rows, batch)), batches)
+    return results.reshape(-1, *results.shape[2:])[:num_rows]
+
+
+def _summarize(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Computes the mean of scores `f32[N]`, and its standard error."""
     return scores.mean(), scores.std() / math.sqrt(scores.size)
 
 
-def has_finite_params(state: PyTree) -> jax.Array:
-    """Tells whether a member's weights are finite: `bool[]`.
-
-    A weight that has become nan or inf may be one that no example has read yet. A state
-    without `params` is judged by its loss and its scores alone.
-
-    Args:
-        state: the state of one member.
-
-    Returns:
-        Whether every number in `state.params` is finite, if there is such a thing.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> import jax.numpy as jnp
-        >>> bool(has_finite_params(SimpleNamespace(params=[jnp.array([1.0, jnp.inf])])))
-        False
-    """
-    leaves = jax.tree.leaves(getattr(state, "params", ()))
-    is_finite = [
-        jnp.isfinite(leaf).all()
-        for leaf in leaves
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    # An array without elements, handed to every device, ends JAX 0.11's compiler.
-    return jnp.all(jnp.array(is_finite)) if is_finite else jnp.bool_(True)
-
-
 def behaviour_shape(
-    task: Task, strategy: Strategy, state: PyTree, hparams: HyperParameters
-) -> tuple[int, ...] | None:
+    spec: Spec, state: PyTree, hparams: HyperParameters
+) -> jax.ShapeDtypeStruct | None:
     """Finds the shape of a member's behaviour; `None` if the strategy asks for none."""
-    if strategy.behaviour is None:
+    if spec.strategy.behaviour is None:
         return None
 
     def behave(key, state, hparams, rows, shared):
         inputs = Inputs(key, None, rows, shared)
-        return score_member(task, strategy, inputs, 0, state, hparams)[2]
+        return score_member(spec, inputs, 0, state, hparams)[2]
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    rows = task.data.validation
-    return jax.eval_shape(behave, key, state, hparams, rows, task.shared).shape
+    rows, shared = spec.task.data.validation, spec.task.shared
+    return jax.eval_shape(behave, key_shape(), state, hparams, rows, shared)
 
 
 def keep_best(
@@ -145,15 +139,10 @@ def keep_best(
     )
 
 
-def count_rows(rows: PyTree) -> int:
-    """Counts the examples of a split: the leading axis of its arrays."""
-    return jax.tree.leaves(rows)[0].shape[0]
-
-
-def _behave(task, strategy, key, state, values, inputs, scores) -> jax.Array:
-    wanted = strategy.behaviour
+def _behave(spec, key, state, values, inputs, scores) -> jax.Array:
+    wanted = spec.strategy.behaviour
     if wanted.metric == "correctness":
         return scores[: wanted.num_examples]
     rows = jax.tree.map(lambda leaf: leaf[: wanted.num_examples], inputs.validation)
-    behaviour = task.behaviour(key, state, values, rows, inputs.shared)
+    behaviour = spec.task.behaviour(key, state, values, rows, inputs.shared)
     return jnp.ravel(behaviour).astype(jnp.float32)

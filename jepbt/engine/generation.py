@@ -2,6 +2,9 @@
 
 Everything here is a pure function of arrays. Whatever happens to one member is written
 for one member, and `map_members` batches it.
+
+The four phases take what the run is made of (`Spec`), what it reads (`Inputs`), the
+generation's number `i32[]`, and the state after the phase before.
 """
 
 from __future__ import annotations
@@ -18,14 +21,9 @@ from jax.sharding import Mesh
 
 from jepbt.config import Config
 from jepbt.engine.devices import over_members, replicated
-from jepbt.engine.evaluation import (
-    behaviour_shape,
-    keep_best,
-    score_member,
-)
+from jepbt.engine.evaluation import behaviour_shape, keep_best, score_member
 from jepbt.engine.inheritance import inherit
-from jepbt.engine.spec import Spec
-from jepbt.engine.state import Best, Inputs, Record, RunState, make_record
+from jepbt.engine.state import Best, Inputs, Record, RunState, Spec
 from jepbt.engine.steps import member_steps, share_steps
 from jepbt.hyperparameters import decode, default_member
 from jepbt.population import (
@@ -34,6 +32,7 @@ from jepbt.population import (
     FRESH,
     STRATEGY,
     Member,
+    Population,
     PyTree,
     derive_key,
     like,
@@ -52,12 +51,14 @@ class Phases(NamedTuple):
         evolve: `(inputs, number, state) -> (state, Plan)`.
         train: `(inputs, number, state) -> (state, metrics)`.
         evaluate: `(inputs, number, metrics, state) -> state`.
+        pick: `(population, slots) -> members`, two of a population by their slots.
     """
 
     init: Callable[[Inputs], RunState]
     evolve: Callable[..., tuple[RunState, Plan]]
     train: Callable[..., tuple[RunState, dict[str, jax.Array]]]
     evaluate: Callable[..., RunState]
+    pick: Callable[..., Population] = take
 
 
 def generation(
@@ -100,7 +101,15 @@ def generation(
     lap("train", state)
     state = phases.evaluate(inputs, number, metrics, state)
     lap("evaluate", state)
-    return state, make_record(state, metrics, parents, info)
+    record = Record(
+        fitness=state.evaluation.fitness,
+        standard_error=state.evaluation.standard_error,
+        parents=parents,
+        hparams=state.population.hparams,
+        metrics=metrics,
+        info=info,
+    )
+    return state, record
 
 
 def make_phases(
@@ -121,12 +130,7 @@ def make_phases(
 def start(spec: Spec, inputs: Inputs) -> RunState:
     """Draws the first population: hyperparameters by the strategy, states by the task.
 
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's inputs.
-
-    Returns:
-        The state before the first generation; no member has a fitness yet.
+    No member has a fitness yet.
     """
     size = spec.config.population_size
     key = derive_key(inputs.key, FIRST_HPARAMS)
@@ -151,10 +155,9 @@ def start(spec: Spec, inputs: Inputs) -> RunState:
         jnp.int32(-1),
         jnp.int32(-1),
     )
-    shape = behaviour_shape(spec.task, spec.strategy, *take((state, hparams), 0))
-    behaviour = None
-    if shape is not None:
-        behaviour = jnp.full((size, *shape), jnp.nan, jnp.float32)
+    behaviour = behaviour_shape(spec, *take((state, hparams), 0))
+    if behaviour is not None:
+        behaviour = jnp.full((size, *behaviour.shape), jnp.nan, jnp.float32)
     evaluation = Evaluation(unknown, unknown, behaviour)
     return RunState(population, evaluation, nobody, strategy_state)
 
@@ -164,15 +167,7 @@ def evolve(
 ) -> tuple[RunState, Plan]:
     """Lets the strategy choose parents and hyperparameters, and copies the weights.
 
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's inputs.
-        number: `i32[]` the generation that begins.
-        state: the state after the generation before, evaluated.
-
-    Returns:
-        The state with the new population, and the strategy's plan. A member that
-        stands where its parent stood keeps its fitness; the others' is `nan`.
+    A member that stands where its parent stood keeps its fitness; the others' is `nan`.
     """
     hparams = spec.place(state.population.hparams, replicated)
     evaluation = spec.place(state.evaluation, replicated)
@@ -197,8 +192,7 @@ def evolve(
     members = spec.place(members, over_members)
     fitness = jnp.where(stays, evaluation.fitness, jnp.nan)
     population = Member(members, plan.hparams, fitness)
-    changed = {"population": population, "strategy": strategy_state}
-    return dataclasses.replace(state, **changed), plan
+    return RunState(population, state.evaluation, state.best, strategy_state), plan
 
 
 def _restart(spec, inputs, number, members, plan) -> PyTree:
@@ -221,12 +215,6 @@ def train(
     spec: Spec, inputs: Inputs, number: jax.Array, state: RunState
 ) -> tuple[RunState, dict[str, jax.Array]]:
     """Lets every member take the generation's steps with its own hyperparameters.
-
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's inputs.
-        number: `i32[]` the generation.
-        state: the state with the population that trains.
 
     Returns:
         The state with the trained population, and `f32[P]` by name, each member's
@@ -258,21 +246,13 @@ def evaluate(
 ) -> RunState:
     """Scores every member on the validation split, and keeps the best ever.
 
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's inputs.
-        number: `i32[]` the generation.
-        metrics: `f32[P]` by name, from training.
-        state: the state with the trained population.
-
-    Returns:
-        The state with its evaluation. A member whose loss, score or weights are not
-        finite has the fitness `nan`.
+    `metrics` are those of training, `f32[P]` by name. A member whose loss, score or
+    weights are not finite has the fitness `nan`.
     """
 
     def score(member, common):
         state, hparams = member
-        return score_member(spec.task, spec.strategy, *common, state, hparams)
+        return score_member(spec, *common, state, hparams)
 
     population = state.population
     fitness, standard_error, behaviour = spec.over_members(score)(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jepbt.engine.devices import AXIS
+from jepbt.engine.devices import AXIS, largest_divisor
 from jepbt.population import PyTree
 
 
@@ -34,21 +34,19 @@ def inherit(population: PyTree, parents: jax.Array, mesh: Mesh | None = None) ->
     if mesh is None or mesh.size == 1:
         return jax.tree.map(lambda leaf: _pick_in_place(leaf, parents), population)
     share, whole = PartitionSpec(AXIS), PartitionSpec()
-    plain = jax.tree.map(_without_keys, population)
 
     def pass_around(members, parents):
         return jax.tree.map(
             lambda leaf: _pick_as_it_passes(leaf, parents, mesh.size), members
         )
 
-    inherited = jax.shard_map(
+    return jax.shard_map(
         pass_around,
         mesh=mesh,
         in_specs=(share, whole),
         out_specs=share,
         check_vma=False,
-    )(plain, parents)
-    return jax.tree.map(_like, inherited, population)
+    )(population, parents)
 
 
 _FEWEST_BYTES = 2**20
@@ -64,8 +62,8 @@ def _pick_in_place(leaf: jax.Array, parents: jax.Array) -> jax.Array:
     the population is held once, and one block beside it.
     """
     columns = leaf.size // leaf.shape[0]
-    blocks = max(n for n in range(1, _MOST_BLOCKS + 1) if columns % n == 0)
-    if _is_key(leaf) or blocks == 1 or leaf.nbytes < _FEWEST_BYTES:
+    blocks = largest_divisor(columns, _MOST_BLOCKS)
+    if blocks == 1 or leaf.nbytes < _FEWEST_BYTES:
         return leaf[parents]
     width = columns // blocks
 
@@ -98,17 +96,3 @@ def _pick_as_it_passes(
 
     near = pick(leaf, leaf, device)
     return lax.fori_loop(1, num_devices, turn, (near, leaf))[0]
-
-
-def _without_keys(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _is_key(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _like(plain: jax.Array, leaf: jax.Array) -> jax.Array:
-    if not _is_key(leaf):
-        return plain
-    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(leaf))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,19 +15,17 @@ from jepbt.arguments import check_whole
 from jepbt.config import Config
 from jepbt.engine.checks import batch_shapes, check_behaviour, check_step
 from jepbt.engine.evaluation import behaviour_shape
-from jepbt.engine.lowering import count_flops, hash_parts, lower_anywhere
 from jepbt.engine.own_values import find_copies, renew
-from jepbt.hyperparameters import (
-    HyperParameters,
-    decode,
-    default_member,
-    sample_population,
-    spaces,
-)
-from jepbt.population import Member, Population, PyTree
+from jepbt.engine.state import Spec
+from jepbt.engine.switches import on_cpu
+from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
+from jepbt.optional import optional
+from jepbt.population import Member, PyTree, key_shape, stack_shapes, take
 from jepbt.strategies import Evaluation, Strategy
 from jepbt.tasks import Task
 from jepbt.tasks.task import check_arrays
+
+_FITNESS = jax.ShapeDtypeStruct((), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,48 +35,40 @@ class TracedMember:
     Attributes:
         state: the shapes of its state.
         hparams: the shapes of its hyperparameters, as they are on the device.
-        batch: the shapes of a training step's batch, as `train_step` takes it: with the
-            row of `prepare`, if the task has one; `None` for a task without data.
-        step_flops: the floating-point operations of one training step by the
-            compiler's own count, before it optimises; 0 if it does not tell.
         traced: the traced functions of the task behind each part of a run, by its name,
             without the training step.
-        strategy: the traced functions of the strategy.
         step: the lowered training step.
         task: the task whose steps are traced: the one given, unless its states hold
             copies of hyperparameters, which steps then make anew.
+        strategy: the traced functions of the strategy, if there is one.
     """
 
     state: PyTree
     hparams: HyperParameters
-    batch: PyTree
-    step_flops: float
     traced: Mapping[str, Sequence[Any]]
-    strategy: Sequence[Any]
     step: Any
     task: Task
+    strategy: Sequence[Any] = ()
+
+    @functools.cached_property
+    def step_flops(self) -> float:
+        """The floating-point operations of one training step; 0 if unknown.
+
+        By the compiler's own count, before it optimises.
+        """
+        with optional("the arithmetic of a training step is not counted"):
+            analysis = self.step.cost_analysis() or {}
+            return max(0.0, float(analysis.get("flops", 0.0)))
+        return 0.0
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes what is computed: `"init"`, `"evolve"`, `"train"`, `"evaluate"`.
 
         The text of a lowered function holds its operations and constants, but neither
         data nor devices: it is the same on every machine.
-
-        Returns:
-            64 hexadecimal digits for each part of a run.
         """
         evolve = [*self.strategy, *self.traced["evolve"]]
         return hash_parts({**self.traced, "evolve": evolve}, self.step)
-
-    def task_fingerprint(self) -> dict[str, str]:
-        """Hashes what the task computes, as `fingerprint_task` does."""
-        return hash_parts(self.traced, self.step)
-
-
-def fingerprint_task(task: Task, config: Config) -> dict[str, str]:
-    """Hashes what a task computes, whatever the strategy: see `TracedMember`."""
-    steps, traced = _trace_task(task, config)
-    return hash_parts(traced, lower_anywhere(steps.stepped))
 
 
 def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember:
@@ -89,32 +81,8 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
         strategy: the strategy that will evolve it.
         config: the settings, checked, with the batch size decided.
 
-    Returns:
-        The shapes of one member and its batch, its cost, and its lowered functions.
-
     Raises:
         ValueError: if the functions do not fit together; the message names which.
-
-    Warns:
-        RuntimeWarning: if a step's arithmetic cannot be counted; a run does not need
-            it.
-
-    Example:
-        >>> import numpy as np, optax, jepbt
-        >>> from dataclasses import dataclass
-        >>> @dataclass
-        ... class Hyper(jepbt.HyperParameters):
-        ...     rate: float = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
-        >>> task = jepbt.classification(
-        ...     (np.zeros((20, 100), np.float32), np.arange(20) % 2),
-        ...     hparams=Hyper, model=jepbt.models.MLP(num_classes=2, hidden=()),
-        ...     loss=lambda h: jepbt.losses.cross_entropy,
-        ...     optimizer=lambda h: optax.sgd(h.rate),
-        ... )
-        >>> config = jepbt.Config(batch_size=10)
-        >>> member = trace_member(task, jepbt.strategies.epbt(), config)
-        >>> 2 * 2 * 10 * 100 * 2 < member.step_flops < 10_000
-        True
     """
     if jax.config.jax_disable_jit:
         raise ValueError(
@@ -122,29 +90,40 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
             "Switch it off (JAX_DISABLE_JIT=0); jax.debug.print works inside a step, "
             "and task.train_step can be called by hand."
         )
-    first = _trace_strategy_init(task, strategy, config)
+
+    def init(key):
+        return strategy.init(
+            key, task.hparams, config.population_size, config.num_generations
+        )
+
+    # With the real population size, so that the strategy can refuse it.
+    started = jax.jit(init).trace(key_shape())
     check_behaviour(task, strategy)
-    steps, traced = _trace_task(task, config)
-    state, hparams = steps.started.out_info, steps.hparams
-    behaviour = behaviour_shape(task, strategy, state, hparams)
-    step = _trace_strategy_step(strategy, first.out_info, config, behaviour)
-    lowered = lower_anywhere(steps.stepped)
-    shapes, both = (state, hparams, steps.batch), [first, step]
-    flops = count_flops(lowered)
-    return TracedMember(*shapes, flops, traced, both, lowered, steps.task)
+    member = trace_task(task, config)
+    spec = Spec(task, strategy, config)
+    behaviour = behaviour_shape(spec, member.state, member.hparams)
+    evaluation = Evaluation(_FITNESS, _FITNESS, behaviour)
+    evaluation = stack_shapes(evaluation, config.population_size)
+    state, hparams = started.out_info
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    step = jax.jit(lambda *args: strategy.step(*args))
+    stepped = step.trace(key_shape(), state, number, hparams, evaluation)
+    return dataclasses.replace(member, strategy=[started, stepped])
 
 
-def _trace_task(task: Task, config: Config) -> tuple[Steps, dict[str, list[Any]]]:
-    """Traces a task's functions, by the part of a run that calls them."""
+def trace_task(task: Task, config: Config) -> TracedMember:
+    """Traces the functions of a task alone: see `trace_member`."""
     steps = trace_steps(task, config)
     state, hparams = steps.started.out_info, steps.hparams
-    _check_outside(steps.stepped, steps.num_inputs, "train_step")
-    return steps, {
+    _check_outside(steps.stepped, "train_step")
+    traced = {
         "init": [steps.started],
         "evolve": _trace_hooks(task, state, hparams, config),
         "train": [] if steps.prepared is None else [steps.prepared],
         "evaluate": [trace_evaluate(task, config, state, hparams)],
     }
+    step = _lower_anywhere(steps.stepped)
+    return TracedMember(state, hparams, traced, step, steps.task)
 
 
 def trace_evaluate(
@@ -160,9 +139,8 @@ def trace_evaluate(
         return task.evaluate(key, state, decode(hparams), batch, shared)
 
     _, rows = batch_shapes(task.data, config)
-    scoring = _key_shape(), state, hparams, rows, task.shared
-    scored = jax.jit(evaluate).trace(*scoring)
-    _check_outside(scored, len(jax.tree.leaves(scoring)), "evaluate")
+    scored = jax.jit(evaluate).trace(key_shape(), state, hparams, rows, task.shared)
+    _check_outside(scored, "evaluate")
     shape = getattr(scored.out_info, "shape", type(scored.out_info))
     if rows is not None and shape != (config.batch_size,):
         raise ValueError(
@@ -178,41 +156,35 @@ class Steps(NamedTuple):
     Attributes:
         task: the task whose steps these are: see `TracedMember`.
         hparams: the shapes of a member's hyperparameters.
-        batch: the shapes of a batch, as `train_step` takes it.
         started: the traced `init`.
         prepared: the traced `prepare`, or `None`.
         stepped: the traced `train_step`.
-        num_inputs: the number of arrays that a step takes.
     """
 
     task: Task
     hparams: HyperParameters
-    batch: PyTree
     started: Any
     prepared: Any
     stepped: Any
-    num_inputs: int
 
 
 def trace_steps(task: Task, config: Config) -> Steps:
     """Traces how a member begins and trains, with its own hyperparameters throughout.
-
-    Args:
-        task: the task to be trained.
-        config: the settings, checked, with the batch size decided.
 
     Raises:
         ValueError: if the functions do not fit together.
     """
     hparams = jax.eval_shape(lambda: default_member(task.hparams))
     init = jax.jit(lambda key, hparams: task.init(key, decode(hparams)))
-    started = init.trace(_key_shape(), hparams)
+    started = init.trace(key_shape(), hparams)
     batch, _ = batch_shapes(task.data, config)
     prepared = None
     if task.prepare is not None:
-        prepared = _trace_prepare(task, batch, config)
-        batch = batch, _rows_of(prepared.out_info)
-    args = _key_shape(), started.out_info, hparams, batch, task.shared
+        population = Member(started.out_info, hparams, _FITNESS)
+        prepared = _trace_prepare(task, population, batch, config)
+        row = jax.eval_shape(lambda rows: take(rows, 0), prepared.out_info)
+        batch = batch, row
+    args = key_shape(), started.out_info, hparams, batch, task.shared
 
     def trace(task):
         def step(key, state, hparams, batch, shared):
@@ -227,8 +199,7 @@ def trace_steps(task: Task, config: Config) -> Steps:
     if copies:
         task = renew(task, copies)
         _, stepped = trace(task)
-    num_inputs = len(jax.tree.leaves(args))
-    return Steps(task, hparams, batch, started, prepared, stepped, num_inputs)
+    return Steps(task, hparams, started, prepared, stepped)
 
 
 def decide_batch_size(task: Task, config: Config) -> Config:
@@ -246,12 +217,12 @@ def decide_batch_size(task: Task, config: Config) -> Config:
     return dataclasses.replace(config, batch_size=task.batch_size)
 
 
-def _check_outside(traced: Any, num_inputs: int, name: str) -> None:
+def _check_outside(traced: Any, name: str) -> None:
     """Refuses a function that reads what belongs to the trace of another one.
 
     JAX hands such values to the function as inputs of their own.
     """
-    if len(traced.jaxpr.in_avals) > num_inputs:
+    if len(traced.jaxpr.in_avals) > len(jax.tree.leaves(traced.args_info)):
         raise ValueError(
             f"{name} reads a value that init has computed and kept outside of the "
             "arrays of its state, such as the `tx` of flax's TrainState made from "
@@ -262,58 +233,23 @@ def _check_outside(traced: Any, num_inputs: int, name: str) -> None:
         )
 
 
-def _key_shape() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key(0))
-
-
-def _trace_strategy_init(task: Task, strategy: Strategy, config: Config) -> Any:
-    """Traces with the real population size, so that a strategy can refuse it."""
-
-    def init(key):
-        return strategy.init(
-            key, task.hparams, config.population_size, config.num_generations
-        )
-
-    return jax.jit(init).trace(_key_shape())
-
-
-def _trace_strategy_step(
-    strategy: Strategy,
-    started: tuple[PyTree, HyperParameters],
-    config: Config,
-    behaviour: tuple[int, ...] | None,
-) -> Any:
-    state, hparams = started
-    fitness = jax.ShapeDtypeStruct((config.population_size,), jnp.float32)
-    if behaviour is not None:
-        behaviour = jax.ShapeDtypeStruct((*fitness.shape, *behaviour), jnp.float32)
-    evaluation = Evaluation(fitness, fitness, behaviour)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    step = jax.jit(lambda *args: strategy.step(*args))
-    return step.trace(_key_shape(), state, number, hparams, evaluation)
-
-
 def _trace_hooks(
     task: Task, state: PyTree, hparams: HyperParameters, config: Config
 ) -> list[Any]:
     traced = []
     if task.repair is not None:
-        size = config.population_size
-        population = jax.eval_shape(
-            lambda key: sample_population(key, task.hparams, size), _key_shape()
-        )
         repair = jax.jit(lambda hparams: task.repair(hparams))
-        traced.append(repair.trace(population))
+        traced.append(repair.trace(stack_shapes(hparams, config.population_size)))
     if task.restart is not None:
 
         def restart(key, state, hparams):
             return task.restart(key, state, decode(hparams))
 
-        traced.append(jax.jit(restart).trace(_key_shape(), state, hparams))
+        traced.append(jax.jit(restart).trace(key_shape(), state, hparams))
     return traced
 
 
-def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
+def _trace_prepare(task: Task, member: Member, batch: PyTree, config: Config) -> Any:
     if task.data is None or config.batches != "shared":
         raise ValueError(
             f"batches={config.batches!r}: the task prepares something for all members "
@@ -321,19 +257,11 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
             "batches='shared'."
         )
 
-    def start(key) -> Population:
-        hparams = sample_population(key, task.hparams, config.population_size)
-        keys = jax.random.split(key, config.population_size)
-        state = jax.vmap(lambda k, h: task.init(k, decode(h)))(keys, hparams)
-        return Member(state, hparams, jnp.zeros(config.population_size, jnp.float32))
-
     num_steps = config.steps_per_generation
-    batches = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype), batch
-    )
-    population = jax.eval_shape(start, _key_shape())
+    population = stack_shapes(member, config.population_size)
+    batches = stack_shapes(batch, num_steps)
     prepare = jax.jit(lambda *args: task.prepare(*args))
-    prepared = prepare.trace(_key_shape(), population, batches, task.shared)
+    prepared = prepare.trace(key_shape(), population, batches, task.shared)
     for leaf in jax.tree.leaves(prepared.out_info):
         if leaf.shape[:1] != (num_steps,):
             raise ValueError(
@@ -343,7 +271,34 @@ def _trace_prepare(task: Task, batch: PyTree, config: Config) -> Any:
     return prepared
 
 
-def _rows_of(stacked: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked
-    )
+def _lower_anywhere(traced: Any) -> Any:
+    """Lowers for an accelerator: the same text everywhere, and arithmetic to count.
+
+    There a convolution is one operation, while the CPU's goes through loops, whose
+    bodies the compiler's count takes once. A function that lowers for its own platform
+    alone, such as one with a callback or a kernel of the user's, is lowered for that.
+    """
+    try:
+        with on_cpu():  # whose backend counts arithmetic, as no accelerator's does
+            return traced.lower(lowering_platforms=("tpu",))
+    except (NotImplementedError, ValueError):
+        return traced.lower()
+
+
+def hash_parts(traced: Mapping[str, Sequence[Any]], step: Any = None) -> dict[str, str]:
+    """Hashes the text of lowered functions, which is the same on every machine.
+
+    Args:
+        traced: the traced functions behind each part of a run.
+        step: the lowered training step, which belongs to the part `"train"`.
+
+    Returns:
+        64 hexadecimal digits for each part.
+    """
+    hashes = {}
+    for name, parts in traced.items():
+        lowered = [_lower_anywhere(part) for part in parts]
+        lowered += [step] if name == "train" else []
+        text = "".join(program.as_text() for program in lowered)
+        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jepbt.engine.devices import compiler_options
 from jepbt.hyperparameters import default_member
-from jepbt.population import PyTree
+from jepbt.population import PyTree, stack_shapes
 from jepbt.tasks import Task
 
 
@@ -43,14 +43,13 @@ def find_copies(
             forward, so that it does not show whether it changes them.
     """
     key, _, hparams, *_ = shapes
-    of_key, of_hparams = (_depends(init, (key, hparams), on) for on in (0, 1))
-    found = [i for i, own in enumerate(of_hparams) if own and not of_key[i]]
+    of_key, of_hparams = (_dependent(init, (key, hparams), on) for on in (0, 1))
+    found = sorted(of_hparams - of_key)
     if found:
         moved = _moved_by_others(step, found, shapes)
         found = [i for i in found if i not in moved]
     if found:
-        stays = _stays(init, step, found, shapes)
-        found = [i for i, is_same in zip(found, stays, strict=True) if is_same]
+        found = _that_stay(init, step, found, shapes)
     return found
 
 
@@ -63,19 +62,6 @@ def renew(task: Task, copies: Sequence[int]) -> Task:
 
     Returns:
         The same task, if there are none.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> from jepbt.tasks import RegressionHyperParameters as Hyper
-        >>> task = Task(
-        ...     Hyper,
-        ...     init=lambda key, h: {"rate": h.learning_rate, "x": 1.0},
-        ...     train_step=lambda key, state, h, batch, shared: (state, {"loss": 0.0}),
-        ...     evaluate=lambda key, state, h, batch, shared: state["x"],
-        ... )
-        >>> parent, own = {"rate": 0.1, "x": 3.0}, SimpleNamespace(learning_rate=0.2)
-        >>> renew(task, [0]).train_step(None, parent, own, None, None)[0]
-        {'rate': 0.2, 'x': 3.0}
     """
     if not copies:
         return task
@@ -90,15 +76,14 @@ def renew(task: Task, copies: Sequence[int]) -> Task:
     return dataclasses.replace(task, train_step=train_step)
 
 
-def _depends(
+def _dependent(
     function: Callable[..., PyTree], args: tuple[PyTree, ...], on: int
-) -> list[bool]:
-    """Tells which leaves of a function's result depend on one of its arguments.
+) -> set[int]:
+    """Names the leaves of a function's result that depend on one of its arguments.
 
     What depends on a mapped argument is mapped, and a custom rule is told about it.
     """
-    num_leaves = len(jax.tree.leaves(jax.eval_shape(function, *args)))
-    found = [False] * num_leaves
+    found = set()
 
     @jax.custom_batching.custom_vmap
     def look(leaves):
@@ -106,14 +91,11 @@ def _depends(
 
     @look.def_vmap
     def rule(size, is_mapped, leaves):
-        found[:] = is_mapped[0]
+        found.update(i for i, mapped in enumerate(is_mapped[0]) if mapped)
         return leaves, is_mapped[0]
 
-    def stack(leaf):
-        return jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-
     axes = [0 if i == on else None for i in range(len(args))]
-    args = [jax.tree.map(stack, a) if i == on else a for i, a in enumerate(args)]
+    args = [stack_shapes(a, 2) if i == on else a for i, a in enumerate(args)]
     look_at = jax.vmap(lambda *args: look(jax.tree.leaves(function(*args))), axes)
     jax.eval_shape(look_at, *args)
     return found
@@ -121,7 +103,7 @@ def _depends(
 
 def _moved_by_others(
     step: Callable[..., Any], found: Sequence[int], shapes: Sequence[PyTree]
-) -> list[int]:
+) -> set[int]:
     """Names those leaves that have a derivative by anything real but each other.
 
     A derivative sees through conditions: an optimizer that takes or skips a step by
@@ -134,18 +116,16 @@ def _moved_by_others(
         for i, leaf in enumerate(leaves)
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and i not in found
     ]
-    moved = []
+    moved = set()
 
     @jax.custom_jvp
     def look(values):
         return values
 
     def rule(primals, tangents):
-        is_still = [
-            isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-            for tangent in tangents[0]
-        ]
-        moved.extend(i for i, still in zip(found, is_still, strict=True) if not still)
+        zero = jax.custom_derivatives.SymbolicZero
+        pairs = zip(found, tangents[0], strict=True)
+        moved.update(i for i, tangent in pairs if not isinstance(tangent, zero))
         return primals[0], tangents[0]
 
     look.defjvp(rule, symbolic_zeros=True)
@@ -175,13 +155,13 @@ def _moved_by_others(
     return moved
 
 
-def _stays(
+def _that_stay(
     init: Callable[..., PyTree],
     step: Callable[..., Any],
     found: Sequence[int],
     shapes: Sequence[PyTree],
-) -> list[bool]:
-    """Tries whether a step leaves unusual values of some leaves as they are."""
+) -> list[int]:
+    """Tries which leaves a step leaves as they are, at unusual values of them."""
     key, state, hparams, *rest = shapes
     values = default_member(type(hparams))
 
@@ -197,4 +177,4 @@ def _stays(
         args = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (key, rest))
         options = compiler_options(jax.devices()[0].platform, "none")
         compiled = jax.jit(compare).lower(*args).compile(options)
-        return [bool(is_same) for is_same in compiled(*args)]
+        return [i for i, is_same in zip(found, compiled(*args), strict=True) if is_same]

@@ -15,7 +15,10 @@ import numpy as np
 
 T = TypeVar("T")
 
-_MESSAGE_BYTES = 4096
+_STATUS = (
+    "(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
+    "INVALID_ARGUMENT|NOT_FOUND|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN): "
+)
 
 
 class LostProcess(RuntimeError):
@@ -31,13 +34,12 @@ def is_lost(error: BaseException | None) -> bool:
     Example:
         >>> is_lost(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed"))
         True
-        >>> is_lost(ValueError("population_size=0 must be a whole number"))
+        >>> is_lost(ValueError("MLP: hidden[0]=0 must be a whole number from 1 up."))
         False
     """
     if isinstance(error, LostProcess | jax.errors.JaxRuntimeError):
         return True
-    is_status = re.match("[A-Z_]+: ", str(error)) is not None
-    return isinstance(error, ValueError) and is_status
+    return isinstance(error, ValueError) and re.match(_STATUS, str(error)) is not None
 
 
 def are_several() -> bool:
@@ -51,24 +53,13 @@ def are_several() -> bool:
 
 
 def agree(number: int) -> int:
-    """Returns the largest of all processes' numbers.
-
-    Args:
-        number: the number of this process.
-
-    Returns:
-        The same number in every process.
+    """Returns the largest of all processes' numbers, in every process.
 
     Example:
         >>> agree(3)
         3
     """
-    if not are_several():
-        return number
-    from jax.experimental import multihost_utils
-
-    with _exchange():
-        return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    return int(np.max(_gather(np.int32(number)))) if are_several() else number
 
 
 @contextlib.contextmanager
@@ -93,20 +84,17 @@ def together() -> Iterator[None]:
         if not are_several():
             raise
         error = found
-    if are_several():
-        texts = _gather("" if error is None else str(error) or type(error).__name__)
-        if error is None and any(texts):
-            process = next(i for i, text in enumerate(texts) if text)
-            raise ValueError(f"process {process}: {texts[process]}")
-    if error is not None:
-        raise error
+    if agree(error is not None):
+        said = "" if error is None else str(error) or type(error).__name__
+        texts = _gather_texts(said)
+        if error is not None:
+            raise error
+        process = next(i for i, text in enumerate(texts) if text)
+        raise ValueError(f"process {process}: {texts[process]}")
 
 
 def in_first(function: Callable[[], T]) -> T | None:
     """Calls a function in the first process alone; its error stops all of them.
-
-    Args:
-        function: the function to call.
 
     Returns:
         The function's result; in other processes `None`.
@@ -128,45 +116,30 @@ def in_first(function: Callable[[], T]) -> T | None:
 def of_first(text: str) -> str:
     """Returns the first process's text, in every process.
 
-    Args:
-        text: the text of this process.
-
-    Returns:
-        The text of the first process.
-
     Example:
         >>> of_first("here")
         'here'
     """
-    if not are_several():
-        return text
+    return _gather_texts(text)[0] if are_several() else text
+
+
+def _gather_texts(text: str) -> list[str]:
+    """Returns every process's text."""
+    content = text.encode()
+    size = agree(len(content))  # all must send the same number of bytes
+    sent = np.frombuffer(content.ljust(size, b"\0"), np.uint8)
+    return [bytes(row).rstrip(b"\0").decode() for row in _gather(sent)]
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+    """Returns every process's array, stacked.
+
+    Raises:
+        LostProcess: if another process is no longer there.
+    """
     from jax.experimental import multihost_utils
 
-    content = text.encode() if jax.process_index() == 0 else b""
-    # All processes must pass the same number of bytes.
-    sent = _padded(content, agree(len(content)))
-    with _exchange():
-        return bytes(multihost_utils.broadcast_one_to_all(sent)).decode()
-
-
-def _gather(text: str) -> list[str]:
-    """Returns every process's text, cut off where it is long."""
-    from jax.experimental import multihost_utils
-
-    sent = _padded(text.encode()[:_MESSAGE_BYTES], _MESSAGE_BYTES)
-    with _exchange():
-        found = multihost_utils.process_allgather(sent)
-    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in found]
-
-
-@contextlib.contextmanager
-def _exchange() -> Iterator[None]:
-    """Gives the error of a failed exchange a name of its own."""
     try:
-        yield
+        return multihost_utils.process_allgather(array)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise LostProcess(str(error)) from error
-
-
-def _padded(content: bytes, size: int) -> np.ndarray:
-    return np.frombuffer(content.ljust(size, b"\0"), np.uint8)

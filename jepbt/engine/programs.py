@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jepbt.engine.devices import (
-    Effort,
-    compiler_options,
-    over_members,
-    replicated,
-)
+from jepbt.arguments import user_path
+from jepbt.engine.devices import Effort, compiler_options, over_members, replicated
 from jepbt.engine.generation import Phases
 from jepbt.engine.state import Inputs, RunState, make_inputs
-from jepbt.population import Member, PyTree, take
+from jepbt.optional import optional
+from jepbt.population import Member, PyTree
 from jepbt.tasks import Task
-
-
-class Programs(NamedTuple):
-    """The parts of a run as programs, lowered or compiled: see `Phases`.
-
-    Attributes:
-        init: the first population.
-        evolve: parents, hyperparameters and weights of the next one.
-        train: the steps of all members.
-        evaluate: fitness, and the best member ever.
-        pick: two members of a population by their slots.
-    """
-
-    init: Any
-    evolve: Any
-    train: Any
-    evaluate: Any
-    pick: Any
-
 
 EFFORT: dict[str, Effort] = {"init": "none", "pick": "none", "evolve": "some"}
 """How much programs that run once, or for milliseconds, are optimised; others fully."""
@@ -56,17 +35,7 @@ def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
     return placed._replace(key=key)
 
 
-def lower(
-    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
-) -> Programs:
-    """Lowers the parts of a run that are asked for: see `lower_each`."""
-    lowered = dict(lower_each(phases, inputs, mesh, only))
-    return Programs(**{name: lowered.get(name) for name in Programs._fields})
-
-
-def lower_each(
-    phases: Phases, inputs: Inputs, mesh: Mesh, only: Sequence[str] = Programs._fields
-) -> Iterator[tuple[str, Any]]:
+def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str, Any]]:
     """Traces the parts of a run, with the places that arguments and results have.
 
     Yields:
@@ -86,28 +55,19 @@ def lower_each(
         return jitted.trace(*args)
 
     init = place(phases.init, (inputs,), (whole,), carried)
-    state = shapes(init.out_info)
+    state = _shapes(init.out_info)
     step = ((inputs, number, state), (whole, whole, carried))
     train = place(phases.train, *step, (carried, whole), (2,))
-    metrics = shapes(train.out_info[1])
-    makers: dict[str, Callable[[], Any]] = {
-        "train": lambda: train,
-        "evaluate": lambda: place(
-            phases.evaluate,
-            (inputs, number, metrics, state),
-            (whole, whole, whole, carried),
-            carried,
-            (3,),
-        ),
-        "init": lambda: init,
-        "evolve": lambda: place(phases.evolve, *step, (carried, whole), (2,)),
-        "pick": lambda: place(
-            take, (state.population, slots), (population, whole), whole
-        ),
-    }
-    for name, make in makers.items():
-        if name in only:
-            yield name, make().lower()
+    yield "train", train.lower()
+    args = inputs, number, _shapes(train.out_info[1]), state
+    evaluate = place(
+        phases.evaluate, args, (whole, whole, whole, carried), carried, (3,)
+    )
+    yield "evaluate", evaluate.lower()
+    yield "init", init.lower()
+    yield "evolve", place(phases.evolve, *step, (carried, whole), (2,)).lower()
+    args = state.population, slots
+    yield "pick", place(phases.pick, args, (population, whole), whole).lower()
 
 
 @jax.jit
@@ -116,14 +76,14 @@ def copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def shapes(tree: PyTree) -> PyTree:
+def _shapes(tree: PyTree) -> PyTree:
     """Keeps of arrays, or of what describes them, the shapes and types alone."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def compile_each(
     lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Programs, dict[str, float]]:
+) -> tuple[Phases, dict[str, float]]:
     """Compiles programs side by side, and while the next ones are being lowered.
 
     XLA leaves Python's lock while it works.
@@ -142,8 +102,28 @@ def compile_each(
         compiled = program.compile(compiler_options(platform, EFFORT.get(name, "full")))
         return compiled, time.perf_counter() - started
 
-    with ThreadPoolExecutor(len(Programs._fields)) as pool:
+    with ThreadPoolExecutor(len(Phases._fields)) as pool:
         waiting = {name: pool.submit(compile_one, name, each) for name, each in lowered}
-        done = {name: waiting[name].result() for name in Programs._fields}
-    programs = Programs(**{name: compiled for name, (compiled, _) in done.items()})
+        done = {name: waiting[name].result() for name in Phases._fields}
+    programs = Phases(**{name: compiled for name, (compiled, _) in done.items()})
     return programs, {name: seconds for name, (_, seconds) in done.items()}
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, in a cache folder of the user's.
+
+    Does nothing if a folder is configured already, by `jax_compilation_cache_dir` or
+    its environment variable, or if `JAX_ENABLE_COMPILATION_CACHE` is off.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    with optional("compiled programs are not kept for the next start"):
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = user_path("XDG_CACHE_HOME", home) / "jepbt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -17,12 +17,12 @@ from jepbt.engine.member import decide_batch_size, trace_steps
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
 from jepbt.engine.switches import own_rules
 from jepbt.population import Population
-from jepbt.strategies import Plan, Strategy
+from jepbt.strategies import Plan, Strategy, resolve_strategy
 from jepbt.tasks import Splits, Task
 
 
 def make_run(
-    task: Task, strategy: Strategy, config: Config
+    task: Task, strategy: str | Strategy, config: Config
 ) -> Callable[[jax.Array, Splits | None], tuple[Population, Best, Record]]:
     """Makes a whole run one pure function: jit it, or vmap it over keys.
 
@@ -31,7 +31,8 @@ def make_run(
 
     Args:
         task: the task of one member.
-        strategy: the strategy between members, such as `strategies.epbt()`.
+        strategy: the strategy between members, such as `strategies.epbt()`, or its
+            name.
         config: the run's settings; limits, files and `"auto"` (here: 1) do not apply.
 
     Returns:
@@ -40,7 +41,7 @@ def make_run(
 
     Raises:
         TypeError: if the task or the strategy is of another type.
-        ValueError: if a field of the config is not allowed.
+        ValueError: if a field of the config, or a strategy's name, is not allowed.
         RuntimeError: in a forked process whose parent has used JAX.
 
     Example:
@@ -72,12 +73,7 @@ def make_run(
     """
     check_fork("make_run")
     check(config)
-    for name, value, kind in (("task", task, Task), ("strategy", strategy, Strategy)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"make_run: {name} must be a {kind.__name__}, got {value!r}. Make one "
-                "with jepbt.classification, or with jepbt.strategies.epbt()."
-            )
+    strategy = resolve_strategy(strategy)
     check_chunk(config.chunk_size, config.population_size)
     config = decide_batch_size(task, config)
     chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size

@@ -1,17 +1,59 @@
-"""Holds what a run carries from one generation to the next."""
+"""Holds what a run is made of, reads, carries on and reports."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from jepbt.config import Config
+from jepbt.engine.devices import map_members
 from jepbt.hyperparameters import HyperParameters
 from jepbt.population import Member, Population, PyTree
-from jepbt.strategies import Evaluation
-from jepbt.tasks import Splits
+from jepbt.strategies import Evaluation, Strategy
+from jepbt.tasks import Splits, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Says what a run is made of: all that its functions read beside arrays.
+
+    Attributes:
+        task: the task of one member.
+        strategy: the strategy between members.
+        config: the settings, checked, with the batch size decided.
+        mesh: the devices that share the population; `None` for no sharding.
+        chunk_size: the members of a device that are computed together.
+    """
+
+    task: Task
+    strategy: Strategy
+    config: Config
+    mesh: Mesh | None = None
+    chunk_size: int = 1
+
+    @property
+    def slots(self) -> jax.Array:
+        """The numbers of all slots, `i32[P]`."""
+        return jnp.arange(self.config.population_size, dtype=jnp.int32)
+
+    def over_members(
+        self, function: Callable[..., PyTree], *, in_place: bool = False
+    ) -> Callable[..., PyTree]:
+        """Batches a function of one member: see `map_members`."""
+        return map_members(
+            function, mesh=self.mesh, chunk_size=self.chunk_size, in_place=in_place
+        )
+
+    def place(self, tree: PyTree, sharding: Callable[[Mesh], Any]) -> PyTree:
+        """Tells the compiler where arrays lie, if there are devices to choose from."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, sharding(self.mesh))
 
 
 class Inputs(NamedTuple):
@@ -32,11 +74,7 @@ class Inputs(NamedTuple):
     shared: PyTree
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("member", "standard_error", "generation", "slot"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Best:
     """The fittest member of all generations so far (ties: the earliest).
@@ -54,11 +92,7 @@ class Best:
     slot: jax.Array
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("population", "evaluation", "best", "strategy"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RunState:
     """Everything that one generation hands to the next.
@@ -101,20 +135,3 @@ def make_inputs(key: jax.Array, data: Splits | None, shared: PyTree) -> Inputs:
     if data is None:
         return Inputs(key, None, None, shared)
     return Inputs(key, data.train, data.validation, shared)
-
-
-def make_record(
-    state: RunState,
-    metrics: dict[str, jax.Array],
-    parents: jax.Array,
-    info: dict[str, jax.Array],
-) -> Record:
-    """Collects what one generation reports, after its evaluation."""
-    return Record(
-        fitness=state.evaluation.fitness,
-        standard_error=state.evaluation.standard_error,
-        parents=parents,
-        hparams=state.population.hparams,
-        metrics=metrics,
-        info=info,
-    )

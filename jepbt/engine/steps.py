@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jepbt.engine.batches import batch_indices, read_by_each
-from jepbt.engine.evaluation import count_rows
-from jepbt.engine.spec import Spec
-from jepbt.engine.state import Inputs
+from jepbt.engine.state import Inputs, Spec
 from jepbt.hyperparameters import HyperParameters, decode
 from jepbt.population import (
     BATCHES,
@@ -19,6 +17,7 @@ from jepbt.population import (
     TRAIN,
     Population,
     PyTree,
+    count_rows,
     derive_key,
     take,
 )
@@ -28,12 +27,6 @@ def share_steps(
     spec: Spec, inputs: Inputs, number: jax.Array, population: Population
 ) -> tuple[jax.Array | None, PyTree]:
     """Makes what the steps of all members share: their rows, and what is prepared.
-
-    Args:
-        spec: the task, strategy and settings of the run.
-        inputs: the run's inputs.
-        number: `i32[]` the generation.
-        population: the members that train.
 
     Returns:
         `i32[S, B]` or `None`, and what `prepare` made, leaves `[S, ...]`, or `None`.
@@ -63,14 +56,7 @@ def member_steps(
 ) -> tuple[Callable[..., Any], PyTree]:
     """Makes one member's steps of a generation, to be scanned.
 
-    Args:
-        spec: the task, strategy and settings of the run.
-        slot: `i32[]` the member's slot.
-        hparams: the member's hyperparameters.
-        inputs: the run's inputs.
-        number: `i32[]` the generation.
-        indices: the rows of each step's batch, from `share_steps`.
-        prepared: the task's preparation for each step, from `share_steps`.
+    `slot` is `i32[]`; `indices` and `prepared` are what `share_steps` made.
 
     Returns:
         `(state, counted) -> (state, metrics)`, and the steps' inputs with leaves

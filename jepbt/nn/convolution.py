@@ -156,7 +156,7 @@ def _convolve(strides, pads, precision, lhs, rhs):
                 lhs, rhs, strides, pads, dimension_numbers=_NHWC, precision=precision
             )
         flat, axis = _windows(lhs, kernel_size, strides, pads)
-        product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, 0, precision)
+        product = _matmul(flat, rhs.reshape(-1, rhs.shape[3]), axis, precision)
         height, width = output_size(lhs.shape, rhs.shape, strides, pads)
         return product.reshape(lhs.shape[0], height, width, -1)
 
@@ -223,7 +223,7 @@ def _sum_over_pixels(strides, pads, precision, kernel_shape, lhs, gradient):
     if num_channels < _FEW_CHANNELS or strides != (1, 1):
         flat, axis = _windows(lhs, (height, width), strides, pads)
         right = gradient.reshape(-1, num_features)
-        return _matmul(flat, right, 1 - axis, 0, precision).reshape(kernel_shape)
+        return _matmul(flat, right, 1 - axis, precision).reshape(kernel_shape)
 
     def of_block(lhs, gradient):
         """Computes all places of the kernel by one multiplication.
@@ -244,7 +244,6 @@ def _sum_over_pixels(strides, pads, precision, kernel_shape, lhs, gradient):
         return _matmul(
             jnp.concatenate(shifted_images, 3).reshape(-1, width * num_channels),
             jnp.concatenate(shifted_gradients, 3).reshape(-1, height * num_features),
-            0,
             0,
             precision,
         )
@@ -322,6 +321,7 @@ def _windows(images, kernel_size, strides, pads) -> tuple[jax.Array, int]:
     return gathered.reshape(-1, gathered.shape[3]), 1
 
 
-def _matmul(left, right, left_axis, right_axis, precision) -> jax.Array:
-    contracted = (((left_axis,), (right_axis,)), ((), ()))
+def _matmul(left, right, left_axis, precision) -> jax.Array:
+    """Sums over an axis of `left` and the first of `right`."""
+    contracted = (((left_axis,), (0,)), ((), ()))
     return lax.dot_general(left, right, contracted, precision=precision)

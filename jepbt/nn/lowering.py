@@ -42,11 +42,12 @@ class Row(NamedTuple):
 
     Attributes:
         platform: a device's platform, such as "cpu", "gpu" or "tpu".
-        layer: "convolution", "pooling", or "members" for the members of one device.
+        layer: "convolution", "pooling", "batch" for reading what all members share, or
+            "members" for the members of one device.
         form: the name of a form; of members, the most that are computed together, or
             None for all.
-        evidence: the kind of evidence, in a few words for people.
-        detail: the figures, and the command that gave them.
+        evidence: the kind of evidence, in a few words for people. The figures, and the
+            commands that gave them, stand above each row of the table.
         most_flops: the largest training step of one member that the row holds for, in
             floating-point operations.
     """
@@ -55,7 +56,6 @@ class Row(NamedTuple):
     layer: str
     form: str | int | None
     evidence: str
-    detail: str = ""
     most_flops: float = math.inf
 
 
@@ -63,55 +63,36 @@ _ON_CPU = "measured on two CPU cores"
 _FOR_TPU = "compiled for TPU v5e, never run on one"
 _FOR_GPU = "compiled for H100"
 _ON_GPU = "measured on an H200"
-_CYCLES = (
-    "examples/compile_for_tpu.py: 16 CNNs take 0.60 million cycles 8 at a time, 1.08 "
-    "one by one, 1.57 all at once; with windows 3.9 to 35"
-)
 
 TABLE = (
-    Row(
-        *("cpu", "convolution", IN_TURN, _ON_CPU),
-        "jepbt benchmark --models cnn: 16 CNNs take 113 times as long in XLA's form",
-    ),
-    Row(
-        *("cpu", "pooling", BLOCKS, _ON_CPU),
-        "jepbt check --parts lowering: 8 CNNs take 5.2 times as long in XLA's form",
-    ),
-    Row(
-        *("cpu", "members", FEW, _ON_CPU),
-        "jepbt.scaling, dense layers and convolutions alike: 8 at once gain 1.1 to 1.3 "
-        "times up to 7 MFLOP a step, and lose as much from 26 MFLOP on",
-        SMALL_STEP,
-    ),
-    Row(*("cpu", "members", 1, _ON_CPU), "the same measurement"),
-    Row(
-        *("gpu", "convolution", WINDOWS, _ON_GPU),
-        "jepbt check --parts lowering: 64 CNNs take 2.2 times as long in XLA's form "
-        "(one grouped call of cuDNN), 6.7 times one by one; 16 ResNet-20s 2.3 times; "
-        "64 CNNs in bfloat16 2.1 times",
-    ),
-    Row(
-        *("gpu", "pooling", BLOCKS, _FOR_GPU),
-        "examples/compile_for_cuda.py: the same step reads and writes 1,094 MB in "
-        "XLA's form, 777 in blocks: its gradient writes five arrays of indices",
-    ),
-    Row(
-        *("gpu", "members", None, _ON_GPU),
-        "jepbt.scaling: 1,024 MLPs take 6.0 times as long 8 at a time, 37 one by one",
-    ),
-    Row(
-        *("gpu", "batch", EACH_ITS_OWN, _ON_GPU),
-        "jepbt check --parts lowering, with 256 members: a step of MLPs takes 1.24 "
-        "times as long where vmap joins their first layers to one matrix",
-    ),
-    Row(*("tpu", "convolution", XLA, _FOR_TPU), _CYCLES),
-    Row(*("tpu", "members", FEW, _FOR_TPU), _CYCLES),
+    # jepbt benchmark --models cnn: 16 CNNs take 113 times as long in XLA's form.
+    Row("cpu", "convolution", IN_TURN, _ON_CPU),
+    # jepbt check --parts lowering: 8 CNNs take 5.2 times as long in XLA's form.
+    Row("cpu", "pooling", BLOCKS, _ON_CPU),
+    # jepbt.scaling, dense layers and convolutions alike: 8 at once gain 1.1 to 1.3
+    # times up to 7 MFLOP a step, and lose as much from 26 MFLOP on.
+    Row("cpu", "members", FEW, _ON_CPU, SMALL_STEP),
+    Row("cpu", "members", 1, _ON_CPU),
+    # jepbt check --parts lowering: 64 CNNs take 2.2 times as long in XLA's form (one
+    # grouped call of cuDNN), 6.7 times one by one; 16 ResNet-20s 2.3 times; 64 CNNs in
+    # bfloat16 2.1 times.
+    Row("gpu", "convolution", WINDOWS, _ON_GPU),
+    # examples/compile_for_cuda.py: the same step reads and writes 1,094 MB in XLA's
+    # form, 777 in blocks: its gradient writes five arrays of indices.
+    Row("gpu", "pooling", BLOCKS, _FOR_GPU),
+    # jepbt.scaling: 1,024 MLPs take 6.0 times as long 8 at a time, 37 one by one.
+    Row("gpu", "members", None, _ON_GPU),
+    # jepbt check --parts lowering, with 256 members: a step of MLPs takes 1.24 times as
+    # long where vmap joins their first layers to one matrix.
+    Row("gpu", "batch", EACH_ITS_OWN, _ON_GPU),
+    # examples/compile_for_tpu.py: 16 CNNs take 0.60 million cycles 8 at a time, 1.08
+    # one by one, 1.57 all at once; with windows 3.9 to 35.
+    Row("tpu", "convolution", XLA, _FOR_TPU),
+    Row("tpu", "members", FEW, _FOR_TPU),
 )
 """The first row that fits decides; where none does, XLA's default: see `decide`."""
 
 _elsewhere: str | None = None
-
-_DEFAULTS = {"convolution": XLA, "pooling": XLA, "batch": XLA, "members": None}
 
 
 def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
@@ -122,7 +103,7 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
 
     Args:
         platform: a device's platform, such as "cpu", "gpu" or "tpu".
-        layer: "convolution", "pooling" or "members".
+        layer: the name of a layer, as in `Row`.
         step_flops: the floating-point operations of a member's training step.
 
     Returns:
@@ -136,8 +117,8 @@ def decide(platform: str, layer: str, step_flops: float = 0.0) -> Row:
         fits = row.platform == platform and row.layer == layer
         if fits and step_flops <= row.most_flops:
             return row
-    unknown = f"unknown on {platform}, so XLA's default"
-    return Row(platform, layer, _DEFAULTS[layer], unknown)
+    default = None if layer == "members" else XLA
+    return Row(platform, layer, default, f"unknown on {platform}, so XLA's default")
 
 
 @contextlib.contextmanager
@@ -164,7 +145,10 @@ def trying(platform: str, forms: Mapping[str, str]) -> Iterator[None]:
 
 
 def lower(
-    layer: str, forms: Mapping[str, Callable[..., Any]], *args: Any, form: str | None
+    layer: str,
+    forms: Mapping[str, Callable[..., Any]],
+    *args: Any,
+    form: str | None = None,
 ) -> Any:
     """Computes a layer in one of `forms`, functions by name, `XLA` among them.
 

@@ -104,7 +104,7 @@ def _pool(name, images, window, strides, padding, over_blocks, initial, combine)
         return over_blocks(_blocks(images, window))
 
     forms = {XLA: over_windows, BLOCKS: in_blocks}
-    return lower("pooling", forms, images, form=None)
+    return lower("pooling", forms, images)
 
 
 def _pair(where: str, name: str, value: int | Sequence[int]) -> tuple[int, ...]:

@@ -19,32 +19,13 @@ _MANY_CHANNELS = 128
 _NONE = (0, 0, 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.checkpoint, static_argnums=(0, 1, 2))
 def convolve(strides, pads, precision, lhs, rhs) -> jax.Array:
     """Convolves `[B, H, W, I]` images with a `[h, w, I, O]` kernel.
 
     `pads` are `(before, after)` for height and width. Windows are not kept for
     gradients: they take at least four times the memory of the images.
     """
-    return _convolve(strides, pads, precision, lhs, rhs)
-
-
-def _forward(strides, pads, precision, lhs, rhs):
-    return convolve(strides, pads, precision, lhs, rhs), (lhs, rhs)
-
-
-def _backward(strides, pads, precision, residuals, gradient):
-    # Without the barrier XLA would see the same windows twice, and keep them.
-    residuals = lax.optimization_barrier(residuals)
-    again = functools.partial(_convolve, strides, pads, precision)
-    _, transposed = jax.vjp(again, *residuals)
-    return transposed(gradient)
-
-
-convolve.defvjp(_forward, _backward)
-
-
-def _convolve(strides, pads, precision, lhs, rhs):
     height, width = output_size(lhs.shape, rhs.shape, strides, pads)
     num_channels, side = rhs.shape[3], _pixels_that_share(strides, rhs.shape)
     rows, columns = -(-height // side), -(-width // side)

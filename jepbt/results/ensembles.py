@@ -17,7 +17,14 @@ from jepbt.arguments import check_whole
 from jepbt.engine.evaluation import mean_score
 from jepbt.engine.forks import check_fork
 from jepbt.hyperparameters import decode
-from jepbt.population import EVALUATE, Population, PyTree, derive_key, take
+from jepbt.population import (
+    EVALUATE,
+    Population,
+    PyTree,
+    count_rows,
+    derive_key,
+    take,
+)
 from jepbt.results.history import History
 from jepbt.results.pickled import AbsentTask, to_host
 from jepbt.tasks import Task
@@ -150,7 +157,7 @@ def _validate(
 def _adapt(task: Task, key: jax.Array, state: PyTree, values: PyTree) -> PyTree:
     """Lets running statistics follow new weights, over batches drawn at random."""
     rows = jax.tree.map(jnp.asarray, task.data.train)
-    num_rows = len(jax.tree.leaves(rows)[0])
+    num_rows = count_rows(rows)
     shape = _ADAPTATION_STEPS, min(task.batch_size, num_rows)
     indices = np.random.default_rng(0).integers(num_rows, size=shape)
 

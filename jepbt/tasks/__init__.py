@@ -4,12 +4,8 @@ from jepbt.tasks.adaptation import Adaptation, Adapted, adapt
 from jepbt.tasks.classification import StandardHyperParameters, classification
 from jepbt.tasks.distillation import Distillation, distillation
 from jepbt.tasks.regression import RegressionHyperParameters, regression, squared_error
-from jepbt.tasks.supervised import (
-    Learner,
-    Supervised,
-    shrink_and_perturb,
-)
-from jepbt.tasks.task import Blend, Inference, Splits, Task
+from jepbt.tasks.supervised import Learner, Supervised
+from jepbt.tasks.task import Blend, Inference, Splits, Task, shrink_and_perturb
 
 __all__ = [
     "Adaptation",

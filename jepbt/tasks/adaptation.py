@@ -10,7 +10,7 @@ import optax
 
 from jepbt.arguments import accepts, check_whole
 from jepbt.losses import AdaptiveLoss
-from jepbt.population import PyTree, take
+from jepbt.population import PyTree, are_finite, count_rows, take
 
 _SCORED_AT_ONCE = 250
 _MOVE = 0.01
@@ -42,9 +42,9 @@ class Adapted:
     is_started: jax.Array
 
     @property
-    def count(self) -> jax.Array:
-        """The number of gradients, `i32[]`, since Adam began."""
-        return self.adam.count
+    def is_due(self) -> jax.Array:
+        """Tells whether it has seen gradients and no start yet: `bool[]`."""
+        return ~self.is_started & (self.adam.count > 0)
 
 
 class Turn(NamedTuple):
@@ -135,10 +135,9 @@ def make_turns(
     """
 
     def prepare(key, population, batches, shared):
-        num_steps = jax.tree.leaves(batches)[0].shape[0]
+        num_steps = count_rows(batches)
         steps = jnp.arange(num_steps)
-        learned = population.state.loss
-        is_due = ~learned.is_started & (learned.count > 0)
+        is_due = population.state.loss.is_due
         shape = num_steps, settings.batch_size
         return Turn(
             adapts=steps % settings.every == 0,
@@ -166,16 +165,16 @@ def start(
         return learned
 
     def estimate():
-        count = jax.tree.leaves(rows)[0].shape[0]
+        count = count_rows(rows)
         # The last batch is filled up with the first rows, whose second logits are cut.
         size = min(count, _SCORED_AT_ONCE)
         batches = (jnp.arange(-(-count // size) * size) % count).reshape(-1, size)
         logits = jax.lax.map(lambda batch: predict(take(rows, batch)), batches)
         logits = logits.reshape(-1, logits.shape[-1])[:count]
         new = settings.loss.start(learned.parameters, logits, labels(rows))
-        is_due = ~learned.is_started & (learned.count > 0) & _is_finite(new)
+        starts = learned.is_due & are_finite(new)
         started = _renew(new, is_started=True)
-        return jax.tree.map(lambda a, b: jnp.where(is_due, a, b), started, learned)
+        return jax.tree.map(lambda a, b: jnp.where(starts, a, b), started, learned)
 
     return jax.lax.cond(turn.starts, estimate, lambda: learned)
 
@@ -204,7 +203,7 @@ def improve(
 
     parameters = jax.tree.map(move, learned.parameters, steps)
     new = Adapted(parameters, adam, learned.is_started)
-    is_finite = _is_finite((gradient, parameters))
+    is_finite = are_finite((gradient, parameters))
     return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, learned)
 
 
@@ -248,9 +247,3 @@ def direction(
 
 def _renew(parameters: PyTree, *, is_started: bool) -> Adapted:
     return Adapted(parameters, _ADAM.init(parameters), jnp.bool_(is_started))
-
-
-def _is_finite(tree: PyTree) -> jax.Array:
-    return jnp.all(
-        jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
-    )

@@ -24,7 +24,6 @@ from jepbt.hyperparameters import (
     taylor_hparam,
 )
 from jepbt.losses import taylorglo
-from jepbt.models.model import name_of
 from jepbt.population import PyTree
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.distillation import Distillation
@@ -147,8 +146,6 @@ def classification(
         "data": dataset.name,
         "data_note": dataset.note,
         "num_classes": num_classes,
-        "model": name_of(model),
-        "compute_dtype": compute_dtype,
     }
 
     def repair(_, space, leaf):

@@ -11,6 +11,7 @@ import optax
 
 from jepbt.arguments import accepts
 from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.population import key_shape
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.optimizers import as_transformation, update
 
@@ -52,16 +53,16 @@ def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
 
 def check_parts(task: Any) -> None:
     """Traces each part of a `Supervised`, so that an error can name the wrong one."""
-    given = {name: getattr(task, name) for name in WANTED}
+    functions = {name: getattr(task, name) for name in WANTED}
     if isinstance(task.loss, Adaptation):
-        given["loss"] = _at_first(task.loss, task.num_outputs)
-    for name, wanted in WANTED.items():
-        function = given[name]
-        is_left_out = name == "augment" and function is None
-        if not is_left_out and not (callable(function) and accepts(function, None)):
+        functions["loss"] = _at_first(task.loss, task.num_outputs)
+    if task.augment is None:
+        del functions["augment"]
+    for name, function in functions.items():
+        if not callable(function) or not accepts(function, None):
             given = getattr(function, "__name__", type(function).__name__)
-            raise TypeError(f"{name}: {wanted}; got {given}.")
-    key = jax.eval_shape(lambda: jax.random.key(0))
+            raise TypeError(f"{name}: {WANTED[name]}; got {given}.")
+    key = key_shape()
     member = jax.eval_shape(lambda: default_member(task.hparams))
     labels = jax.ShapeDtypeStruct((1, task.num_outputs), jnp.float32)
     with _naming("model"):
@@ -70,7 +71,7 @@ def check_parts(task: Any) -> None:
         with _naming("augment"):
             _try_augment(task.augment, key, member, task.example, labels)
     with _naming("loss"):
-        _try_loss(given["loss"], member, outputs, labels)
+        _try_loss(functions["loss"], member, outputs, labels)
     with _naming("optimizer"):
         _try_optimizer(task.optimizer, member, params)
 
@@ -78,7 +79,7 @@ def check_parts(task: Any) -> None:
 def _at_first(settings: Adaptation, num_classes: int) -> Any:
     """Makes of a loss that adapts the function of hyperparameters that it is at first.
 
-    Its start and its table are traced on the way.
+    Its rate and its start are checked on the way.
     """
 
     def loss(h):

@@ -14,7 +14,6 @@ from jepbt.arguments import check_whole
 from jepbt.datasets.arrays import check_like_train
 from jepbt.datasets.conversion import to_array, to_float32, to_inputs
 from jepbt.hyperparameters import HyperParameters, hparam
-from jepbt.models.model import name_of
 from jepbt.tasks.parts import require_parts
 from jepbt.tasks.supervised import Supervised
 from jepbt.tasks.task import Splits, Task
@@ -114,8 +113,7 @@ def regression(
         is_flat=np.ndim((data.train if isinstance(data, Splits) else data)[1]) == 1,
         compute_dtype=compute_dtype,
     )
-    about = {"model": name_of(model), "compute_dtype": compute_dtype}
-    return parts.task(about=about)
+    return parts.task(about={})
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,17 +11,17 @@ import numpy as np
 import optax
 
 from jepbt import models
-from jepbt.arguments import check_choice, check_real
-from jepbt.hyperparameters import HyperParameters, spaces
+from jepbt.arguments import check_choice
+from jepbt.hyperparameters import HyperParameters, decode, encode, spaces
+from jepbt.models.model import name_of
 from jepbt.models.precision import COMPUTE_DTYPES, computing_in
 from jepbt.population import PyTree, take
 from jepbt.tasks import adaptation
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.distillation import Distillation, make_teacher, mix
-from jepbt.tasks.inference import make_inference
 from jepbt.tasks.optimizers import as_transformation, update
 from jepbt.tasks.parts import check_parts
-from jepbt.tasks.task import Blend, Splits, Task
+from jepbt.tasks.task import Blend, Inference, Splits, Task
 
 _AUGMENT = 0x61756720  # makes a key for augmentation of the step's, the model's own
 
@@ -104,7 +104,7 @@ class Supervised:
         """Tells whether the loss's own parameters are trained."""
         return isinstance(self.loss, Adaptation)
 
-    def task(self, **changes: Any) -> Task:
+    def task(self, about: Mapping[str, Any], **changes: Any) -> Task:
         """Makes the task, whose state is a `Learner`."""
         prepare, shared = None, ()
         if self.is_taught:
@@ -124,7 +124,17 @@ class Supervised:
             behaviour=self.behaviour,
             prepare=prepare,
             blend=Blend(self.behaviour, self.score, _average_states, self.adapt),
-            inference=make_inference(self),
+            inference=Inference(
+                self.check_inputs,
+                lambda inputs: jnp.asarray(self.normalize(inputs)),
+                jax.jit(self.predict_inputs),
+                self.bind,
+            ),
+            about={
+                **about,
+                "model": name_of(self.model),
+                "compute_dtype": self.compute_dtype,
+            },
             **changes,
         )
 
@@ -220,6 +230,33 @@ class Supervised:
         _, variables = self._apply(key, state, hparams, batch, train=True)
         return dataclasses.replace(state, variables=variables)
 
+    def check_inputs(self, inputs):
+        """Makes raw inputs an array, unless the network was trained on others."""
+        wanted = self.data.train[self.inputs]
+        array = self.to_inputs("predict: inputs", inputs)
+        if array.shape[1:] != wanted.shape[1:] or array.dtype != wanted.dtype:
+            like = f"{wanted.dtype}[{', '.join(map(str, ('N', *wanted.shape[1:])))}]"
+            is_one = np.shape(inputs) == wanted.shape[1:]
+            cure = (
+                "pass one example as inputs[None]" if is_one else "pass rows like those"
+            )
+            raise ValueError(
+                f"predict: inputs have dtype {array.dtype} and shape "
+                f"{np.shape(inputs)}, and the network was trained on {like}: {cure}."
+            )
+        return array
+
+    def predict_inputs(self, state, hparams, inputs):
+        """Predicts with a member's encoded hyperparameters."""
+        key, batch = jax.random.key(0), {self.inputs: inputs}
+        predicted = self.behaviour(key, state, decode(hparams), batch)
+        return predicted[:, 0] if self.is_flat else predicted
+
+    def bind(self, state, hparams):
+        """Makes the user's own model of a member."""
+        values = decode(encode(hparams))
+        return models.bind(self.model, state.params, state.variables, values)
+
     def _apply(self, key, state, hparams, batch, *, train):
         seen = self.normalize(batch[self.inputs])
         return self.network.apply(
@@ -256,56 +293,3 @@ def _normalizer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
         return batch.astype(jnp.float32) * scale.reshape(shape) + shift.reshape(shape)
 
     return normalize
-
-
-def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -> Task:
-    """Lets members that are restarted keep a part of their weights.
-
-    A restarted member's weights are `shrink` times the old plus `noise` times newly
-    drawn ones; optimizer state and all else start new. Both numbers are our choice.
-
-    Args:
-        task: the task, whose state must have `params`, such as a `Learner`.
-        shrink: the factor of the old weights, in [0, 1].
-        noise: the factor of the new weights, at least 0.
-
-    Returns:
-        The task with a `restart` of this kind.
-
-    Raises:
-        ValueError: if a number is outside its range.
-
-    Example:
-        >>> import numpy as np
-        >>> import jepbt
-        >>> x = np.random.default_rng(0).normal(size=(40, 5))
-        >>> task = jepbt.tasks.shrink_and_perturb(jepbt.regression((x, x[:, 0])))
-        >>> task.restart is None
-        False
-
-    Reference:
-        Ash & Adams, "On Warm-Starting Neural Network Training", 2020,
-        https://arxiv.org/abs/1910.08475
-    """
-    if not isinstance(task, Task):
-        raise TypeError(
-            f"shrink_and_perturb: task must be a jepbt.Task, got {type(task).__name__}."
-        )
-    check_real("shrink_and_perturb", "shrink", shrink, 0, 1)
-    check_real("shrink_and_perturb", "noise", noise, 0)
-
-    def restart(key, state, hparams):
-        new = task.init(key, hparams)
-        if not hasattr(state, "params"):
-            raise ValueError(
-                "shrink_and_perturb: the task's state is a "
-                f"{type(state).__name__} without `params`. Give Task.restart yourself."
-            )
-
-        def soften(old, fresh):
-            return (shrink * old + noise * fresh).astype(old.dtype)
-
-        params = jax.tree.map(soften, state.params, new.params)
-        return dataclasses.replace(new, params=params)
-
-    return dataclasses.replace(task, restart=restart)

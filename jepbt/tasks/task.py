@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.arguments import accepts
+from jepbt.arguments import accepts, check_real
 from jepbt.hyperparameters import HyperParameters
 from jepbt.population import PyTree
 
@@ -144,6 +144,59 @@ class Task:
                 )
 
 
+def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -> Task:
+    """Lets members that are restarted keep a part of their weights.
+
+    A restarted member's weights are `shrink` times the old plus `noise` times newly
+    drawn ones; optimizer state and all else start new. Both numbers are our choice.
+
+    Args:
+        task: the task, whose state must have `params`, such as a `Learner`.
+        shrink: the factor of the old weights, in [0, 1].
+        noise: the factor of the new weights, at least 0.
+
+    Returns:
+        The task with a `restart` of this kind.
+
+    Raises:
+        ValueError: if a number is outside its range.
+
+    Example:
+        >>> import numpy as np
+        >>> import jepbt
+        >>> x = np.random.default_rng(0).normal(size=(40, 5))
+        >>> task = jepbt.tasks.shrink_and_perturb(jepbt.regression((x, x[:, 0])))
+        >>> task.restart is None
+        False
+
+    Reference:
+        Ash & Adams, "On Warm-Starting Neural Network Training", 2020,
+        https://arxiv.org/abs/1910.08475
+    """
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"shrink_and_perturb: task must be a jepbt.Task, got {type(task).__name__}."
+        )
+    check_real("shrink_and_perturb", "shrink", shrink, 0, 1)
+    check_real("shrink_and_perturb", "noise", noise, 0)
+
+    def restart(key, state, hparams):
+        new = task.init(key, hparams)
+        if not hasattr(state, "params"):
+            raise ValueError(
+                "shrink_and_perturb: the task's state is a "
+                f"{type(state).__name__} without `params`. Give Task.restart yourself."
+            )
+
+        def soften(old, fresh):
+            return (shrink * old + noise * fresh).astype(old.dtype)
+
+        params = jax.tree.map(soften, state.params, new.params)
+        return dataclasses.replace(new, params=params)
+
+    return dataclasses.replace(task, restart=restart)
+
+
 def check_arrays(task: Task) -> None:
     """Raises a `TypeError` for a leaf of a task's data that is no array of numbers."""
     if isinstance(task.data, Splits):
@@ -165,6 +218,9 @@ def _check_leaves(where: str, tree: PyTree) -> None:
             )
             kind = f"NumPy array of {leaf.dtype}"
             cure = _CURES.get(leaf.dtype.kind, cure)
+            if is_number and not leaf.dtype.isnative:
+                is_number = False
+                cure = "swap its bytes, array.astype(array.dtype.newbyteorder('='))"
         else:
             is_number = isinstance(
                 leaf, jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex

@@ -18,12 +18,11 @@ from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import describe_task, versions
 from jepbt.config import Config
 from jepbt.engine import Best
-from jepbt.engine.lowering import hash_parts
-from jepbt.engine.member import trace_evaluate
+from jepbt.engine.member import hash_parts, trace_evaluate
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import decode, default_member
 from jepbt.optional import warn
-from jepbt.population import Member, Population, PyTree, take
+from jepbt.population import Member, Population, key_shape, stack_shapes, take
 from jepbt.results import History
 from jepbt.results.json_lines import UNREADABLE, odd_choices
 from jepbt.tasks import Task
@@ -170,8 +169,7 @@ def _check_task(
 
 def _trace_shapes(task: Task) -> Member:
     """Finds the shapes of one member of a task."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = jax.eval_shape(lambda: default_member(task.hparams))
+    key, hparams = key_shape(), jax.eval_shape(lambda: default_member(task.hparams))
     state = jax.eval_shape(lambda key, h: task.init(key, decode(h)), key, hparams)
     return Member(state, hparams, jax.ShapeDtypeStruct((), jnp.float32))
 
@@ -186,7 +184,7 @@ def _scores_otherwise(
     if any(before["versions"].get(k) != version for k, version in versions().items()):
         return False
     traced = trace_evaluate(task, config, member.state, member.hparams)
-    now = hash_parts({"evaluate": [traced]}, step=None)
+    now = hash_parts({"evaluate": [traced]})
     return before["programs"]["evaluate"] != now["evaluate"]
 
 
@@ -205,15 +203,13 @@ def _read_members(
     """Reads the last population, the best member, and the best of the first."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     best = Best(like, like.fitness, scalar, scalar)
-    size = config.population_size
-
-    def stack(leaf: PyTree) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
 
     try:
         arrays = checkpoint.read_arrays(path)
         return (
-            checkpoint.pick(arrays, "_0_population", jax.tree.map(stack, like)),
+            checkpoint.pick(
+                arrays, "_0_population", stack_shapes(like, config.population_size)
+            ),
             checkpoint.pick(arrays, "_0_best", best),
             checkpoint.pick(arrays, "_1", best),
         )

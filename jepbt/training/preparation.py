@@ -21,14 +21,16 @@ from jepbt.checkpoints.shared import check_shared
 from jepbt.config import VERSION, Config
 from jepbt.engine import RunState, make_mesh, make_phases
 from jepbt.engine.checks import check_elements
-from jepbt.engine.chunks import ChunkChoice, choose_chunk, largest_divisor
 from jepbt.engine.devices import (
+    ChunkChoice,
     check_chunk,
+    choose_chunk,
     choose_devices,
     is_host,
-    use_compilation_cache,
+    largest_divisor,
 )
 from jepbt.engine.forks import check_fork
+from jepbt.engine.generation import Phases
 from jepbt.engine.member import TracedMember, decide_batch_size, trace_member
 from jepbt.engine.memory import (
     check_memory,
@@ -38,9 +40,15 @@ from jepbt.engine.memory import (
     tree_bytes,
 )
 from jepbt.engine.processes import agree, are_several, in_first, of_first, together
-from jepbt.engine.programs import Programs, compile_each, lower_each, place_inputs
+from jepbt.engine.programs import (
+    compile_each,
+    lower_each,
+    place_inputs,
+    use_compilation_cache,
+)
 from jepbt.engine.state import Inputs
 from jepbt.engine.switches import own_rules
+from jepbt.population import count_rows
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
 from jepbt.training.warm_start import initial_arrays, warm_start
@@ -76,7 +84,7 @@ class Prepared:
     mesh: Mesh
     chunk: ChunkChoice
     inputs: Inputs
-    programs: Programs
+    programs: Phases
     memory_bytes: int
     memory_limit: float
     seconds: dict[str, float]
@@ -233,7 +241,7 @@ def _compile(
     chunk: ChunkChoice,
     held: RunFolder | None,
     seconds: dict[str, float],
-) -> tuple[Programs, ChunkChoice, int]:
+) -> tuple[Phases, ChunkChoice, int]:
     """Compiles a run, with smaller chunks if those of the rule do not fit."""
     share = config.population_size // mesh.size
     sharing = len(mesh.local_devices) if is_host(mesh.devices.flat[0]) else 1
@@ -264,7 +272,7 @@ def _compile(
 
 def _compile_or_refuse(
     lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Programs | None, dict[str, float], float]:
+) -> tuple[Phases | None, dict[str, float], float]:
     """Compiles; also says what a device reserves, which is infinite if it refuses."""
     try:
         programs, seconds = compile_each(lowered, mesh)
@@ -288,7 +296,7 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
 
     task = prepared.task
     data = task.data and {
-        name: jax.tree.leaves(rows)[0].shape[0]
+        name: count_rows(rows)
         for name, rows in task.data._asdict().items()
         if rows is not None
     }

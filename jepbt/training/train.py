@@ -19,7 +19,7 @@ from jepbt.engine.debugging import Watch
 from jepbt.engine.generation import generation
 from jepbt.engine.processes import agree
 from jepbt.engine.programs import copy
-from jepbt.engine.spec import Spec
+from jepbt.engine.state import Spec
 from jepbt.engine.switches import own_rules
 from jepbt.optional import optional
 from jepbt.results import Generation, make_generation

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jepbt
-from jepbt.engine.chunks import choose_chunk, largest_divisor
+from jepbt.engine.devices import choose_chunk, largest_divisor
 from jepbt.training import preparation, prepare
 
 

@@ -12,7 +12,7 @@ from jepbt.hyperparameters import HyperParameters
 from jepbt.training import preparation, prepare
 
 STATE = jax.ShapeDtypeStruct((25,), np.float32)  # 100 bytes
-MEMBER = TracedMember(STATE, (), None, 0.0, {}, [], None, None)
+MEMBER = TracedMember(STATE, (), {}, None, None)
 
 
 def need(monkeypatch, limit, num_members, data=None, num_devices=2):

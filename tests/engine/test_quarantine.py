@@ -12,7 +12,8 @@ import pytest
 
 import jepbt
 from jepbt import population as keys
-from jepbt.engine import make_phases, make_record
+from jepbt.engine import make_phases
+from jepbt.engine.generation import generation as run_generation
 from jepbt.engine.state import Inputs
 from jepbt.population import derive_key
 from jepbt.results import make_generation
@@ -91,16 +92,11 @@ def run(name, bad):
     inputs = Inputs(jax.random.key(RUN_KEY), None, None, shared)
     state = phases.init(inputs)
     reports, states = [], []
-    parents, info = np.arange(P), {}
     for number in range(G):
-        generation = np.int32(number)
-        if number > 0:
-            state, plan = phases.evolve(inputs, generation, state)
-            parents, info = plan.parents, plan.info
-        state, metrics = phases.train(inputs, generation, state)
-        state = phases.evaluate(inputs, generation, metrics, state)
-        record = jax.device_get(make_record(state, metrics, parents, info))
-        reports.append(make_generation(number, record, {}))
+        state, record = run_generation(
+            phases, inputs, np.int32(number), state, evolves=number > 0
+        )
+        reports.append(make_generation(number, jax.device_get(record), {}))
         states.append(jax.device_get(state.population.state))
     return reports, states, jax.device_get(state.best)
 

@@ -12,8 +12,7 @@ from jepbt.benchmark import controls
 from jepbt.benchmark.check.cost import make_task_of, time_call
 from jepbt.benchmark.check.record import Finding, Record
 from jepbt.benchmark.check.sizes import RESNET, Size, workload_named
-from jepbt.engine.chunks import largest_divisor
-from jepbt.engine.devices import is_host
+from jepbt.engine.devices import is_host, largest_divisor
 from jepbt.nn.lowering import (
     BLOCKS,
     EACH_ITS_OWN,
