@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -24,7 +25,7 @@ from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.cores import count_cpu_cores
 from jepbt.engine.devices import is_host
 from jepbt.results.text import align
-from jepbt.training import Prepared, prepare
+from jepbt.training import Prepared
 
 LOOPS = {
     "loop over jitted steps": controls.loop_over_steps,
@@ -93,17 +94,13 @@ def compare_speed(
 ) -> SpeedReport:
     """Trains a workload's population in all ways there are, in turns."""
     for_jax, *for_pytorch = workers
-    prepared = prepare(
-        make_task(workload),
-        strategy="random_search",
-        population_size=workload.population_size,
-        num_generations=1,
-        steps_per_generation=workload.num_steps,
+    prepared = controls.prepare_training(
+        make_task(workload), workload.population_size, workload.num_steps
     )
     start = controls.make_start(prepared)
     ways = list(_jax_ways(workload, prepared, start, for_jax))
     notes: list[str] = []
-    if pytorch.is_installed():
+    if importlib.util.find_spec("torch"):
         given = pytorch_start(workload, start)
         ways += _pytorch_ways(given, for_pytorch, with_compiled, notes)
     else:
@@ -154,7 +151,8 @@ def _jax_ways(
         name, note = "jitted scans, dealt to devices", f"{number} at a time"
         dealt = controls.loop_over_scans(workload, start, jax.devices())
         yield dealt._replace(name=name, note=note)
-    control = controls.plain_vmap(workload, start)
+    task = make_task(workload, has_flax_layers=True)
+    control = controls.plain_vmap(task, start, workload.num_vmap_steps)
     is_cnn = workload.hidden is None
     note = f"flax's convolution, {control.num_steps} steps" if is_cnn else ""
     yield control._replace(name="plain vmap, scan over steps", note=note)

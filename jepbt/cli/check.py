@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, kinds: list[str], record: Record) -> Non
     left_out = check_device(
         record,
         SIZES[arguments.size],
-        tuple(kind for kind in KINDS if kind in kinds),
+        kinds,
         max_seconds=arguments.max_seconds,
         tell=_tell,
     )

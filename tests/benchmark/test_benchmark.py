@@ -19,13 +19,13 @@ from jepbt.benchmark.controls import (
     make_start,
     plain_vmap,
     population_program,
+    prepare_training,
 )
 from jepbt.benchmark.scaling import chunk_candidates, population_sizes
 from jepbt.benchmark.speed import pytorch_start
 from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_worker
 from jepbt.benchmark.workloads import WORKLOADS, make_task
 from jepbt.engine.member import trace_member
-from jepbt.training import prepare
 
 slow = pytest.mark.slow
 
@@ -38,12 +38,8 @@ SMALL = {
 
 
 def start_of(workload):
-    prepared = prepare(
-        make_task(workload),
-        strategy="random_search",
-        population_size=workload.population_size,
-        num_generations=1,
-        steps_per_generation=workload.num_steps,
+    prepared = prepare_training(
+        make_task(workload), workload.population_size, workload.num_steps
     )
     return prepared, make_start(prepared)
 
@@ -73,8 +69,13 @@ def deal_scans(workload, start):
     return loop_over_scans(workload, start, jax.devices())
 
 
+def vmap_flax_layers(workload, start):
+    task = make_task(workload, has_flax_layers=True)
+    return plain_vmap(task, start, workload.num_steps)
+
+
 @pytest.mark.parametrize(
-    "build", [loop_over_steps, loop_over_scans, deal_scans, plain_vmap]
+    "build", [loop_over_steps, loop_over_scans, deal_scans, vmap_flax_layers]
 )
 def test_jax_controls_train_the_same_members_to_the_same_weights(trained, build):
     workload, start, expected = trained
