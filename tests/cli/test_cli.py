@@ -86,16 +86,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("name", STRATEGY_NAMES)
-def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
+def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch, tmp_path):
     given = []
 
-    def stop(dataset, options, config):
-        given.append(options)
+    def stop(task, **settings):
+        given.append(settings["strategy"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_prepare", stop)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "prepare_run", stop)
     assert cli.main(["train", "--strategy", name]) == 130
-    assert given[0].strategy == name
+    assert given == [name]
+    assert not list(tmp_path.iterdir())  # nothing came of the run's folder
 
 
 @pytest.mark.slow
