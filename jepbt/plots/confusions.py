@@ -61,9 +61,8 @@ def confusions(
     is_share = _is_of_shares(table)
     if count <= _MOST_NUMBERS:
         _write_numbers(axes, table, is_share)
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, aspect=40)
-    bar.set_label("share of the class" if is_share else "offset of the logit")
-    bar.outline.set_visible(False)
+    label = "share of the class" if is_share else "offset of the logit"
+    style.colour_bar([axes], image, label)
     return axes
 
 

@@ -8,7 +8,6 @@ hovering, clicking and scatter plots of thousands of points built in.
 
 from __future__ import annotations
 
-import functools
 import html
 import importlib.resources
 import json
@@ -142,7 +141,7 @@ def _figures(run: Recorded) -> Iterator[str]:
     if run.table is not None:
         captions["confusions"] = "What the winner's loss has learned of the labels."
     for name, caption in captions.items():
-        image = as_image(functools.partial(_draw, name, run), caption)
+        image = as_image(caption, _draw, name, run)
         caption = html.escape(caption)
         yield f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
