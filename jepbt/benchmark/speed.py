@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -14,13 +13,7 @@ import numpy as np
 
 from jepbt.benchmark import controls, pytorch
 from jepbt.benchmark.reports import Spread, format_count, with_range
-from jepbt.benchmark.timing import (
-    Control,
-    Start,
-    build_all,
-    measure_in_turns,
-    start_worker,
-)
+from jepbt.benchmark.timing import Control, Start, build_all, measure_in_turns
 from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.cores import count_cpu_cores
 from jepbt.engine.devices import is_host
@@ -77,22 +70,21 @@ class SpeedReport:
         return "\n".join([title, table, *self.notes])
 
 
-@contextlib.contextmanager
-def start_workers() -> Iterator[list[ProcessPoolExecutor]]:
-    """Makes a process for JAX and one a core for PyTorch, which start at first use."""
-    with contextlib.ExitStack() as stack:
-        number = 1 + count_cpu_cores()
-        yield [stack.enter_context(start_worker()) for _ in range(number)]
-
-
 def compare_speed(
     workload: Workload,
     workers: Sequence[ProcessPoolExecutor],
     *,
-    num_rounds: int = 5,
-    with_compiled: bool = True,
+    num_rounds: int,
+    with_compiled: bool,
 ) -> SpeedReport:
-    """Trains a workload's population in all ways there are, in turns."""
+    """Trains a workload's population in all ways there are, in turns.
+
+    Args:
+        workload: the population, and how much of it is timed.
+        workers: processes from `start_workers`: one for JAX, the others for PyTorch.
+        num_rounds: the number of measurements of each way.
+        with_compiled: whether `torch.compile` is tried, which takes long.
+    """
     for_jax, *for_pytorch = workers
     prepared = controls.prepare_training(
         make_task(workload), workload.population_size, workload.num_steps

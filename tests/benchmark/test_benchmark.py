@@ -23,7 +23,7 @@ from jepbt.benchmark.controls import (
 )
 from jepbt.benchmark.scaling import chunk_candidates, population_sizes
 from jepbt.benchmark.speed import pytorch_start
-from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_worker
+from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_workers
 from jepbt.benchmark.workloads import WORKLOADS, make_task
 from jepbt.engine.member import trace_member
 
@@ -283,8 +283,8 @@ def test_sizes_double_and_end_with_the_one_asked_for():
 
 
 def test_a_failure_in_a_worker_is_reported_by_the_parent():
-    with start_worker() as worker, pytest.raises(ValueError, match="zero-size array"):
-        build_all([worker], Spread.of, [([],)])
+    with start_workers(1) as workers, pytest.raises(ValueError, match="zero-size arr"):
+        build_all(workers, Spread.of, [([],)])
 
 
 def command(*arguments, cwd=None):
