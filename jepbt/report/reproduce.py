@@ -7,6 +7,7 @@ from typing import Any
 
 from jepbt.config import Config
 from jepbt.results import Recorded
+from jepbt.strategies import STRATEGY_NAMES
 from jepbt.tasks import StandardHyperParameters
 
 _HOST_LOOP = (
@@ -38,7 +39,7 @@ def reproduce(run: Recorded) -> str:
         return _HOST_LOOP
     settings = _changed_settings(run)
     strategy = run.settings.get("strategy", "epbt")
-    is_named = strategy in ("epbt", "pbt", "random_search")
+    is_named = strategy in STRATEGY_NAMES
     is_loaded = run.settings.get("data") not in (None, "arrays")
     code = _CODE.format(
         data=repr(_data_name(run)) if is_loaded else "...",
@@ -49,6 +50,9 @@ def reproduce(run: Recorded) -> str:
     blocks = [code]
     if is_named and _is_of_the_command(run):
         flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
+        compute_dtype = run.settings.get("compute_dtype", "float32")
+        if compute_dtype != "float32":
+            flags["compute_dtype"] = compute_dtype
         words = ["jepbt", "train"]
         for name, value in (flags | {"strategy": strategy} | settings).items():
             flag = f"--{name.replace('_', '-')}"

@@ -125,7 +125,9 @@ def test_every_setting_of_a_run_has_a_flag_and_the_main_jobs_default():
     } == dataclasses.asdict(MAIN_JOB)
 
 
-@pytest.mark.parametrize("command", ["", "train", "compare", "benchmark", "report"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "compare", "benchmark", "check", "report"]
+)
 def test_help_is_in_words_and_its_examples_are_commands(command, monkeypatch, capsys):
     """No Python type, no Python value; each line of an example is taken as it is."""
     monkeypatch.setenv("COLUMNS", "80")
