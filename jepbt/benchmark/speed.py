@@ -184,7 +184,7 @@ def _pytorch_ways(
     used = workers[: len(start.learning_rate)]
     shares = [(start.share(index, len(used)), 1) for index in range(len(used))]
     yield Control(
-        build_all(used, loop, shares),
+        build_all(used, pytorch.one_at_a_time, shares),
         len(start.batches["label"]),
         name=f"PyTorch, {len(used)} processes",
         note=", ".join(filter(None, ["1 thread each", layout])),
