@@ -120,8 +120,7 @@ def pytorch_start(workload: Workload, start: Start) -> Start:
     batches = (start.batches["image"].astype(np.float32) - mean) / deviation
     labels = start.batches["label"]
     return start._replace(
-        learning_rate=np.asarray(start.learning_rate),
-        batches={"image": batches.astype(np.float32), "label": labels},
+        batches={"image": batches.astype(np.float32), "label": labels}
     )
 
 

@@ -43,7 +43,7 @@ def format_startup(seconds: dict[str, dict[str, float]]) -> str:
     """Lays the steps out as text; an indented step is part of the one above."""
     rows = [("until the first generation is over", "first start", "next start")]
     for name, spent in seconds["cold"].items():
-        rows.append((name, f"{spent:.2f} s", f"{seconds['warm'].get(name, 0):.2f} s"))
+        rows.append((name, f"{spent:.2f} s", f"{seconds['warm'][name]:.2f} s"))
     return align(rows, left=(0,))
 
 

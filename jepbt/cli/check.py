@@ -49,7 +49,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--size",
-        choices=("full", "toy"),
+        choices=tuple(SIZES),
         default="full",
         help="full (the default); or toy, which shows in two minutes that it works",
     )

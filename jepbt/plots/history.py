@@ -69,8 +69,8 @@ def hparam_schedules(run: Any) -> np.ndarray:
     """Draws every member's hyperparameters over the generations, by fitness.
 
     Dark is fit; of thousands of members some are drawn. The line is the winner's
-    schedule. Axes are logarithmic where the space
-    is; a categorical's has its choices; losses have figures of their own.
+    schedule. Axes are logarithmic where the space is; a categorical's has its choices;
+    losses have figures of their own.
 
     Args:
         run: a `Result`, or the folder of a run.

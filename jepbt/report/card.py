@@ -32,14 +32,14 @@ _ROW = "display:flex;flex-wrap:wrap;align-items:center;gap:6px 28px;margin:8px 0
 _PLAIN = "border:0;background:none;color:inherit;white-space:nowrap"
 
 
-def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -> str:
+def make_card(run: Recorded, scores: Mapping[str, str], seconds: float) -> str:
     """Writes a run's card, with texts of scores by name, as HTML that loads nothing."""
     history = run.history
     generation, slot = history.winner
     facts = [
         f"{history.fitness.shape[1]} members",
         f"{len(history)} generations",
-        *([f"{seconds:.0f} s"] if seconds is not None else []),
+        f"{seconds:.0f} s",
         f"{np.isnan(history.fitness).sum()} failed",
     ]
     numbers = "".join(

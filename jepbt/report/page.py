@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
 
 _ENVIRONMENT = ("data", "data_note", "num_classes", "examples", "model")
 _ENVIRONMENT += ("platform", "devices", "chunk_size")
+_COLOURS = ("WINNER", "MEMBER", "MEDIAN", "INK", "LINES")
 
 
 def write_report(
@@ -62,7 +63,7 @@ def write_report(
     return path
 
 
-def make_page(run: Recorded, reload_seconds: int = 0) -> str:
+def make_page(run: Recorded, reload_seconds: int) -> str:
     """Writes the page of a run with a folder; whatever the run wrote is escaped."""
     history, config = run.history, run.settings["config"]
     shown = choose_shown(history.parents, history.fresh, history.ancestry())
@@ -177,6 +178,7 @@ def _chart_data(run: Recorded, shown: np.ndarray) -> dict[str, Any]:
         "range": to_lists(np.float32([low - margin, high + margin])),
         "ranked": rank_founders(history.founders)[: len(style.LINES)],
         "winner": list(history.winner),
+        "colours": {name: getattr(style, name) for name in _COLOURS},
         "hparams": {name: _of_shown(values, shown) for name, values in hparams.items()},
     } | {name: _of_shown(values, shown) for name, values in by_member.items()}
 

@@ -28,7 +28,7 @@ def train_in_numpy(start: Start) -> Layers:
         name: {k: np.zeros_like(v) for k, v in layer.items()}
         for name, layer in weights.items()
     }
-    rates = np.asarray(start.learning_rate, np.float64)
+    rates = start.learning_rate.astype(np.float64)
     for images, labels in zip(*start.batches.values(), strict=True):
         pixels = images.reshape(len(images), -1).astype(np.float64)
         slopes = gradients(weights, pixels, labels)
