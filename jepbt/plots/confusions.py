@@ -44,7 +44,9 @@ def confusions(
     run = recorded.read(run)
     table = run.confusions
     count = len(table)
-    names = class_names or run.settings.get("class_names") or range(count)
+    names = class_names
+    if names is None:
+        names = run.settings.get("class_names") or range(count)
     if len(names) != count:
         raise ValueError(
             f"confusions: class_names={list(names)} must be {count} names."

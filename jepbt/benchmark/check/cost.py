@@ -6,7 +6,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -83,7 +82,7 @@ def _measure(
     }
     if peak := findings[PEAK].figures.get("GFLOP/s"):
         figures["share of peak"] = number * prepared.step_flops / seconds / (1e9 * peak)
-    return Finding(None, {name: _round(value) for name, value in figures.items()})
+    return Finding(None, rounded(figures))
 
 
 def time_call(run: Callable[[], object]) -> float:
@@ -110,5 +109,9 @@ def make_task_of(model: str, compute_dtype: str = "float32") -> Task:
     return classify(dataset, models.ResNet(depth=20), compute_dtype=compute_dtype)
 
 
-def _round(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    """Rounds numbers to four digits, and leaves whole ones as they are."""
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in figures.items()
+    }

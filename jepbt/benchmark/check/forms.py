@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from jepbt.benchmark.check.cost import make_task_of, time_call
+from jepbt.benchmark.check.cost import make_task_of, rounded, time_call
 from jepbt.benchmark.check.record import Finding
 from jepbt.benchmark.check.sizes import RESNET, Size
 from jepbt.benchmark.controls import (
@@ -119,7 +119,7 @@ def _measure(size: Size, form: Form) -> Finding:
         seconds = time_call(control.run) / num_steps
     figures = {
         "P": number,
-        "ms a step": float(f"{1e3 * seconds:.4g}"),
-        "samples/s": float(f"{number * prepared.config.batch_size / seconds:.4g}"),
+        "ms a step": 1e3 * seconds,
+        "samples/s": number * prepared.config.batch_size / seconds,
     }
-    return Finding(None, figures)
+    return Finding(None, rounded(figures))
