@@ -29,12 +29,8 @@ from jepbt.nn.lowering import (
     trying,
 )
 
-ALL, EIGHT, ONE, SCAN_OUTSIDE = (
-    "all at once",
-    "8 at a time",
-    "1 at a time",
-    "scan outside",
-)
+ALL, EIGHT, ONE = "all at once", "8 at a time", "1 at a time"
+SCAN_OUTSIDE = "scan outside"
 
 
 class Form(NamedTuple):
