@@ -95,6 +95,7 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     assert arguments.data == "my data/digits of mine.npz"
     assert arguments.model == "mlp"
     assert (arguments.strategy, arguments.compute_dtype) == ("pb2", "bfloat16")
+    assert "digits of mine.npz', compute_dtype='bfloat16')" in page
     wanted = settings["config"]
     for name in ("population_size", "num_generations", "steps_per_generation"):
         assert getattr(arguments, name) == wanted[name]
