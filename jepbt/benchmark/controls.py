@@ -20,7 +20,21 @@ from jepbt.engine.batches import batch_indices
 from jepbt.hyperparameters import decode
 from jepbt.population import BATCHES, derive_key, take
 from jepbt.tasks import Task
-from jepbt.training import Prepared
+from jepbt.training import Prepared, prepare
+
+
+def prepare_training(
+    task: Task, population_size: int, num_steps: int, **settings: Any
+) -> Prepared:
+    """Prepares a run of one generation, in which the population only trains."""
+    return prepare(
+        task,
+        strategy="random_search",
+        population_size=population_size,
+        num_generations=1,
+        steps_per_generation=num_steps,
+        **settings,
+    )
 
 
 def make_start(prepared: Prepared) -> Start:
@@ -78,21 +92,17 @@ def loop_over_scans(
     return _loop(task, start, train, start.batches, devices or jax.devices()[:1])
 
 
-def plain_vmap(workload: Workload, start: Start, task: Task | None = None) -> Control:
-    """Trains all members together: a scan over steps, in it a vmapped step.
-
-    The network is that of `task`; if left out, one with flax's own layers.
-    """
-    task = make_task(workload, has_flax_layers=True) if task is None else task
+def plain_vmap(task: Task, start: Start, num_steps: int) -> Control:
+    """Trains all members together: a scan over steps, in it a vmapped step."""
     train = _scan(jax.vmap(_one_step(task), (0, 0, None)))
     states, hparams = _first_members(task, start)
-    batches = jax.device_put(take(start.batches, slice(workload.num_vmap_steps)))
+    batches = jax.device_put(take(start.batches, slice(num_steps)))
 
     def run():
         nonlocal states
         states = jax.block_until_ready(train(states, hparams, batches))
 
-    return Control(run, workload.num_vmap_steps, lambda: jax.device_get(states.params))
+    return Control(run, num_steps, lambda: jax.device_get(states.params))
 
 
 def _first_members(task: Task, start: Start) -> tuple[Any, Any]:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepbt.engine import RunState, make_phases
+from jepbt.engine import RunState
 from jepbt.engine.devices import compiler_options, is_host
+from jepbt.engine.generation import generation, make_phases
 from jepbt.engine.memory import reserved_bytes
 from jepbt.engine.programs import lower_each
 from jepbt.population import STRATEGY, derive_key
@@ -26,10 +27,10 @@ BRIEF = 2
 
 def first_generation(prepared: Prepared) -> RunState:
     """Makes a population, trains it for a generation, and evaluates it."""
-    programs, inputs, number = prepared.programs, prepared.inputs, np.int32(0)
+    programs, inputs = prepared.programs, prepared.inputs
     state = programs.init(inputs)
-    state, metrics = programs.train(inputs, number, state)
-    return jax.block_until_ready(programs.evaluate(inputs, number, metrics, state))
+    state, _ = generation(programs, inputs, np.int32(0), state, evolves=False)
+    return jax.block_until_ready(state)
 
 
 class Parts:

@@ -7,18 +7,12 @@ nothing here starts a JAX backend, so that a process of PyTorch has the cores to
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 
 from jepbt.benchmark.timing import Control, Start
 from jepbt.benchmark.workloads import MOMENTUM
-
-
-def is_installed() -> bool:
-    """Tells whether PyTorch can be imported, without importing it."""
-    return importlib.util.find_spec("torch") is not None
 
 
 def has_gpu() -> bool:

@@ -99,11 +99,8 @@ class ScalingReport:
     def knee(self) -> int:
         """The smallest population with 90 % of the largest throughput."""
         enough = 0.9 * max(row.samples_per_second.median for row in self.rows)
-        return next(
-            row.population_size
-            for row in self.rows
-            if row.samples_per_second.median >= enough
-        )
+        fast = [row for row in self.rows if row.samples_per_second.median >= enough]
+        return fast[0].population_size
 
     @property
     def fastest_chunk(self) -> int:
@@ -152,32 +149,29 @@ class ScalingReport:
 
     def table(self) -> str:
         """Lays the rows out as text, with the law and the chunk sizes below."""
-        head = (
-            *("P", "chunk", "s/generation", "samples/s", "cost/one", "ms/member"),
-            *("% of peak", "select+vary ms", "inherit ms", "compile s", "memory"),
-        )
-        body = [
-            (
-                str(row.population_size),
-                f"{row.chunk_size} x {row.num_devices} dev",
-                with_range(row.seconds, "{:.3g}".format),
-                format_count(row.samples_per_second.median),
-                f"{row.relative_cost.median:.3g}",
-                f"{1e3 * row.seconds_per_member.median:.3g}",
-                f"{100 * row.share_of_peak:.3g}",
-                f"{1e3 * row.select_and_vary_seconds.median:.2g}",
-                f"{1e3 * row.inherit_seconds.median:.2g}",
-                f"{row.compile_seconds:.1f}",
-                f"{row.memory_bytes / 1e6:.0f} MB",
-            )
+        cells = [
+            {
+                "P": str(row.population_size),
+                "chunk": f"{row.chunk_size} x {row.num_devices} dev",
+                "s/generation": with_range(row.seconds, "{:.3g}".format),
+                "samples/s": format_count(row.samples_per_second.median),
+                "cost/one": f"{row.relative_cost.median:.3g}",
+                "ms/member": f"{1e3 * row.seconds_per_member.median:.3g}",
+                "% of peak": f"{100 * row.share_of_peak:.3g}",
+                "select+vary ms": f"{1e3 * row.select_and_vary_seconds.median:.2g}",
+                "inherit ms": f"{1e3 * row.inherit_seconds.median:.2g}",
+                "compile s": f"{row.compile_seconds:.1f}",
+                "memory": f"{row.memory_bytes / 1e6:.0f} MB",
+            }
             for row in self.rows
         ]
+        table = align([list(cells[0]), *(list(row.values()) for row in cells)])
         title = (
             f"{self.devices} | a generation: {self.steps_per_generation} steps of "
             f"{self.batch_size} | median (min..max) of {self.num_rounds} rounds"
         )
-        lines = [title, align([head, *body]), self.law(), self.chunk_advice()]
-        return "\n".join([*lines, *self.notes])
+        lines = (title, table, self.law(), self.chunk_advice(), *self.notes)
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """Writes all of it as JSON, with the derived numbers and lines."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -86,7 +85,7 @@ def scaling(
     offered = choose_devices(devices, 0)
     config = decide_batch_size(task, config)
     flops = trace_member(task, strategy, config).step_flops
-    sizes, notes = _prepare_sizes(task, strategy, config, flops, devices)
+    sizes, notes = _prepare_sizes(task, strategy, config, flops, offered)
     chunks = _other_chunks(sizes[-1], notes)
     calls = matmul_peak(offered)
     calls |= {f"chunk {chunk}": call for chunk, call in chunks.items()}
@@ -123,20 +122,23 @@ def chunk_candidates(num_members: int) -> list[int]:
 
 
 def _prepare_sizes(
-    task: Task, strategy: Strategy, config: Config, flops: float, devices: Any
+    task: Task,
+    strategy: Strategy,
+    config: Config,
+    flops: float,
+    devices: Sequence[jax.Device],
 ) -> tuple[list[Parts], list[str]]:
     """Compiles one run for each size until one does not fit, with notes on each."""
-    offered = len(choose_devices(devices, 0))
     sizes: list[Parts] = []
     notes: list[str] = []
     held = 0
     for number in population_sizes(config.population_size):
         used = len(choose_devices(devices, number))
         share, chunk = number // used, config.chunk_size
-        if number > 1 and used < offered:
+        if number > 1 and used < len(devices):
             notes.append(
-                f"P={number} is not divisible by {offered} devices: {used} of them "
-                "used."
+                f"P={number} is not divisible by {len(devices)} devices: {used} of "
+                "them used."
             )
         if chunk != "auto" and share % chunk:
             chunk = largest_divisor(share, chunk)

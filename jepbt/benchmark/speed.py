@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -13,18 +13,12 @@ import numpy as np
 
 from jepbt.benchmark import controls, pytorch
 from jepbt.benchmark.reports import Spread, format_count, with_range
-from jepbt.benchmark.timing import (
-    Control,
-    Start,
-    build_all,
-    measure_in_turns,
-    start_worker,
-)
+from jepbt.benchmark.timing import Control, Start, build_all, measure_in_turns
 from jepbt.benchmark.workloads import Workload, make_task
 from jepbt.engine.cores import count_cpu_cores
 from jepbt.engine.devices import is_host
 from jepbt.results.text import align
-from jepbt.training import Prepared, prepare
+from jepbt.training import Prepared
 
 LOOPS = {
     "loop over jitted steps": controls.loop_over_steps,
@@ -76,34 +70,29 @@ class SpeedReport:
         return "\n".join([title, table, *self.notes])
 
 
-@contextlib.contextmanager
-def start_workers() -> Iterator[list[ProcessPoolExecutor]]:
-    """Makes a process for JAX and one a core for PyTorch, which start at first use."""
-    with contextlib.ExitStack() as stack:
-        number = 1 + count_cpu_cores()
-        yield [stack.enter_context(start_worker()) for _ in range(number)]
-
-
 def compare_speed(
     workload: Workload,
     workers: Sequence[ProcessPoolExecutor],
     *,
-    num_rounds: int = 5,
-    with_compiled: bool = True,
+    num_rounds: int,
+    with_compiled: bool,
 ) -> SpeedReport:
-    """Trains a workload's population in all ways there are, in turns."""
+    """Trains a workload's population in all ways there are, in turns.
+
+    Args:
+        workload: the population, and how much of it is timed.
+        workers: processes from `start_workers`: one for JAX, the others for PyTorch.
+        num_rounds: the number of measurements of each way.
+        with_compiled: whether `torch.compile` is tried, which takes long.
+    """
     for_jax, *for_pytorch = workers
-    prepared = prepare(
-        make_task(workload),
-        strategy="random_search",
-        population_size=workload.population_size,
-        num_generations=1,
-        steps_per_generation=workload.num_steps,
+    prepared = controls.prepare_training(
+        make_task(workload), workload.population_size, workload.num_steps
     )
     start = controls.make_start(prepared)
     ways = list(_jax_ways(workload, prepared, start, for_jax))
     notes: list[str] = []
-    if pytorch.is_installed():
+    if importlib.util.find_spec("torch"):
         given = pytorch_start(workload, start)
         ways += _pytorch_ways(given, for_pytorch, with_compiled, notes)
     else:
@@ -131,8 +120,7 @@ def pytorch_start(workload: Workload, start: Start) -> Start:
     batches = (start.batches["image"].astype(np.float32) - mean) / deviation
     labels = start.batches["label"]
     return start._replace(
-        learning_rate=np.asarray(start.learning_rate),
-        batches={"image": batches.astype(np.float32), "label": labels},
+        batches={"image": batches.astype(np.float32), "label": labels}
     )
 
 
@@ -154,7 +142,8 @@ def _jax_ways(
         name, note = "jitted scans, dealt to devices", f"{number} at a time"
         dealt = controls.loop_over_scans(workload, start, jax.devices())
         yield dealt._replace(name=name, note=note)
-    control = controls.plain_vmap(workload, start)
+    task = make_task(workload, has_flax_layers=True)
+    control = controls.plain_vmap(task, start, workload.num_vmap_steps)
     is_cnn = workload.hidden is None
     note = f"flax's convolution, {control.num_steps} steps" if is_cnn else ""
     yield control._replace(name="plain vmap, scan over steps", note=note)
@@ -194,7 +183,7 @@ def _pytorch_ways(
     used = workers[: len(start.learning_rate)]
     shares = [(start.share(index, len(used)), 1) for index in range(len(used))]
     yield Control(
-        build_all(used, loop, shares),
+        build_all(used, pytorch.one_at_a_time, shares),
         len(start.batches["label"]),
         name=f"PyTorch, {len(used)} processes",
         note=", ".join(filter(None, ["1 thread each", layout])),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jepbt import datasets, models
+from jepbt import models
 from jepbt.benchmark.parts import first_generation
 from jepbt.engine.cores import use_all_cpu_cores
 from jepbt.results.text import align
@@ -43,7 +43,7 @@ def format_startup(seconds: dict[str, dict[str, float]]) -> str:
     """Lays the steps out as text; an indented step is part of the one above."""
     rows = [("until the first generation is over", "first start", "next start")]
     for name, spent in seconds["cold"].items():
-        rows.append((name, f"{spent:.2f} s", f"{seconds['warm'].get(name, 0):.2f} s"))
+        rows.append((name, f"{spent:.2f} s", f"{seconds['warm'][name]:.2f} s"))
     return align(rows, left=(0,))
 
 
@@ -58,18 +58,14 @@ def time_first_generation() -> dict[str, float]:
         return result
 
     timed("devices", use_all_cpu_cores)
-    task = timed("data and task", _make_task)
+    model = models.CNN(dropout=lambda h: h.dropout)
+    task = timed("data and task", classification, "fashion_mnist", model=model)
     brief = {"steps_per_generation": 2, "progress": False}
     prepared = timed("prepare", prepare, task, **brief)
     # Programs compile side by side, so their seconds may exceed the sum.
     seconds |= {f"  {name}": spent for name, spent in prepared.seconds.items()}
     timed("first generation of 2 steps", first_generation, prepared)
     return seconds
-
-
-def _make_task():
-    model = models.CNN(dropout=lambda h: h.dropout)
-    return classification(datasets.load("fashion_mnist"), model=model)
 
 
 def _start(environment: dict[str, str]) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -93,10 +94,18 @@ def peak_rate(seconds: Mapping[str, np.ndarray], num_devices: int) -> float:
     return max(flops / one, num_devices * flops / each)
 
 
-def start_worker() -> ProcessPoolExecutor:
-    """Starts a process with one CPU device, which keeps the controls built in it."""
+@contextlib.contextmanager
+def start_workers(number: int) -> Iterator[list[ProcessPoolExecutor]]:
+    """Makes processes with one CPU device each, which start at their first use.
+
+    They keep the controls that are built in them.
+    """
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, spawn, _use_one_device)
+    with contextlib.ExitStack() as stack:
+        workers = [
+            ProcessPoolExecutor(1, spawn, _use_one_device) for _ in range(number)
+        ]
+        yield [stack.enter_context(worker) for worker in workers]
 
 
 def _use_one_device() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,14 +38,18 @@ class Workload:
     has_small_images: bool = False  # 8x8 pixels
 
 
-WIDE = "MLP 784-1024-1024-10"
 WORKLOADS = (
     Workload("tiny_mlp", "MLP 64-64-10", (64,), 64, 64, 200, 200, True),
     Workload("mlp", "MLP 784-256-10", (256,), 16, 64, 100, 40),
     Workload("cnn", "CNN of 105,866 weights", None, 16, 64, 30, 2),
-    Workload("wide_mlp", WIDE, (1024, 1024), 8, 256, 25, 6),
-    Workload("wide_mlp", WIDE, (1024, 1024), 8, 64, 50, 12),
+    Workload("wide_mlp", "MLP 784-1024-1024-10", (1024, 1024), 8, 256, 25, 6),
+    Workload("wide_mlp", "MLP 784-1024-1024-10", (1024, 1024), 8, 64, 50, 12),
 )
+
+
+def workload_named(name: str) -> Workload:
+    """Finds a workload by its model's name: of two with one name, the first."""
+    return next(workload for workload in WORKLOADS if workload.name == name)
 
 
 def make_task(
@@ -66,14 +71,20 @@ def make_task(
         names = ("train", "validation", "test")
         splits = {name: _shrink(getattr(dataset, name)) for name in names}
         dataset = dataclasses.replace(dataset, **splits)
+    return classify(
+        dataset, model, batch_size=workload.batch_size, compute_dtype=compute_dtype
+    )
+
+
+def classify(dataset: datasets.Dataset, model: Any, **settings: Any) -> Task:
+    """Makes a classification by SGD, in which the learning rate alone evolves."""
     return classification(
         dataset,
         hparams=LearningRate,
         model=model,
         loss=lambda h: losses.cross_entropy,
         optimizer=lambda h: optax.sgd(h.learning_rate, momentum=MOMENTUM),
-        batch_size=workload.batch_size,
-        compute_dtype=compute_dtype,
+        **settings,
     )
 
 

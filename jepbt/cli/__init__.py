@@ -1,4 +1,4 @@
-"""The command line: `jepbt train`, `compare`, `benchmark` and `report`."""
+"""The command line: `jepbt train`, `compare`, `benchmark`, `check`, `report`."""
 
 from jepbt.cli.main import main
 

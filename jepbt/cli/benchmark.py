@@ -13,11 +13,13 @@ import jepbt
 from jepbt import plots
 from jepbt.arguments import check_whole, user_file
 from jepbt.benchmark import ScalingReport, scaling
-from jepbt.benchmark.speed import compare_speed, start_workers
+from jepbt.benchmark.speed import compare_speed
 from jepbt.benchmark.startup import format_startup, measure_startup
-from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task
+from jepbt.benchmark.timing import start_workers
+from jepbt.benchmark.workloads import WORKLOADS, Workload, make_task, workload_named
 from jepbt.cli.flags import read_names, whole
 from jepbt.cli.say import say
+from jepbt.engine.cores import count_cpu_cores
 from jepbt.engine.programs import use_compilation_cache
 from jepbt.optional import optional
 
@@ -94,11 +96,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
             check_whole("", name, getattr(arguments, name), 1)
     for name in ("json", "figure"):
         if getattr(arguments, name) is not None:
-            path = user_file(name, getattr(arguments, name))
-            setattr(arguments, name, str(path))
+            setattr(arguments, name, user_file(name, getattr(arguments, name)))
     if arguments.quick:
-        first = {workload.name: workload for workload in reversed(workloads)}
-        workloads = [_shorten(first[name]) for name in NAMES if name in first]
+        workloads = [_shorten(workload_named(name)) for name in NAMES if name in wanted]
     return functools.partial(_run, arguments, workloads)
 
 
@@ -127,7 +127,7 @@ def _run(arguments: argparse.Namespace, workloads: Sequence[Workload]) -> None:
         "a learning rate for each member"
     )
     models, scalings = [], []
-    with start_workers() as workers:
+    with start_workers(1 + count_cpu_cores()) as workers:
         for workload in workloads:
             speed = compare_speed(
                 workload,
@@ -148,7 +148,7 @@ def _run(arguments: argparse.Namespace, workloads: Sequence[Workload]) -> None:
     _write_json(arguments.json, {"models": models})
     if arguments.figure is not None:
         with optional(f"{arguments.figure} is not drawn"):
-            _draw(pathlib.Path(arguments.figure), workloads, scalings)
+            _draw(arguments.figure, workloads, scalings)
 
 
 def _draw(
@@ -165,11 +165,11 @@ def _draw(
         say(f"Look: {target}")
 
 
-def _write_json(path: str | None, facts: dict) -> None:
+def _write_json(path: pathlib.Path | None, facts: dict) -> None:
     if path is None:
         return
     versions = {"jepbt": jepbt.__version__, "jax": jax.__version__}
     text = json.dumps({"versions": versions} | facts, indent=1, allow_nan=False)
     with optional(f"{path} is not written"):
-        pathlib.Path(path).write_text(text + "\n")
+        path.write_text(text + "\n")
         say(f"All numbers: {path}")

@@ -49,7 +49,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--size",
-        choices=("full", "toy"),
+        choices=tuple(SIZES),
         default="full",
         help="full (the default); or toy, which shows in two minutes that it works",
     )
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, kinds: list[str], record: Record) -> Non
     left_out = check_device(
         record,
         SIZES[arguments.size],
-        tuple(kind for kind in KINDS if kind in kinds),
+        kinds,
         max_seconds=arguments.max_seconds,
         tell=_tell,
     )

@@ -6,7 +6,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jepbt
 from jepbt import config as configs
@@ -17,6 +17,7 @@ from jepbt.cli.flags import (
     add_data_flags,
     add_progress_flag,
     add_size_flags,
+    make_task,
     read_names,
     resume_command,
     whole,
@@ -52,7 +53,8 @@ class Hyper(StandardHyperParameters):
 
 
 EXPANSION = jepbt.taylorglo.CROSS_ENTROPY_EXPANSION
-LOSSES: dict[str, Callable[[Hyper], losses.LossFn] | Adaptation] = {
+Loss: TypeAlias = Callable[[Hyper], losses.LossFn] | Adaptation
+LOSSES: dict[str, Loss] = {
     "taylor": lambda h: losses.taylor(h.loss),
     "fixed": lambda h: losses.taylor(EXPANSION),
     "cross_entropy": lambda h: losses.cross_entropy,
@@ -181,38 +183,22 @@ def _make_arms(arguments: argparse.Namespace) -> dict[str, Any]:
     def dataset_at(seed: int) -> Dataset:
         return with_noise(clean, arguments, seed)
 
-    costs: dict[str, float] = {}
+    def task_of(loss: Loss, dataset: Dataset = clean) -> jepbt.Task:
+        settings = {"hparams": Hyper, "loss": loss, "optimizer": standard_optimizer}
+        return make_task(dataset, arguments, **settings)
 
-    def make(name: str, dataset: Dataset) -> jepbt.Arm:
+    @functools.cache
+    def cost_of(loss: Loss) -> float | None:
+        return step_cost(task_of, loss) if isinstance(loss, Adaptation) else None
+
+    def make(name: str, seed: int) -> jepbt.Arm:
         strategy = name if name in STRATEGIES else "epbt"
         loss = LOSSES.get(name, LOSSES["taylor"])
-        if isinstance(loss, Adaptation) and name not in costs:
-            make_task = functools.partial(_make_task, dataset, arguments=arguments)
-            costs[name] = step_cost(make_task, loss)
-        task = _make_task(dataset, loss, arguments)
-        return jepbt.Arm(task, strategy, costs.get(name))
+        return jepbt.Arm(task_of(loss, dataset_at(seed)), strategy, cost_of(loss))
 
     if arguments.label_noise or arguments.validation_label_noise:
-        return {
-            name: lambda seed, name=name: make(name, dataset_at(seed)) for name in names
-        }
-    return {name: make(name, dataset_at(0)) for name in names}
-
-
-def _make_task(
-    dataset: Dataset,
-    loss: Callable[[Hyper], losses.LossFn] | Adaptation,
-    arguments: argparse.Namespace,
-) -> jepbt.Task:
-    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
-    return jepbt.classification(
-        dataset,
-        hparams=Hyper,
-        model=build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout),
-        loss=loss,
-        optimizer=standard_optimizer,
-        compute_dtype=arguments.compute_dtype,
-    )
+        return {name: functools.partial(make, name) for name in names}
+    return {name: make(name, seed=0) for name in names}
 
 
 def _print_before(plan: Plan, folder: pathlib.Path, go_on: str) -> None:

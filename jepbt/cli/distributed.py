@@ -51,11 +51,9 @@ def joined(arguments: argparse.Namespace) -> Iterator[None]:
     The first process alone prints to standard output. If another one is lost, this one
     says how the run goes on, and ends.
     """
-    if not hasattr(arguments, "distributed"):  # another command
-        yield
-        return
-    _check(arguments)
-    if not arguments.distributed:
+    if hasattr(arguments, "distributed"):  # no other command has these flags
+        _check(arguments)
+    if not getattr(arguments, "distributed", False):
         yield
         return
     _join(arguments)
@@ -78,17 +76,15 @@ def _check(options: argparse.Namespace) -> None:
         "--process-id": options.process_id,
     }
     named = [flag for flag, value in given.items() if value is not None]
-    if not options.distributed:
-        if named:
-            raise ValueError(f"{named[0]} needs --distributed.")
-        return
-    if options.run_dir is None:
+    missing = [flag for flag in given if flag not in named]
+    if named and not options.distributed:
+        raise ValueError(f"{named[0]} needs --distributed.")
+    if options.distributed and options.run_dir is None:
         raise ValueError(
             "--distributed needs --run-dir: a folder that every process sees, the "
             "same for all of them."
         )
-    if named and len(named) < len(given):
-        missing = [flag for flag in given if flag not in named]
+    if named and missing:
         raise ValueError(
             f"{named[0]} needs {' and '.join(missing)} too. Without all three, "
             "--distributed takes what the cluster tells."

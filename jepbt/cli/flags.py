@@ -1,6 +1,8 @@
 """The flags of `jepbt train`, of which other commands share some, and their reading."""
 
 import argparse
+import dataclasses
+import functools
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -67,6 +69,19 @@ def with_noise(clean: Dataset, arguments: argparse.Namespace, seed: int) -> Data
     )
 
 
+def make_task(
+    dataset: Dataset, arguments: argparse.Namespace, **settings: Any
+) -> jepbt.Task:
+    """Makes the task that the flags of `add_data_flags` name."""
+    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
+    return jepbt.classification(
+        dataset,
+        model=build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout),
+        compute_dtype=arguments.compute_dtype,
+        **settings,
+    )
+
+
 def resume_command(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
     """Writes the command line that continues the run that `arguments` started."""
     added = [] if arguments.run_dir else ["--run-dir", str(folder)]
@@ -78,6 +93,7 @@ def add_training_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `jepbt train`, one for each field of `Config` among them."""
     add_data_flags(command)
     add = command.add_argument_group("evolution").add_argument
+    add_whole = functools.partial(add, metavar="N", type=whole)
     add(
         "--strategy",
         choices=STRATEGY_NAMES,
@@ -86,17 +102,10 @@ def add_training_flags(command: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     add_size_flags(add)
-    add(
-        "--seed",
-        metavar="N",
-        type=whole,
-        default=MAIN_JOB.seed,
-        help="the seed of every random draw (default: %(default)s)",
-    )
+    add_whole("--seed", help="the seed of every random draw (default: %(default)s)")
     add(
         "--batches",
         metavar="KIND",
-        default=MAIN_JOB.batches,
         help="shared: all members train on the same batches (the default); "
         "per_member: each draws its own",
     )
@@ -104,14 +113,10 @@ def add_training_flags(command: argparse.ArgumentParser) -> None:
         "--chunk-size",
         metavar="N",
         type=whole_or_word,
-        default=MAIN_JOB.chunk_size,
         help="members of a device computed together, or auto (the default)",
     )
-    add(
+    add_whole(
         "--generations-per-call",
-        metavar="N",
-        type=whole,
-        default=MAIN_JOB.generations_per_call,
         help="generations that run before anything looks at them, for tiny tasks "
         "(default: %(default)s)",
     )
@@ -134,6 +139,7 @@ def add_training_flags(command: argparse.ArgumentParser) -> None:
         help="stop at the first member that fails, and show Python's tracebacks",
     )
     _add_file_flags(command)
+    command.set_defaults(**dataclasses.asdict(MAIN_JOB))
 
 
 def _add_file_flags(command: argparse.ArgumentParser) -> None:
@@ -153,7 +159,6 @@ def _add_file_flags(command: argparse.ArgumentParser) -> None:
         "--checkpoint-every",
         metavar="N",
         type=whole_or_word,
-        default=MAIN_JOB.checkpoint_every,
         help="generations between two checkpoints, or auto (the default): at most "
         "every 30 seconds, at 3 percent of the time",
     )
@@ -161,14 +166,12 @@ def _add_file_flags(command: argparse.ArgumentParser) -> None:
         "--keep-checkpoints",
         metavar="N",
         type=whole,
-        default=MAIN_JOB.keep_checkpoints,
         help="checkpoints that stay (default: %(default)s)",
     )
     add_progress_flag(add)
     add(
         "--log-level",
         metavar="LEVEL",
-        default=MAIN_JOB.log_level,
         help="debug, info (a line a generation), warning (the default) or error",
     )
 

@@ -17,9 +17,13 @@ from jepbt import config as configs
 from jepbt.arguments import user_path
 from jepbt.checkpoints import folder as run_directory
 from jepbt.cli.distributed import add_process_flags
-from jepbt.cli.flags import add_training_flags, resume_command, with_noise
+from jepbt.cli.flags import (
+    add_training_flags,
+    make_task,
+    resume_command,
+    with_noise,
+)
 from jepbt.cli.say import say, say_aside
-from jepbt.datasets import Dataset
 from jepbt.engine.devices import is_host
 from jepbt.engine.processes import together
 from jepbt.hyperparameters import TaylorLoss, spaces
@@ -61,7 +65,14 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     with together():
         clean = jepbt.datasets.load(arguments.data)
         dataset = with_noise(clean, arguments, config.seed)
-    prepared = _prepare(dataset, arguments, config)
+    task = make_task(dataset, arguments)
+    with folder_of(config) as folder:
+        prepared = prepare_run(
+            task,
+            strategy=arguments.strategy,
+            config=dataclasses.replace(config, run_dir=folder),
+            devices=arguments.device,
+        )
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, go_on)
     return functools.partial(_run, prepared, go_on)
@@ -74,24 +85,6 @@ def _run(prepared: Prepared, go_on: str) -> None:
     is_anyone_left = np.isfinite(result.history.fitness[-1]).any()
     if done < wanted and is_anyone_left:
         say(f"Stopped after {done} of {wanted} generations; {go_on}   goes on")
-
-
-def _prepare(
-    dataset: Dataset, arguments: argparse.Namespace, config: jepbt.Config
-) -> Prepared:
-    """Makes a task as the flags say, in a folder of its own, and compiles it."""
-    build = {"cnn": jepbt.models.CNN, "mlp": jepbt.models.MLP}[arguments.model]
-    model = build(num_classes=dataset.num_classes, dropout=lambda h: h.dropout)
-    task = jepbt.classification(
-        dataset, model=model, compute_dtype=arguments.compute_dtype
-    )
-    with folder_of(config) as folder:
-        return prepare_run(
-            task,
-            strategy=arguments.strategy,
-            config=dataclasses.replace(config, run_dir=folder),
-            devices=arguments.device,
-        )
 
 
 @contextlib.contextmanager

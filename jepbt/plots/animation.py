@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
     from PIL.Image import Image as Picture
 
 _FRAMES = 60
-_SECONDS, _REST = 6.0, 3.0  # of the whole run, and of its last frame
+_SECONDS, _REST = 6, 3  # of the whole run, and of its last frame
 _COLOURS = 128
 _OVERHANG = 15  # pixels to the right of a panel, for the winner's star and its number
 
@@ -59,7 +58,16 @@ def animate(
         )
     run = recorded.read(run)
     figure, panels = _draw(run, _choose_column(run, hparam))
-    path.write_bytes(_write_gif(_unfold(figure, panels, len(run.history))))
+    first, *others = _unfold(figure, panels, len(run.history))
+    first.save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=others,
+        duration=[*[round(1000 * _SECONDS / _FRAMES)] * len(others), 1000 * _REST],
+        loop=0,
+        optimize=True,
+    )
     return path
 
 
@@ -137,19 +145,3 @@ def _render(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
-
-
-def _write_gif(frames: list[Picture]) -> bytes:
-    durations = [round(1000 * _SECONDS / len(frames))] * (len(frames) - 1)
-    content = io.BytesIO()
-    first, *others = frames
-    first.save(
-        content,
-        format="GIF",
-        save_all=True,
-        append_images=others,
-        duration=[*durations, round(1000 * _REST)],
-        loop=0,
-        optimize=True,
-    )
-    return content.getvalue()

@@ -44,7 +44,9 @@ def confusions(
     run = recorded.read(run)
     table = run.confusions
     count = len(table)
-    names = class_names or run.settings.get("class_names") or range(count)
+    names = class_names
+    if names is None:
+        names = run.settings.get("class_names") or range(count)
     if len(names) != count:
         raise ValueError(
             f"confusions: class_names={list(names)} must be {count} names."
@@ -61,9 +63,8 @@ def confusions(
     is_share = _is_of_shares(table)
     if count <= _MOST_NUMBERS:
         _write_numbers(axes, table, is_share)
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, aspect=40)
-    bar.set_label("share of the class" if is_share else "offset of the logit")
-    bar.outline.set_visible(False)
+    label = "share of the class" if is_share else "offset of the logit"
+    style.colour_bar([axes], image, label)
     return axes
 
 

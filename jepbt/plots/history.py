@@ -48,9 +48,9 @@ def fitness(run: Any, axes: Axes | None = None) -> Axes:
     line = history.ancestry()
     values = history.fitness
     axes = style.new_axes() if axes is None else axes
-    shown = choose_shown(history.parents, history.fresh, line)
-    edges = _edges(history.parents, values, ~history.fresh & shown)
-    _add_lines(axes, edges, MEMBER, 0.6, alpha=0.6, zorder=1)
+    is_child = ~history.fresh & choose_shown(history.parents, history.fresh, line)
+    look = {"colors": MEMBER, "linewidths": 0.6, "alpha": 0.6, "zorder": 1}
+    _draw_edges(axes, history.parents, values, is_child, **look)
     style.draw_members(axes, values, line)
     best = float(values[line][-1])
     place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
@@ -69,8 +69,8 @@ def hparam_schedules(run: Any) -> np.ndarray:
     """Draws every member's hyperparameters over the generations, by fitness.
 
     Dark is fit; of thousands of members some are drawn. The line is the winner's
-    schedule. Axes are logarithmic where the space
-    is; a categorical's has its choices; losses have figures of their own.
+    schedule. Axes are logarithmic where the space is; a categorical's has its choices;
+    losses have figures of their own.
 
     Args:
         run: a `Result`, or the folder of a run.
@@ -159,8 +159,8 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
         is_child = (survives == lasts) & ~fresh & shown
         names = founders[1:][is_child[1:]]
         colours = [colour.get(name, MEMBER) for name in names.tolist()]
-        edges = _edges(parents, places, is_child)
-        _add_lines(axes, edges, colours, width, alpha=alpha, zorder=1 + lasts)
+        look = {"linewidths": width, "alpha": alpha, "zorder": 1 + lasts}
+        _draw_edges(axes, parents, places, is_child, colors=colours, **look)
     generation, slot = history.winner
     label = f"the winner, member {slot} of generation {generation}"
     style.draw_winner(axes, line, places[line], linewidth=2.6, label=label)
@@ -199,19 +199,17 @@ def rank_founders(founders: np.ndarray) -> list[int]:
     return names[np.argsort(-counts, kind="stable")].tolist()
 
 
-def _edges(parents: np.ndarray, values: np.ndarray, is_child: np.ndarray) -> np.ndarray:
-    """Finds the ends `f[N, 2, 2]` of the lines from parents to children."""
+def _draw_edges(
+    axes: Axes, parents: np.ndarray, values: np.ndarray, is_child: np.ndarray, **look
+) -> None:
+    """Draws lines from parents to children, at values `f[G, P]`."""
+    from matplotlib.collections import LineCollection
+
     before, slots = np.nonzero(is_child[1:])
     after = before + 1
     ends = values[before, parents[after, slots]], values[after, slots]
-    return np.stack([np.stack([before, after], 1), np.stack(ends, 1)], 2)
-
-
-def _add_lines(axes: Axes, edges: np.ndarray, colours, width: float, **look) -> None:
-    from matplotlib.collections import LineCollection
-
-    lines = LineCollection(edges, colors=colours, linewidths=width, **look)
-    axes.add_collection(lines, autolim=False)
+    edges = np.stack([np.stack([before, after], 1), np.stack(ends, 1)], 2)
+    axes.add_collection(LineCollection(edges, **look), autolim=False)
 
 
 def _place_choices(axis: Axes, values: np.ndarray, space) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jepbt.arguments import check_whole
 from jepbt.losses import taylorglo
 from jepbt.plots import style
 from jepbt.results import recorded
@@ -32,7 +33,7 @@ def evolved_loss(
         The axes of the loss and of its gradient.
 
     Raises:
-        ValueError: if no loss evolved in the run.
+        ValueError: if no loss evolved in the run, or there are not two classes.
 
     Example:
         >>> import jepbt
@@ -40,7 +41,8 @@ def evolved_loss(
     """
     run = recorded.read(run)
     thetas = run.evolved_loss.thetas
-    num_classes = num_classes or run.num_classes
+    num_classes = run.num_classes if num_classes is None else num_classes
+    check_whole("evolved_loss", "num_classes", num_classes, 2)
     if axes is None:
         axes = tuple(style.new_axes(2, 1, height=6))
         axes[0].sharex(axes[1])

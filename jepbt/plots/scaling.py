@@ -17,8 +17,8 @@ def scaling(report: Any, axes: Axes | None = None) -> Axes:
     """Draws a population's throughput by its size, beside the ideal and the ceiling.
 
     Ideally every member trains as fast as those of the smallest population. The ceiling
-    is the machine's matmul peak. The knee is the smallest population that
-    has 90 % of the largest throughput.
+    is the machine's matmul peak. The knee is the smallest population that has 90 % of
+    the largest throughput.
 
     Args:
         report: the report that `jepbt.scaling` returns.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,9 +75,8 @@ def draw_winner(axes: Axes, line: Line, values: np.ndarray, **look: object) -> N
     )
 
 
-def colour_bar(axes: Iterable[Axes], scale: ScalarMappable, label: str) -> None:
+def colour_bar(axes: Sequence[Axes], scale: ScalarMappable, label: str) -> None:
     """Adds the colours of a figure, beside all of its axes."""
-    axes = list(axes)
     bar = axes[0].figure.colorbar(scale, ax=axes, pad=0.02, aspect=40)
     bar.set_label(label)
     bar.outline.set_visible(False)

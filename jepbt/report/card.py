@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import html
 import io
 import re
@@ -33,14 +32,14 @@ _ROW = "display:flex;flex-wrap:wrap;align-items:center;gap:6px 28px;margin:8px 0
 _PLAIN = "border:0;background:none;color:inherit;white-space:nowrap"
 
 
-def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -> str:
+def make_card(run: Recorded, scores: Mapping[str, str], seconds: float) -> str:
     """Writes a run's card, with texts of scores by name, as HTML that loads nothing."""
     history = run.history
     generation, slot = history.winner
     facts = [
         f"{history.fitness.shape[1]} members",
         f"{len(history)} generations",
-        *([f"{seconds:.0f} s"] if seconds is not None else []),
+        f"{seconds:.0f} s",
         f"{np.isnan(history.fitness).sum()} failed",
     ]
     numbers = "".join(
@@ -57,10 +56,7 @@ def make_card(run: Recorded, scores: Mapping[str, str], seconds: float | None) -
         _show_confusions(run) if run.table is not None else "",
         f'<div style="{_QUIET}">Lineage: shares of the founders, '
         f"{len(history.surviving_founders)} left</div>",
-        as_image(
-            functools.partial(_draw_founders, run),
-            "shares of the founders over the generations",
-        ),
+        as_image("shares of the founders over the generations", _draw_founders, run),
     ]
     return f'<div class="jepbt-card" style="{_STYLE}">{"".join(parts)}</div>'
 
@@ -100,8 +96,8 @@ def typeset(loss: EvolvedLoss) -> str:
     )
 
 
-def as_image(draw: Callable[[], Figure], description: str) -> str:
-    """Writes a figure as an `<img>` that holds its own data; where it fails, nothing.
+def as_image(description: str, draw: Callable[..., Figure], *args: Any) -> str:
+    """Draws a figure as an `<img>` that holds its own data; where it fails, nothing.
 
     Matplotlib follows the user's settings, some of which need what is not there: LaTeX
     for example.
@@ -109,7 +105,7 @@ def as_image(draw: Callable[[], Figure], description: str) -> str:
     buffer = io.BytesIO()
     with optional("pictures of the run are missing") as attempt:
         # Twice the pixels that it is shown with, to be sharp everywhere.
-        draw().savefig(buffer, format="png", dpi=2 * 96)
+        draw(*args).savefig(buffer, format="png", dpi=2 * 96)
     if attempt.failed:
         return ""
     png = buffer.getvalue()
@@ -129,8 +125,7 @@ def _write_table(run: Recorded) -> str:
         picture = ""
         if values.dtype.kind in "fi":
             log = getattr(space, "log", False)
-            draw = functools.partial(_draw_schedule, values, log)
-            picture = as_image(draw, f"schedule of {name}")
+            picture = as_image(f"schedule of {name}", _draw_schedule, values, log)
         rows.append(
             f'<tr style="{_PLAIN}"><td style="text-align:left">{html.escape(name)}</td>'
             f'<td>{picture}</td><td style="text-align:right"><b>'
@@ -142,7 +137,7 @@ def _write_table(run: Recorded) -> str:
 def _show_loss(run: Recorded) -> str:
     loss = run.evolved_loss
     description = "the winner's loss, solid, and cross-entropy, dashed"
-    curve = as_image(functools.partial(_draw_loss, run), description)
+    curve = as_image(description, _draw_loss, run)
     return (
         f'<div style="{_ROW}">{curve}<div style="flex:1 1 20em">{typeset(loss)}'
         f'<div style="{_QUIET}">attraction to zero error {loss.attraction:+.1f}</div>'
@@ -153,7 +148,7 @@ def _show_loss(run: Recorded) -> str:
 def _show_confusions(run: Recorded) -> str:
     rows, columns = run.settings.get("confusions", ("row", "column"))
     description = "what the winner's loss has learned of the labels"
-    picture = as_image(functools.partial(_draw_confusions, run), description)
+    picture = as_image(description, _draw_confusions, run)
     names = f"rows: {rows}, columns: {columns}"
     return (
         f'<div style="{_ROW}">{picture}<div style="{_QUIET}">{description}: '

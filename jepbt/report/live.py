@@ -64,10 +64,6 @@ def watch(
 
 def _look(folder: pathlib.Path) -> list[tuple[str, int, int]]:
     """Describes the files that a page is made from, to see if they have changed."""
-    found = []
-    for name in (run_directory.HISTORY, "config.json", "test.json"):
-        path = folder / name
-        if path.exists():
-            facts = path.stat()
-            found.append((name, facts.st_size, facts.st_mtime_ns))
-    return found
+    names = (run_directory.HISTORY, "config.json", "test.json")
+    found = [folder / name for name in names if (folder / name).exists()]
+    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found]

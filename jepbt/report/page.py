@@ -8,7 +8,6 @@ hovering, clicking and scatter plots of thousands of points built in.
 
 from __future__ import annotations
 
-import functools
 import html
 import importlib.resources
 import json
@@ -36,6 +35,7 @@ if TYPE_CHECKING:  # matplotlib takes longer to import than all of jepbt
 
 _ENVIRONMENT = ("data", "data_note", "num_classes", "examples", "model")
 _ENVIRONMENT += ("platform", "devices", "chunk_size")
+_COLOURS = ("WINNER", "MEMBER", "MEDIAN", "INK", "LINES")
 
 
 def write_report(
@@ -63,7 +63,7 @@ def write_report(
     return path
 
 
-def make_page(run: Recorded, reload_seconds: int = 0) -> str:
+def make_page(run: Recorded, reload_seconds: int) -> str:
     """Writes the page of a run with a folder; whatever the run wrote is escaped."""
     history, config = run.history, run.settings["config"]
     shown = choose_shown(history.parents, history.fresh, history.ancestry())
@@ -142,7 +142,7 @@ def _figures(run: Recorded) -> Iterator[str]:
     if run.table is not None:
         captions["confusions"] = "What the winner's loss has learned of the labels."
     for name, caption in captions.items():
-        image = as_image(functools.partial(_draw, name, run), caption)
+        image = as_image(caption, _draw, name, run)
         caption = html.escape(caption)
         yield f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
@@ -178,6 +178,7 @@ def _chart_data(run: Recorded, shown: np.ndarray) -> dict[str, Any]:
         "range": to_lists(np.float32([low - margin, high + margin])),
         "ranked": rank_founders(history.founders)[: len(style.LINES)],
         "winner": list(history.winner),
+        "colours": {name: getattr(style, name) for name in _COLOURS},
         "hparams": {name: _of_shown(values, shown) for name, values in hparams.items()},
     } | {name: _of_shown(values, shown) for name, values in by_member.items()}
 

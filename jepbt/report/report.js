@@ -3,8 +3,7 @@
 // shown as text, never parsed as HTML.
 (function () {
   const run = JSON.parse(document.getElementById("run").textContent);
-  const WINNER = "#d55e00", MEMBER = "#9aa5b1", MEDIAN = "#0072b2";
-  const COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1"];
+  const { WINNER, MEMBER, MEDIAN, INK, LINES } = run.colours;
   const generations = run.fitness.length, members = run.members;
   // Of thousands of members only some are here, which stand at their slots again.
   const spread = (list) => list.map((row, g) => {
@@ -110,7 +109,7 @@
     }
     return { id: "members", type: "scatter", data, symbolSize: size, animation: false, z: 5,
              progressive: 0, itemStyle: { color: MEMBER, opacity: size < 9 ? 0.5 : 0.75 }, cursor: "pointer",
-             emphasis: { itemStyle: { color: "#27313b", opacity: 1 } } };
+             emphasis: { itemStyle: { color: INK, opacity: 1 } } };
   }
 
   function chosen(place, line) {
@@ -124,7 +123,7 @@
   function axis(name, extra) {
     return Object.assign({ type: "value", name, nameLocation: "middle", nameGap: 28,
       minInterval: 1, axisLine: { show: true }, splitLine: { lineStyle: { color: "#eef1f3" } },
-      nameTextStyle: { color: "#27313b" }, axisLabel: { color: "#27313b" } }, extra);
+      nameTextStyle: { color: INK }, axisLabel: { color: INK } }, extra);
   }
 
   function chart(id, series, y) {
@@ -134,7 +133,7 @@
       animation: false, tooltip, series,
       grid: { left: y.show === false ? 16 : 62, right: 18, top: 14, bottom: 46 },
       xAxis: axis("generation", { min: -0.5, max: generations - 0.5,
-        axisLabel: { color: "#27313b",
+        axisLabel: { color: INK,
                      formatter: (v) => Number.isInteger(v) ? String(v) : "" } }),
       yAxis: axis(y.name, y),
     });
@@ -157,10 +156,10 @@
     chosen(places.fitness, []),
   ], { name: "fitness on validation data", nameGap: 44, min: run.range[0],
        max: run.range[1], minInterval: 0,
-       axisLabel: { color: "#27313b", showMinLabel: false, showMaxLabel: false, formatter: (v) => String(Number(v.toPrecision(3))) } });
+       axisLabel: { color: INK, showMinLabel: false, showMaxLabel: false, formatter: (v) => String(Number(v.toPrecision(3))) } });
 
   const tree = [];
-  const colourOf = new Map(run.ranked.map((name, i) => [name, COLOURS[i]]));
+  const colourOf = new Map(run.ranked.map((name, i) => [name, LINES[i]]));
   for (const survives of [false, true]) {
     for (const name of [...run.ranked, null]) {
       const data = edges(places.lineage, (g, s) => {

@@ -7,6 +7,7 @@ from typing import Any
 
 from jepbt.config import Config
 from jepbt.results import Recorded
+from jepbt.strategies import STRATEGY_NAMES
 from jepbt.tasks import StandardHyperParameters
 
 _HOST_LOOP = (
@@ -21,7 +22,7 @@ _NOTE = (
 )
 _CODE = """import jepbt
 
-task = jepbt.classification({data})  # with your model, if it had one
+task = jepbt.classification({task})  # with your model, if it had one
 result = jepbt.train_population(
     task,
     strategy={strategy},
@@ -38,10 +39,13 @@ def reproduce(run: Recorded) -> str:
         return _HOST_LOOP
     settings = _changed_settings(run)
     strategy = run.settings.get("strategy", "epbt")
-    is_named = strategy in ("epbt", "pbt", "random_search")
+    is_named = strategy in STRATEGY_NAMES
     is_loaded = run.settings.get("data") not in (None, "arrays")
+    compute_dtype = run.settings.get("compute_dtype", "float32")
+    dtype = {} if compute_dtype == "float32" else {"compute_dtype": compute_dtype}
+    data = repr(_data_name(run)) if is_loaded else "..."
     code = _CODE.format(
-        data=repr(_data_name(run)) if is_loaded else "...",
+        task=", ".join([data, *(f"{k}={v!r}" for k, v in dtype.items())]),
         strategy=repr(strategy if is_named else "..."),
         settings="".join(f"    {k}={v!r},\n" for k, v in settings.items()),
         folder=repr(str(run.folder)),
@@ -50,7 +54,8 @@ def reproduce(run: Recorded) -> str:
     if is_named and _is_of_the_command(run):
         flags = {"data": _data_name(run), "model": run.settings["model"].lower()}
         words = ["jepbt", "train"]
-        for name, value in (flags | {"strategy": strategy} | settings).items():
+        flags |= dtype | {"strategy": strategy} | settings
+        for name, value in flags.items():
             flag = f"--{name.replace('_', '-')}"
             words += [flag] if value is True else [flag, str(value)]
         blocks.insert(0, shlex.join(words))

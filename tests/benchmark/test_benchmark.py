@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 import jepbt
-from jepbt.benchmark import ScalingReport, ScalingRow, Spread, scaling
+from jepbt.benchmark import ScalingReport, ScalingRow, Spread, pytorch, scaling
 from jepbt.benchmark.controls import (
     loop_over_scans,
     loop_over_steps,
     make_start,
     plain_vmap,
     population_program,
+    prepare_training,
 )
 from jepbt.benchmark.scaling import chunk_candidates, population_sizes
-from jepbt.benchmark.speed import pytorch_start
-from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_worker
+from jepbt.benchmark.speed import compare_speed, pytorch_start
+from jepbt.benchmark.timing import Start, build_all, measure_in_turns, start_workers
 from jepbt.benchmark.workloads import WORKLOADS, make_task
 from jepbt.engine.member import trace_member
-from jepbt.training import prepare
 
 slow = pytest.mark.slow
 
@@ -38,12 +38,8 @@ SMALL = {
 
 
 def start_of(workload):
-    prepared = prepare(
-        make_task(workload),
-        strategy="random_search",
-        population_size=workload.population_size,
-        num_generations=1,
-        steps_per_generation=workload.num_steps,
+    prepared = prepare_training(
+        make_task(workload), workload.population_size, workload.num_steps
     )
     return prepared, make_start(prepared)
 
@@ -73,8 +69,13 @@ def deal_scans(workload, start):
     return loop_over_scans(workload, start, jax.devices())
 
 
+def vmap_flax_layers(workload, start):
+    task = make_task(workload, has_flax_layers=True)
+    return plain_vmap(task, start, workload.num_steps)
+
+
 @pytest.mark.parametrize(
-    "build", [loop_over_steps, loop_over_scans, deal_scans, plain_vmap]
+    "build", [loop_over_steps, loop_over_scans, deal_scans, vmap_flax_layers]
 )
 def test_jax_controls_train_the_same_members_to_the_same_weights(trained, build):
     workload, start, expected = trained
@@ -88,8 +89,6 @@ def test_jax_controls_train_the_same_members_to_the_same_weights(trained, build)
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own
 def test_pytorch_controls_train_the_same_members_to_the_same_weights(trained, name):
     pytest.importorskip("torch")
-    from jepbt.benchmark import pytorch
-
     workload, start, expected = trained
     build = {"one at a time": pytorch.one_at_a_time, "vmapped": pytorch.vmapped}[name]
     given = pytorch_start(workload, start)
@@ -282,8 +281,21 @@ def test_sizes_double_and_end_with_the_one_asked_for():
 
 
 def test_a_failure_in_a_worker_is_reported_by_the_parent():
-    with start_worker() as worker, pytest.raises(ValueError, match="zero-size array"):
-        build_all([worker], Spread.of, [([],)])
+    with start_workers(1) as workers, pytest.raises(ValueError, match="zero-size arr"):
+        build_all(workers, Spread.of, [([],)])
+
+
+@slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_each_way_of_pytorch_has_a_row():
+    pytest.importorskip("torch")
+    with start_workers(3) as workers:  # one for JAX, two for PyTorch
+        report = compare_speed(
+            SMALL["tiny_mlp"], workers, num_rounds=1, with_compiled=False
+        )
+    names = {row.name for row in report.rows if "PyTorch" in row.name}
+    assert {"PyTorch, torch.func.vmap", "better PyTorch"} <= names
+    assert "PyTorch, 2 processes" in names or pytorch.has_gpu()
 
 
 def command(*arguments, cwd=None):

@@ -1,6 +1,7 @@
 """`jepbt check`: it finds what is wrong, goes on where it stopped, and ends in time."""
 
 import dataclasses
+import functools
 import json
 from types import SimpleNamespace
 
@@ -12,12 +13,12 @@ from jepbt.benchmark.check import (
     SIZES,
     Finding,
     check,
+    check_device,
     markdown,
     open_record,
     reference,
     right,
 )
-from jepbt.benchmark.check import check_device as run_check
 from jepbt.cli import main
 
 TOY = SIZES["toy"]
@@ -34,13 +35,20 @@ def parts(monkeypatch):
             return run()
 
         named = {
-            name: lambda record, name=name, run=run: count(name, run)
+            f"right/{name}": functools.partial(count, name, run)
             for name, run in made.items()
         }
-        monkeypatch.setattr(check, "MAKERS", {"right": lambda size: named})
+        monkeypatch.setattr(check, "make_parts", lambda size, findings: named)
         return counts
 
     return use
+
+
+def run_check(record, size, kinds, max_seconds):
+    def tell(part, finding):
+        assert record.findings[part] == finding
+
+    return check_device(record, size, kinds, max_seconds=max_seconds, tell=tell)
 
 
 def holds():
@@ -66,7 +74,7 @@ def test_what_is_finished_is_not_run_again_and_an_error_is(parts, tmp_path):
 
 
 def test_a_part_is_started_only_if_the_longest_so_far_would_end_in_time(
-    parts, monkeypatch
+    parts, monkeypatch, tmp_path
 ):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(check.time, "perf_counter", lambda: clock.now)
@@ -76,7 +84,7 @@ def test_a_part_is_started_only_if_the_longest_so_far_would_end_in_time(
         return holds()
 
     parts(one=slow, two=slow, three=slow)
-    record = open_record(None, "toy")
+    record = open_record(tmp_path / "check.json", "toy")
     left_out = run_check(record, TOY, ("right",), max_seconds=9)
     assert (list(record.findings), left_out) == (
         ["right/one", "right/two"],
@@ -137,8 +145,7 @@ def result(fitness, rates=(0.1, 0.2), parents=((0, 1),)):
     ],
 )
 def test_one_other_bit_is_noticed(other, expected):
-    runs = right.Runs(train=lambda: other, first=lambda: result([0.5, np.nan]))
-    assert right._check_twice(runs).holds is expected
+    assert right._compare_bits(result([0.5, np.nan]), other).holds is expected
 
 
 @pytest.mark.parametrize(
@@ -151,8 +158,7 @@ def test_one_other_bit_is_noticed(other, expected):
     ],
 )
 def test_other_draws_or_another_fitness_are_noticed(other, expected):
-    runs = right.Runs(train=lambda **settings: other, first=lambda: result([0.5, 0.6]))
-    assert right._check_chunks(runs).holds is expected
+    assert right._compare_generations(result([0.5, 0.6]), other).holds is expected
 
 
 def test_the_reference_differentiates_like_finite_differences():
@@ -192,8 +198,8 @@ def test_a_wrong_optimizer_is_noticed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_all_parts_run_and_all_is_right_here():
-    record = open_record(None, "toy")
+def test_all_parts_run_and_all_is_right_here(tmp_path):
+    record = open_record(tmp_path / "check.json", "toy")
     size = dataclasses.replace(TOY, models=("cnn",), num_forms=100)
     kinds = ("right", "cost", "lowering")
     assert run_check(record, size, kinds, max_seconds=600) == []

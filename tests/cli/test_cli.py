@@ -86,16 +86,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("name", STRATEGY_NAMES)
-def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch):
+def test_the_command_takes_every_strategy_that_has_a_name(name, monkeypatch, tmp_path):
     given = []
 
-    def stop(dataset, options, config):
-        given.append(options)
+    def stop(task, **settings):
+        given.append(settings["strategy"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_prepare", stop)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "prepare_run", stop)
     assert cli.main(["train", "--strategy", name]) == 130
-    assert given[0].strategy == name
+    assert given == [name]
+    assert not list(tmp_path.iterdir())  # nothing came of the run's folder
 
 
 @pytest.mark.slow
@@ -123,7 +125,9 @@ def test_every_setting_of_a_run_has_a_flag_and_the_main_jobs_default():
     } == dataclasses.asdict(MAIN_JOB)
 
 
-@pytest.mark.parametrize("command", ["", "train", "compare", "benchmark", "report"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "compare", "benchmark", "check", "report"]
+)
 def test_help_is_in_words_and_its_examples_are_commands(command, monkeypatch, capsys):
     """No Python type, no Python value; each line of an example is taken as it is."""
     monkeypatch.setenv("COLUMNS", "80")

@@ -151,6 +151,12 @@ def test_the_loss_is_drawn_for_the_classes_of_the_runs_data(folder):
     )
 
 
+@pytest.mark.parametrize("num_classes", [0, 1, 2.5])
+def test_a_loss_is_drawn_for_two_classes_at_least(num_classes, folder):
+    with pytest.raises(ValueError, match=f"num_classes={num_classes} must be a whole"):
+        plots.evolved_loss(folder, num_classes=num_classes)
+
+
 def test_a_task_of_three_classes_has_its_loss_drawn_for_three():
     images = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
     task = jepbt.classification((images, np.arange(90) % 3))

@@ -78,6 +78,7 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     # The defaults of `Config`, which are not the command's.
     settings["config"] |= {"num_generations": 20, "steps_per_generation": 100}
     settings["config"] |= {"batch_size": 64, "debug": True}
+    settings |= {"strategy": "pb2", "compute_dtype": "bfloat16"}
     config.write_text(json.dumps(settings))
     lines = (folder / "history.jsonl").read_text().splitlines()
     for number, line in enumerate(lines):
@@ -93,6 +94,8 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     arguments = _parse(shlex.split(line))
     assert arguments.data == "my data/digits of mine.npz"
     assert arguments.model == "mlp"
+    assert (arguments.strategy, arguments.compute_dtype) == ("pb2", "bfloat16")
+    assert "digits of mine.npz', compute_dtype='bfloat16')" in page
     wanted = settings["config"]
     for name in ("population_size", "num_generations", "steps_per_generation"):
         assert getattr(arguments, name) == wanted[name]

@@ -264,8 +264,8 @@ def test_the_winners_table_is_kept_and_drawn(tmp_path):
     same(jepbt.load(folder, make_task()).best.confusions, result.best.confusions)
     same(pickle.loads(pickle.dumps(result)).best.confusions, result.best.confusions)
     names = ["cat", "dog", "owl"]
-    for run in (result, folder):
-        axes = jepbt.plots.confusions(run, class_names=names)
+    for run, given in ((result, names), (folder, np.array(names))):
+        axes = jepbt.plots.confusions(run, class_names=given)
         close(axes.images[0].get_array(), expected, rtol=1e-5)
         assert [label.get_text() for label in axes.get_xticklabels()] == names
         assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "label")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jepbt.benchmark.check.cost import cost_parts
 from jepbt.benchmark.check.forms import form_parts
@@ -11,21 +12,14 @@ from jepbt.benchmark.check.record import Finding, Record
 from jepbt.benchmark.check.right import right_parts
 from jepbt.benchmark.check.sizes import Size
 
-MAKERS: Mapping[str, Callable[[Size], dict[str, Callable[[Record], Finding]]]] = {
-    "right": right_parts,
-    "cost": cost_parts,
-    "lowering": form_parts,
-}
-"""Makes the parts of each kind, by name, as functions of what was found before."""
-
 
 def check_device(
     record: Record,
     size: Size,
-    kinds: tuple[str, ...],
+    kinds: Sequence[str],
     *,
     max_seconds: float,
-    tell: Callable[[str, Finding], None] = lambda part, finding: None,
+    tell: Callable[[str, Finding], None],
 ) -> list[str]:
     """Runs the parts that a record has not finished, as far as the time allows.
 
@@ -41,34 +35,34 @@ def check_device(
     Returns:
         The parts that the time did not allow.
     """
-    parts = {
-        f"{kind}/{name}": run
-        for kind in kinds
-        for name, run in MAKERS[kind](size).items()
-    }
     began, longest, left_out = time.perf_counter(), 0.0, []
-    for part, run in parts.items():
-        if record.is_finished(part):
+    for part, run in make_parts(size, record.findings).items():
+        if part.partition("/")[0] not in kinds or record.is_finished(part):
             continue
-        started = time.perf_counter()
-        if started - began + longest > max_seconds:
+        if time.perf_counter() - began + longest > max_seconds:
             left_out.append(part)
             continue
-        finding = _try(run, record)
+        finding = _try(run)
         longest = max(longest, finding.seconds)
         record.keep(part, finding)
         tell(part, finding)
     return left_out
 
 
-def _try(run: Callable[[Record], Finding], record: Record) -> Finding:
+def make_parts(
+    size: Size, findings: Mapping[str, Finding]
+) -> dict[str, Callable[[], Finding]]:
+    """Makes all parts by name; they read in `findings` what earlier ones found."""
+    return right_parts(size) | cost_parts(size, findings) | form_parts(size)
+
+
+def _try(run: Callable[[], Finding]) -> Finding:
     """Runs a part; what ends it is a finding, so that the others still run."""
     started = time.perf_counter()
     try:
-        found = run(record)
-        holds, figures, error = found.holds, found.figures, None
+        finding = run()
     except Exception as caught:
         error = f"{type(caught).__name__}: {str(caught)[:300]}"
-        holds, figures = None, {}
+        finding = Finding(None, {}, error=error)
     seconds = round(time.perf_counter() - started, 2)
-    return Finding(holds, figures, seconds, error)
+    return dataclasses.replace(finding, seconds=seconds)

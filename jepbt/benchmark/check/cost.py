@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
-import optax
 
-from jepbt import datasets, losses, models
-from jepbt.benchmark.check.record import Finding, Record
-from jepbt.benchmark.check.sizes import RESNET, Size, workload_named
-from jepbt.benchmark.controls import population_program
+from jepbt import datasets, models
+from jepbt.benchmark.check.record import Finding
+from jepbt.benchmark.check.sizes import RESNET, Size
+from jepbt.benchmark.controls import population_program, prepare_training
 from jepbt.benchmark.timing import matmul_peak, measure_in_turns, peak_rate
-from jepbt.benchmark.workloads import MOMENTUM, LearningRate, make_task
+from jepbt.benchmark.workloads import classify, make_task, workload_named
 from jepbt.engine.devices import is_host
 from jepbt.engine.memory import DoesNotFit
-from jepbt.tasks import Task, classification
-from jepbt.training import prepare
+from jepbt.tasks import Task
 
 STEPS = 100
 """The steps of a generation that seconds are scaled to."""
 
-PEAK = "matmul peak"
+PEAK = "cost/matmul peak"
 
 
-def cost_parts(size: Size) -> dict[str, Callable[[Record], Finding]]:
+def cost_parts(
+    size: Size, findings: Mapping[str, Finding]
+) -> dict[str, Callable[[], Finding]]:
     """Makes the parts: the matmul peak, then a population of each model and size."""
-    parts: dict[str, Callable[[Record], Finding]] = {PEAK: lambda record: _peak()}
-    for i, number in enumerate(size.populations):
+    parts: dict[str, Callable[[], Finding]] = {PEAK: _peak}
+    for before, number in itertools.pairwise((None, *size.populations)):
         for model in size.models:
-            before = size.populations[i - 1] if i else None
-            parts[f"{model} P={number}"] = functools.partial(
-                _measure, size=size, model=model, number=number, before=before
+            parts[f"cost/{model} P={number}"] = functools.partial(
+                _measure, size, findings, model, number, before
             )
     return parts
 
@@ -50,44 +49,40 @@ def _peak() -> Finding:
 
 
 def _measure(
-    record: Record, *, size: Size, model: str, number: int, before: int | None
+    size: Size,
+    findings: Mapping[str, Finding],
+    model: str,
+    number: int,
+    before: int | None,
 ) -> Finding:
+    """Measures one population; `before` is the size of the next smaller one."""
     num_steps = size.num_steps
     if is_host(jax.devices()[0]):
         num_steps = size.num_steps_on_cpu
-    smaller = record.findings.get(f"cost/{model} P={before}")
-    if smaller is not None:
-        expected = smaller.figures.get("seconds", np.inf) * num_steps / STEPS
-        expected *= number / (before or 1)
-        if expected > size.most_seconds:
+    if before is not None:
+        smaller = findings[f"cost/{model} P={before}"].figures
+        expected = smaller.get("seconds", np.inf) * num_steps / STEPS
+        if expected * number / before > size.most_seconds:
             return Finding(None, {"note": "left out: it would take too long here"})
     try:
-        prepared = prepare(
-            make_task_of(model),
-            strategy="random_search",
-            population_size=number,
-            num_generations=1,
-            steps_per_generation=num_steps,
-        )
+        prepared = prepare_training(make_task_of(model), number, num_steps)
     except DoesNotFit as error:
         return Finding(None, {"note": str(error)[:100]})
     seconds = time_call(population_program(prepared).run) / num_steps
-    peak = record.findings.get(f"cost/{PEAK}")
-    one = record.findings.get(f"cost/{model} P=1")
-    figures: dict[str, Any] = {
+    alone = STEPS * seconds
+    if before is not None:
+        alone = findings[f"cost/{model} P=1"].figures["seconds"]
+    figures = {
         "seconds": STEPS * seconds,
         "samples/s": number * prepared.config.batch_size / seconds,
         "compile seconds": prepared.compile_seconds,
         "MB": prepared.memory_bytes / 1e6,
         "chunk": prepared.chunk.size,
+        "cost of one": STEPS * seconds / alone,
     }
-    if number == 1 or one is not None:
-        alone = STEPS * seconds if number == 1 else one.figures["seconds"]
-        figures["cost of one"] = STEPS * seconds / alone
-    if peak is not None and "GFLOP/s" in peak.figures:
-        rate = number * prepared.step_flops / seconds
-        figures["share of peak"] = rate / (1e9 * peak.figures["GFLOP/s"])
-    return Finding(None, {name: _round(value) for name, value in figures.items()})
+    if peak := findings[PEAK].figures.get("GFLOP/s"):
+        figures["share of peak"] = number * prepared.step_flops / seconds / (1e9 * peak)
+    return Finding(None, rounded(figures))
 
 
 def time_call(run: Callable[[], object]) -> float:
@@ -110,15 +105,13 @@ def make_task_of(model: str, compute_dtype: str = "float32") -> Task:
         return make_task(workload_named(model), compute_dtype=compute_dtype)
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
-    return classification(
-        datasets.from_arrays((images, draw.integers(0, 10, 2000)), num_classes=10),
-        hparams=LearningRate,
-        model=models.ResNet(depth=20),
-        loss=lambda h: losses.cross_entropy,
-        optimizer=lambda h: optax.sgd(h.learning_rate, momentum=MOMENTUM),
-        compute_dtype=compute_dtype,
-    )
+    dataset = datasets.from_arrays((images, draw.integers(0, 10, 2000)), num_classes=10)
+    return classify(dataset, models.ResNet(depth=20), compute_dtype=compute_dtype)
 
 
-def _round(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    """Rounds numbers to four digits, and leaves whole ones as they are."""
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in figures.items()
+    }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-from jepbt.benchmark import controls
-from jepbt.benchmark.check.cost import make_task_of, time_call
-from jepbt.benchmark.check.record import Finding, Record
-from jepbt.benchmark.check.sizes import RESNET, Size, workload_named
+from jepbt.benchmark.check.cost import make_task_of, rounded, time_call
+from jepbt.benchmark.check.record import Finding
+from jepbt.benchmark.check.sizes import RESNET, Size
+from jepbt.benchmark.controls import (
+    make_start,
+    plain_vmap,
+    population_program,
+    prepare_training,
+)
 from jepbt.engine.devices import is_host, largest_divisor
 from jepbt.nn.lowering import (
     BLOCKS,
@@ -22,14 +27,9 @@ from jepbt.nn.lowering import (
     XLA,
     trying,
 )
-from jepbt.training import prepare
 
-ALL, EIGHT, ONE, SCAN_OUTSIDE = (
-    "all at once",
-    "8 at a time",
-    "1 at a time",
-    "scan outside",
-)
+ALL, EIGHT, ONE = "all at once", "8 at a time", "1 at a time"
+SCAN_OUTSIDE = "scan outside"
 
 
 class Form(NamedTuple):
@@ -78,10 +78,10 @@ FORMS = (
 """The most telling first."""
 
 
-def form_parts(size: Size) -> dict[str, Callable[[Record], Finding]]:
+def form_parts(size: Size) -> dict[str, Callable[[], Finding]]:
     """Makes the parts: the training of a population in each form."""
     return {
-        form.name: lambda record, form=form: _measure(size, form)
+        f"lowering/{form.name}": functools.partial(_measure, size, form)
         for form in FORMS[: size.num_forms]
     }
 
@@ -100,30 +100,21 @@ def _measure(size: Size, form: Form) -> Finding:
     forms |= {"batch": form.batch} if form.batch else {}
     with trying(device.platform, forms):
         task = make_task_of(form.model, form.compute_dtype)
-        prepared = prepare(
+        prepared = prepare_training(
             task,
-            strategy="random_search",
+            number,
+            num_steps,
             devices=[device],
-            population_size=number,
-            num_generations=1,
-            steps_per_generation=num_steps,
             chunk_size=chunks[form.members],
         )
         if form.members == SCAN_OUTSIDE:
-            workload = dataclasses.replace(
-                workload_named(form.model),
-                population_size=number,
-                num_steps=num_steps,
-                num_vmap_steps=num_steps,
-            )
-            start = controls.make_start(prepared)
-            control = controls.plain_vmap(workload, start, task)
+            control = plain_vmap(task, make_start(prepared), num_steps)
         else:
-            control = controls.population_program(prepared)
+            control = population_program(prepared)
         seconds = time_call(control.run) / num_steps
     figures = {
         "P": number,
-        "ms a step": float(f"{1e3 * seconds:.4g}"),
-        "samples/s": float(f"{number * prepared.config.batch_size / seconds:.4g}"),
+        "ms a step": 1e3 * seconds,
+        "samples/s": number * prepared.config.batch_size / seconds,
     }
-    return Finding(None, figures)
+    return Finding(None, rounded(figures))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import platform
 from typing import Any
 
 import jax
 
+from jepbt.checkpoints import folder as run_directory
 from jepbt.config import VERSION
 
 
@@ -37,12 +37,12 @@ class Record:
     """The findings of a check, in the order in which they were made.
 
     Attributes:
-        path: the file that keeps them, or None.
+        path: the file that keeps them.
         about: the device, the versions and the size, by name.
         findings: the findings by part, such as "right/resume".
     """
 
-    path: pathlib.Path | None
+    path: pathlib.Path
     about: dict[str, Any]
     findings: dict[str, Finding] = dataclasses.field(default_factory=dict)
 
@@ -53,11 +53,9 @@ class Record:
     def keep(self, part: str, finding: Finding) -> None:
         """Adds a finding, and writes the file anew."""
         self.findings[part] = finding
-        if self.path is None:
-            return
-        written = self.path.with_name(self.path.name + ".part")
-        written.write_text(self.to_json() + "\n")
-        os.replace(written, self.path)
+        parts = {name: dataclasses.asdict(f) for name, f in self.findings.items()}
+        text = json.dumps({"about": self.about, "parts": parts}, indent=1)
+        run_directory.replace(self.path, f"{text}\n".encode())
 
     def wrong(self) -> list[str]:
         """Lists the parts that do not hold, or that ended with an error."""
@@ -67,42 +65,16 @@ class Record:
             if finding.holds is False or finding.error is not None
         ]
 
-    def to_json(self) -> str:
-        """Writes all of it as JSON."""
-        parts = {name: dataclasses.asdict(f) for name, f in self.findings.items()}
-        return json.dumps({"about": self.about, "parts": parts}, indent=1)
 
-
-def open_record(path: pathlib.Path | None, size: str) -> Record:
+def open_record(path: pathlib.Path, size: str) -> Record:
     """Starts a record of this device, or goes on with the one that a file holds.
 
     Raises:
         ValueError: if the file is no such record, or one of another device, version or
             size.
     """
-    about = describe(size)
-    if path is None or not path.exists():
-        return Record(path, about)
-    name = "Remove it, or name another file with --json."
-    try:
-        found = json.loads(path.read_text())
-        findings = {k: Finding(**v) for k, v in found["parts"].items()}
-        before = dict(found["about"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no record of jepbt check. {name}") from error
-    for key, value in about.items():
-        if before.get(key) != value:
-            raise ValueError(
-                f"{path} was made with {key} {before.get(key)!r}, and here it is "
-                f"{value!r}. {name}"
-            )
-    return Record(path, about, findings)
-
-
-def describe(size: str) -> dict[str, Any]:
-    """Names the device and all else that the findings follow from."""
     devices = jax.devices()
-    return {
+    about = {
         "device": devices[0].device_kind,
         "platform": devices[0].platform,
         "num_devices": len(devices),
@@ -111,3 +83,19 @@ def describe(size: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "size": size,
     }
+    if not path.exists():
+        return Record(path, about)
+    advice = "Remove it, or name another file with --json."
+    try:
+        found = json.loads(path.read_text())
+        findings = {k: Finding(**v) for k, v in found["parts"].items()}
+        before = dict(found["about"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no record of jepbt check. {advice}") from error
+    for key, value in about.items():
+        if before.get(key) != value:
+            raise ValueError(
+                f"{path} was made with {key} {before.get(key)!r}, and here it is "
+                f"{value!r}. {advice}"
+            )
+    return Record(path, about, findings)

@@ -7,7 +7,7 @@ import functools
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,26 @@ import optax
 
 from jepbt import datasets, losses, models
 from jepbt.benchmark import controls
-from jepbt.benchmark.check.record import Finding, Record
+from jepbt.benchmark.check.record import Finding
 from jepbt.benchmark.check.reference import train_in_numpy
-from jepbt.benchmark.check.sizes import Size, workload_named
+from jepbt.benchmark.check.sizes import Size
 from jepbt.benchmark.parts import first_generation
 from jepbt.benchmark.speed import pytorch_start
-from jepbt.benchmark.timing import Start
-from jepbt.benchmark.workloads import Workload, make_task
+from jepbt.benchmark.timing import Control, Start
+from jepbt.benchmark.workloads import Workload, make_task, workload_named
 from jepbt.engine.devices import is_host
 from jepbt.hyperparameters import HyperParameters, Loss, hparam, taylor_hparam
 from jepbt.tasks import Task, classification
-from jepbt.training import Prepared, Result, prepare, train_population
+from jepbt.training import Result, train_population
+
+Train: TypeAlias = Callable[..., Result]
+"""Trains the same small run, with other settings if some are given."""
 
 CLOSE = 2e-4
 """The largest gap between weights that rounding explains, after some 20 steps."""
 
 CLOSE_FITNESS = 0.03
 """The same between accuracies on 1,000 images after a first generation."""
-
 
 TOO_HIGH = 0.05
 """The learning rate above which a member's loss is nan, where members must fail."""
@@ -54,40 +56,9 @@ class Rate(HyperParameters):
     learning_rate: float = hparam(2 * TOO_HIGH, min=1e-3, max=1.0, log=True)
 
 
-def right_parts(size: Size) -> dict[str, Callable[[Record], Finding]]:
+def right_parts(size: Size) -> dict[str, Callable[[], Finding]]:
     """Makes the parts, by the claim that each checks."""
-    runs = _make_runs(size)
-    checks = {
-        "memory is estimated well": lambda: _check_memory(size),
-        "a member equals plain NumPy in float64": lambda: _check_plain(size),
-        "a population of MLPs equals its members alone": lambda: _check_alone(
-            size, "mlp"
-        ),
-        "a population of CNNs equals its members alone": lambda: _check_alone(
-            size, "cnn"
-        ),
-        "the same call twice gives the same bits": lambda: _check_twice(runs),
-        "chunks change no draw": lambda: _check_chunks(runs),
-        "the CPU's first generation is the same": lambda: _check_cpu(runs),
-        "resumed equals uninterrupted": lambda: _check_resumed(runs),
-        "members that fail are replaced": lambda: _check_quarantine(size),
-    }
-    return {name: lambda record, run=run: run() for name, run in checks.items()}
 
-
-class Runs(NamedTuple):
-    """The same small run, as often as it is asked for.
-
-    Attributes:
-        train: trains it, with other settings if some are given.
-        first: returns the result of the first time.
-    """
-
-    train: Callable[..., Result]
-    first: Callable[[], Result]
-
-
-def _make_runs(size: Size) -> Runs:
     @functools.cache
     def task() -> Task:
         return _classify(Hyper, lambda h: losses.taylor(h.loss))
@@ -98,7 +69,27 @@ def _make_runs(size: Size) -> Runs:
             chosen = size.run | settings
             return train_population(task(), seed=3, progress=False, **chosen)
 
-    return Runs(train, functools.cache(train))
+    first = functools.cache(train)
+    checks = {
+        "memory is estimated well": lambda: _check_memory(size),
+        "a member equals plain NumPy in float64": lambda: _check_plain(size),
+        "a population of MLPs equals its members alone": lambda: _check_alone(
+            size, "mlp"
+        ),
+        "a population of CNNs equals its members alone": lambda: _check_alone(
+            size, "cnn"
+        ),
+        "the same call twice gives the same bits": lambda: _compare_bits(
+            first(), train()
+        ),
+        "chunks change no draw": lambda: _compare_generations(
+            first(), train(chunk_size=1, num_generations=1, devices=jax.devices()[:1])
+        ),
+        "the CPU's first generation is the same": lambda: _check_cpu(first, train),
+        "resumed equals uninterrupted": lambda: _check_resumed(first, train),
+        "members that fail are replaced": lambda: _check_quarantine(size),
+    }
+    return {f"right/{name}": check for name, check in checks.items()}
 
 
 def _classify(hparams: type[HyperParameters], loss: Any) -> Task:
@@ -117,8 +108,8 @@ def _check_memory(size: Size) -> Finding:
     if is_host(device) or "peak_bytes_in_use" not in (device.memory_stats() or {}):
         return Finding(None, {"note": "the device does not tell what it holds"})
     before = device.memory_stats()["bytes_in_use"]
-    workload = dataclasses.replace(workload_named("cnn"), num_steps=2)
-    prepared = _prepare(dataclasses.replace(workload, population_size=size.num_members))
+    task = make_task(workload_named("cnn"))
+    prepared = controls.prepare_training(task, size.num_members, num_steps=2)
     first_generation(prepared)
     held = device.memory_stats()["peak_bytes_in_use"] - before
     estimated = prepared.memory_bytes
@@ -128,10 +119,9 @@ def _check_memory(size: Size) -> Finding:
 
 def _check_plain(size: Size) -> Finding:
     """Trains members with jepbt, and with a loop that knows nothing of JAX."""
-    workload = _small(size, "mlp")
+    workload = workload_named("mlp")
     with jax.default_matmul_precision("highest"):
-        prepared, start = _start(workload)
-        population = controls.population_program(prepared)
+        population, start = _prepare(size, workload)
         population.run()
     expected = train_in_numpy(pytorch_start(workload, start))
     # A unit whose input is 0 but for rounding may be on in one and off in the other,
@@ -140,38 +130,22 @@ def _check_plain(size: Size) -> Finding:
 
 
 def _check_alone(size: Size, name: str) -> Finding:
-    workload = _small(size, name)
+    workload = workload_named(name)
     with jax.default_matmul_precision("highest"):
-        prepared, start = _start(workload)
-        ways = (
-            controls.population_program(prepared),
-            controls.loop_over_scans(workload, start),
-        )
-        for way in ways:
-            way.run()
-    return _compare_weights(*(way.params() for way in ways))
+        population, start = _prepare(size, workload)
+        alone = controls.loop_over_scans(workload, start)
+        population.run()
+        alone.run()
+    return _compare_weights(population.params(), alone.params())
 
 
-def _small(size: Size, name: str) -> Workload:
-    num_members, num_steps = size.run["population_size"], 10
-    return dataclasses.replace(
-        workload_named(name), population_size=num_members, num_steps=num_steps
+def _prepare(size: Size, workload: Workload) -> tuple[Control, Start]:
+    """Prepares a population, and copies the weights and batches it starts with."""
+    prepared = controls.prepare_training(
+        make_task(workload), size.run["population_size"], num_steps=10
     )
-
-
-def _prepare(workload: Workload) -> Prepared:
-    return prepare(
-        make_task(workload),
-        strategy="random_search",
-        population_size=workload.population_size,
-        num_generations=1,
-        steps_per_generation=workload.num_steps,
-    )
-
-
-def _start(workload: Workload) -> tuple[Prepared, Start]:
-    prepared = _prepare(workload)
-    return prepared, controls.make_start(prepared)
+    start = controls.make_start(prepared)
+    return controls.population_program(prepared), start
 
 
 def _compare_weights(ours: Any, theirs: Any, share: float = 1.0) -> Finding:
@@ -189,30 +163,21 @@ def _plain(gap: np.ndarray) -> float | str:
     return float(gap) if np.isfinite(gap) else str(gap)
 
 
-def _check_twice(runs: Runs) -> Finding:
-    return Finding(_is_same(runs.first(), runs.train()), {})
-
-
-def _is_same(one: Result, other: Result) -> bool:
+def _compare_bits(one: Result, other: Result) -> Finding:
     """Tells whether two runs have the same bits of fitness, parents and draws."""
     histories = one.history, other.history
     pairs = [(h.fitness, h.parents, h.hparams["learning_rate"]) for h in histories]
-    return all(
+    is_same = all(
         np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         for a, b in zip(*pairs, strict=True)
     )
+    return Finding(is_same, {})
 
 
-def _check_chunks(runs: Runs) -> Finding:
-    other = runs.train(chunk_size=1, num_generations=1, devices=jax.devices()[:1])
-    return _compare_generations(runs.first(), other)
-
-
-def _check_cpu(runs: Runs) -> Finding:
+def _check_cpu(first: Train, train: Train) -> Finding:
     if is_host(jax.devices()[0]):
         return Finding(None, {"note": "this is the CPU"})
-    other = runs.train(devices="cpu", num_generations=1)
-    return _compare_generations(runs.first(), other)
+    return _compare_generations(first(), train(devices="cpu", num_generations=1))
 
 
 def _compare_generations(first: Result, other: Result) -> Finding:
@@ -224,13 +189,11 @@ def _compare_generations(first: Result, other: Result) -> Finding:
     return Finding(same and bool(gap <= CLOSE_FITNESS), figures)
 
 
-def _check_resumed(runs: Runs) -> Finding:
-    whole = runs.first()
+def _check_resumed(first: Train, train: Train) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         where = {"run_dir": pathlib.Path(folder, "run")}
-        runs.train(**where, max_seconds=1e-9)  # ends after its first generation
-        resumed = runs.train(**where, resume=True)
-        return Finding(_is_same(whole, resumed), {})
+        train(**where, max_seconds=1e-9)  # ends after its first generation
+        return _compare_bits(first(), train(**where, resume=True))
 
 
 def _check_quarantine(size: Size) -> Finding:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from jepbt.benchmark.workloads import WORKLOADS, Workload
-
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -60,8 +58,3 @@ SIZES = {
         most_seconds=60.0,
     ),
 }
-
-
-def workload_named(name: str) -> Workload:
-    """Finds a model of the benchmark: of two with one name, the first."""
-    return next(workload for workload in WORKLOADS if workload.name == name)

@@ -44,11 +44,10 @@ def markdown(record: Record, left_out: Sequence[str] = ()) -> str:
 
 
 def _of(record: Record, kind: str) -> list[tuple[str, Finding]]:
-    prefix = f"{kind}/"
     return [
-        (part.removeprefix(prefix), finding)
+        (part.removeprefix(f"{kind}/"), finding)
         for part, finding in record.findings.items()
-        if part.startswith(prefix)
+        if part.startswith(f"{kind}/")
     ]
 
 
@@ -56,7 +55,7 @@ def _right(record: Record) -> list[list[str]]:
     return [
         [
             name,
-            _HOLDS[finding.holds] if not finding.error else "**no**",
+            "**no**" if finding.error else _HOLDS[finding.holds],
             _words(finding),
         ]
         for name, finding in _of(record, "right")
@@ -66,14 +65,13 @@ def _right(record: Record) -> list[list[str]]:
 def _cost(record: Record) -> list[list[str]]:
     rows = []
     for name, finding in _of(record, "cost"):
-        figures = finding.figures
+        figures = dict(finding.figures)
         if "seconds" not in figures:
             rows.append([name, _words(finding), *[""] * (len(_COST) - 1)])
             continue
-        values = [figures.get(column, "") for column in _COST]
-        share = figures.get("share of peak")
-        values[_COST.index("share of peak")] = "" if share is None else 100 * share
-        rows.append([name, *map(_number, values)])
+        if "share of peak" in figures:
+            figures["share of peak"] *= 100
+        rows.append([name, *(_number(figures.get(column, "")) for column in _COST)])
     return rows
 
 
