@@ -23,7 +23,7 @@ import numpy as np
 
 from jepbt.engine import Best, RunState
 from jepbt.engine.devices import is_host
-from jepbt.engine.programs import Programs
+from jepbt.engine.programs import Programs, shapes
 
 FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
@@ -39,11 +39,7 @@ class Damaged(Exception):
 
 def list_all(root: pathlib.Path) -> list[pathlib.Path]:
     """Lists everything that has the name of a checkpoint, the newest first."""
-    if not root.is_dir():
-        return []
-    numbers = {int(p.name) for p in root.iterdir() if re.fullmatch("[0-9]+", p.name)}
-    paths = [root / f"{number:06d}" for number in sorted(numbers, reverse=True)]
-    return [path for path in paths if path.exists() or path.is_symlink()]
+    return sorted(root.glob("[0-9]" * 6), reverse=True)
 
 
 def seal(root: pathlib.Path, generation: int, facts: Mapping[str, Any]) -> None:
@@ -92,6 +88,19 @@ def verify(path: pathlib.Path) -> dict[str, Any]:
         raise Damaged("its manifest cannot be read") from error
 
 
+def find_newest(
+    root: pathlib.Path,
+) -> tuple[dict[str, Any] | None, dict[pathlib.Path, str]]:
+    """Finds the newest whole checkpoint's facts, and why later ones are not whole."""
+    damaged: dict[pathlib.Path, str] = {}
+    for path in list_all(root):
+        try:
+            return verify(path), damaged
+        except Damaged as error:
+            damaged[path] = str(error)
+    return None, damaged
+
+
 def remove(path: pathlib.Path) -> None:
     """Removes a checkpoint, or whatever else has its name."""
     if path.is_dir() and not path.is_symlink():
@@ -135,9 +144,7 @@ def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState
     import orbax.checkpoint as orbax
 
     info, places = programs.init.out_info, programs.init.output_shardings
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (info, info.best)
-    )
+    like = shapes((info, info.best))
     wanted = {}
     shardings = jax.tree.leaves((places, places.best))
     for (name, leaf), sharding in zip(_named(like), shardings, strict=True):

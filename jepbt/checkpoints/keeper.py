@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import RunFolder
@@ -45,24 +43,15 @@ class Keeper:
             self._root = pathlib.Path(config.run_dir) / checkpoint.FOLDER
         self._manager: Any = None
         self._choices: Mapping[str, Sequence] = NO_CHOICES
-        self._first: Best | None = None
+        self.first: Best | None = None  # the best member of the first generation
         self._unwritten: list[Generation] = []
         self._told: set[str] = set()
         self._number = self._saved = -1
         self._is_live = False
         self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
 
-    @property
-    def first(self) -> Best | None:
-        """The best member of the first generation, on the host."""
-        return jax.device_get(self._first)
-
     def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
-        """Loads the newest whole checkpoint and the history up to it, if there is one.
-
-        Raises:
-            ValueError: if the programs cannot continue from what is there.
-        """
+        """Loads the newest whole checkpoint, and the history up to it, if any."""
         hparams = programs.init.out_info.population.hparams
         self._choices = odd_choices(type(hparams))
         if self._root is None:
@@ -76,7 +65,7 @@ class Keeper:
                 self._root.parent, number + 1, self._choices
             )
         try:
-            state, self._first = checkpoint.restore(self._open(), number, programs)
+            state, self.first = checkpoint.restore(self._open(), number, programs)
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise ValueError(
                 f"run_dir={str(self._config.run_dir)!r}: the checkpoint of generation "
@@ -87,22 +76,20 @@ class Keeper:
         return state, generations
 
     def keep(self, state: RunState, reports: Sequence[Generation]) -> None:
-        """Appends generations to the history, and saves the state if it is time.
+        """Appends a call's generations to the history, and saves the state if due.
 
-        Args:
-            state: the state after the last of them.
-            reports: the generations of one call; the run's first has a call of its own.
+        The run's first generation has a call of its own.
         """
         last = reports[-1]
         if last.number == 0:
-            self._first = checkpoint.copy(state.best)
+            self.first = checkpoint.copy(state.best)
         self._number = last.number
         self._is_live = last.num_failed < last.fitness.size
         if self._root is None:
             return
-        if self._folder is not None:
+        if self._folder is not None:  # otherwise another process writes
             self._unwritten.extend(reports)
-            self._append_history()
+        self._append_history()
         if self._is_live and self._is_due(report.number for report in reports):
             self._save(state)
 
@@ -144,10 +131,9 @@ class Keeper:
         """Leaves only what the run continues from in its folder."""
         folder = self._folder
         if number < 0:
-            if folder is not None:
-                path = folder.path / run_directory.HISTORY
-                with optional(f"{path} may hold an earlier run's lines"):
-                    run_directory.replace(path, b"")
+            path = folder.path / run_directory.HISTORY
+            with optional(f"{path} may hold an earlier run's lines"):
+                run_directory.replace(path, b"")
             return None
         generations = run_directory.read_history(
             folder.path, number + 1, self._choices, cut=True
@@ -180,9 +166,7 @@ class Keeper:
 
     def _append_history(self) -> None:
         """Appends to the history, starting with what a full disk refused earlier."""
-        if self._folder is None:  # another process writes
-            return
-        path = self._folder.path
+        path = self._root.parent
         missing = f"{path / run_directory.HISTORY} lacks generations, as do checkpoints"
         with optional(missing, self._told) as attempt:
             while self._unwritten:
@@ -215,7 +199,7 @@ class Keeper:
 
         def save() -> None:
             try:
-                arrays = checkpoint.pack(state, self._first)
+                arrays = checkpoint.pack(state, self.first)
                 manager = self._open()
                 import orbax.checkpoint as orbax
 

@@ -60,11 +60,6 @@ def listen() -> Iterator[StopRequest]:
 
     Yields:
         The request, to be looked at between calls into the program.
-
-    Example:
-        >>> with listen() as request:
-        ...     request.signal_number is None
-        True
     """
     request = StopRequest()
     before: dict[signal.Signals, Any] = {}

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepbt.engine import Best
 from jepbt.engine.forks import check_fork
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import HyperParameters, encode, to_python
+from jepbt.optional import optional
 from jepbt.results import Score
 from jepbt.results.pickled import AbsentTask, to_host
 from jepbt.tasks import Task
@@ -174,3 +176,23 @@ class Winner:
     def __deepcopy__(self, memo: Any) -> Winner:
         copied = copy.deepcopy((self.state, self.hparams), memo)
         return dataclasses.replace(self, state=copied[0], hparams=copied[1])
+
+
+def as_winner(best: Best, task: Task) -> Winner | None:
+    """Fetches a member and what is known of it to the host; `None` if it is nobody."""
+    best = jax.device_get(best)
+    if best.slot < 0:
+        return None
+    table = None
+    if task.confusions is not None:
+        with optional("the winner's confusions are missing"):
+            table = np.asarray(task.confusions(best.member.state))
+    return Winner(
+        state=best.member.state,
+        hparams=to_python(best.member.hparams),
+        fitness=Score(float(best.member.fitness), float(best.standard_error)),
+        generation=int(best.generation),
+        slot=int(best.slot),
+        task=task,
+        confusions=table,
+    )
