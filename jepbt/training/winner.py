@@ -39,6 +39,20 @@ class Winner:
         task: the task that it was trained on.
         confusions: `f32[C, C]`, the table of a loss that learned from validation
             labels, `losses.confusion`; `None` with any other loss.
+
+    Example:
+        >>> import numpy as np
+        >>> import jepbt
+        >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+        >>> result = jepbt.train_population(
+        ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
+        ...     num_generations=1, steps_per_generation=2, progress=False,
+        ... )
+        >>> winner = result.best
+        >>> winner.predict(inputs[:3]).shape
+        (3,)
+        >>> type(winner.model).__name__, winner.model(winner.preprocess(inputs)).shape
+        ('MLP', (40, 1))
     """
 
     state: Any
@@ -74,18 +88,6 @@ class Winner:
 
         Raises:
             ValueError: if the task has no `inference`.
-
-        Example:
-            >>> import numpy as np
-            >>> import jepbt
-            >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
-            >>> result = jepbt.train_population(
-            ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
-            ...     num_generations=1, steps_per_generation=2, progress=False,
-            ... )
-            >>> model = result.best.model
-            >>> type(model).__name__, model(result.best.preprocess(inputs)).shape
-            ('MLP', (40, 1))
         """
         return self._inference.bind(self.state, self.hparams)
 
@@ -123,17 +125,6 @@ class Winner:
         Raises:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`; before anything compiles.
-
-        Example:
-            >>> import numpy as np
-            >>> import jepbt
-            >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
-            >>> result = jepbt.train_population(
-            ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
-            ...     num_generations=1, steps_per_generation=2, progress=False,
-            ... )
-            >>> result.best.predict(inputs[:3]).shape
-            (3,)
         """
         use = self._inference
         check_fork("predict")
