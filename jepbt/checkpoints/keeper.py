@@ -46,8 +46,7 @@ class Keeper:
         self.first: Best | None = None  # the best member of the first generation
         self._unwritten: list[Generation] = []
         self._told: set[str] = set()
-        self._number = self._saved = -1
-        self._is_live = False
+        self._saved = -1  # the generation of the newest checkpoint
         self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
 
     def find(self, programs: Programs) -> tuple[RunState | None, list[Generation]]:
@@ -71,8 +70,7 @@ class Keeper:
                 f"run_dir={str(self._config.run_dir)!r}: the checkpoint of generation "
                 f"{number} does not fit this run: {error}. Name another folder."
             ) from error
-        self._number = self._saved = number
-        self._is_live = True
+        self._saved = number
         return state, generations
 
     def keep(self, state: RunState, reports: Sequence[Generation]) -> None:
@@ -83,25 +81,25 @@ class Keeper:
         last = reports[-1]
         if last.number == 0:
             self.first = checkpoint.copy(state.best)
-        self._number = last.number
-        self._is_live = last.num_failed < last.fitness.size
         if self._root is None:
             return
         if self._folder is not None:  # otherwise another process writes
             self._unwritten.extend(reports)
         self._append_history()
-        if self._is_live and self._is_due(report.number for report in reports):
-            self._save(state)
+        is_live = last.num_failed < last.fitness.size
+        if is_live and self._is_due(report.number for report in reports):
+            self._save(state, last.number)
 
-    def finish(self, state: RunState) -> None:
+    def finish(self, state: RunState, last: Generation) -> None:
         """Saves the last generation, if any member is alive, and waits for the disk."""
         if self._root is None:
             return
         # Only the first process knows whether its files reached the disk.
         self._wait()
         self._append_history()
-        if agree(int(self._is_live and self._saved < self._number)):
-            self._save(state)
+        is_live = last.num_failed < last.fitness.size
+        if agree(int(is_live and self._saved < last.number)):
+            self._save(state, last.number)
         self._wait()
         if self._folder is not None:
             self._folder.remove_oldest(self._config.keep_checkpoints)
@@ -188,13 +186,13 @@ class Keeper:
         # The clock of the first process decides.
         return bool(agree(int(self._folder is not None and is_due)))
 
-    def _save(self, state: RunState) -> None:
+    def _save(self, state: RunState, number: int) -> None:
         """Hands the state to orbax, in all processes."""
         self._wait()
         if agree(len(self._unwritten)):  # it could not be continued without its history
             return
         self._started = time.monotonic()
-        self._saved = number = self._number
+        self._saved = number
         errors = []
 
         def save() -> None:

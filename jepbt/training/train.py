@@ -178,7 +178,7 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
             # Several processes stop together, whichever of them has a reason.
             own_reason = request.signal_number or int(is_over)
             reason = agree(own_reason if error is None else _FAILED)
-        keeper.finish(state)
+        keeper.finish(state, run.last)
         # It may have come as late as while the end was being saved.
         signal_number = agree(request.signal_number or 0)
     result = run.result(
