@@ -60,7 +60,7 @@ class RunFolder:
     def known_chunk(self, num_members: int) -> int:
         """Returns the chunk size that the run began with; 0 if it does not fit."""
         size = (self.facts or {}).get("chunk_size")
-        fits = type(size) is int and 0 < size <= num_members and num_members % size == 0
+        fits = type(size) is int and size > 0 and num_members % size == 0
         return size if fits else 0
 
     def check(self, identity: Mapping[str, Any], config: Config) -> None:
@@ -110,10 +110,6 @@ class RunFolder:
                 "fewer, name a folder on another disk, or choose a smaller "
                 "population_size."
             )
-
-    def describe(self, settings: Mapping[str, Any]) -> None:
-        """Writes `config.json`: the settings, and the identity of the run."""
-        run_directory.write_config(self.path, {**settings, "identity": self.identity})
 
     def set_damaged_aside(self) -> None:
         """Renames checkpoints that are not whole, and warns which one is used."""

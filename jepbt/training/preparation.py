@@ -167,7 +167,7 @@ def prepare(
         )
         if held is not None:
             held.chunk_size = chunk.size
-        in_first(lambda: held and held.describe(_describe(prepared, strategy)))
+        in_first(lambda: held and _write_config(prepared, strategy))
         return prepared
 
 
@@ -276,15 +276,15 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
-    """What `config.json` holds: enough to see what ran, and on what."""
-    task = prepared.task
+def _write_config(prepared: Prepared, strategy: str | Strategy) -> None:
+    """Writes `config.json`: enough to see what ran, and on what."""
+    task, held = prepared.task, prepared.held
     data = task.data and {
         name: jax.tree.leaves(rows)[0].shape[0]
         for name, rows in task.data._asdict().items()
         if rows is not None
     }
-    return {
+    settings = {
         **task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size,
@@ -296,4 +296,6 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
         "platform": prepared.mesh.devices.flat[0].platform,
         "versions": {"jepbt": VERSION, **versions()},
+        "identity": held.identity,
     }
+    run_directory.write_config(held.path, settings)

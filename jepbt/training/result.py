@@ -195,14 +195,14 @@ class Result:
         vars(self).update(state | {"history": history})
 
     def __copy__(self) -> Result:
-        return dataclasses.replace(self)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     def __deepcopy__(self, memo: Any) -> Result:
+        memo[id(self.population)] = self.population  # which never changes
         other = copy.copy(self)
-        memo[id(self)] = other
-        for name, value in vars(self).items():
-            if name != "population":  # which never changes
-                setattr(other, name, copy.deepcopy(value, memo))
+        vars(other).update(copy.deepcopy(vars(self), memo))
         return other
 
     @property
