@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -39,15 +40,11 @@ class Interrupted(KeyboardInterrupt):
         return type(self), (self.result, self.signal_number)
 
 
+@dataclasses.dataclass
 class StopRequest:
-    """Remembers the signal that has asked a run to stop.
+    """Remembers the number of the signal that has asked a run to stop; 0 for none."""
 
-    Attributes:
-        signal_number: the signal's number, or `None` while none has come.
-    """
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
+    signal_number: int = 0
 
 
 @contextlib.contextmanager

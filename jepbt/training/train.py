@@ -180,7 +180,7 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
             reason = agree(own_reason if error is None else _FAILED)
         keeper.finish(state, run.last)
         # It may have come as late as while the end was being saved.
-        signal_number = agree(request.signal_number or 0)
+        signal_number = agree(request.signal_number)
     result = run.result(
         state.population,
         lambda slots: jax.device_get(prepared.programs.pick(state.population, slots)),
