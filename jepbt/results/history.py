@@ -77,11 +77,8 @@ class History:
     def __len__(self) -> int:
         return len(self.generations)
 
-    def __getstate__(self) -> dict[str, list[Generation]]:
-        return {"generations": self.generations}  # the arrays are made of them
-
-    def __setstate__(self, state: Mapping[str, list[Generation]]) -> None:
-        self.__init__(state["generations"])
+    def __reduce__(self) -> tuple[type[History], tuple[list[Generation]]]:
+        return History, (self.generations,)  # the arrays are made of them
 
     @property
     def fitness(self) -> np.ndarray:
