@@ -23,7 +23,7 @@ import numpy as np
 
 from jepbt.engine import Best, RunState
 from jepbt.engine.devices import is_host
-from jepbt.engine.programs import Programs, shapes
+from jepbt.engine.programs import Programs
 
 FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
@@ -144,7 +144,9 @@ def restore(manager: Any, generation: int, programs: Programs) -> tuple[RunState
     import orbax.checkpoint as orbax
 
     info, places = programs.init.out_info, programs.init.output_shardings
-    like = shapes((info, info.best))
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (info, info.best)
+    )
     wanted = {}
     shardings = jax.tree.leaves((places, places.best))
     for (name, leaf), sharding in zip(_named(like), shardings, strict=True):
