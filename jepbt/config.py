@@ -102,8 +102,6 @@ class Config:
     debug: bool = False
 
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
 _COUNTS = {
     "population_size": 2**31 - 1,
     "num_generations": 10**6,
@@ -167,7 +165,8 @@ def check(config: Config) -> None:
         check_real("", "max_seconds", config.max_seconds, 0, above=True, note=note)
     if config.target_fitness is not None:
         check_real("", "target_fitness", config.target_fitness, note=", or None")
-    check_choice("", "log_level", config.log_level, LOG_LEVELS)
+    levels = ("debug", "info", "warning", "error")
+    check_choice("", "log_level", config.log_level, levels)
     check_whole("", "keep_checkpoints", config.keep_checkpoints, 1, 10**6)
     for name in ("progress", "debug", "resume"):
         check_bool("", name, getattr(config, name))

@@ -8,20 +8,17 @@ unless they say with `jepbt.may_fail` that they can do without that callback.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator
 
 
+@dataclasses.dataclass
 class Attempt:
-    """What became of something that was tried.
+    """What became of something that was tried: if it failed, a warning has told."""
 
-    Attributes:
-        failed: True if it has failed; a warning has told of it then.
-    """
-
-    def __init__(self) -> None:
-        self.failed = False
+    failed: bool = False
 
 
 @contextlib.contextmanager

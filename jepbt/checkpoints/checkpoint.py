@@ -39,11 +39,7 @@ class Damaged(Exception):
 
 def list_all(root: pathlib.Path) -> list[pathlib.Path]:
     """Lists everything that has the name of a checkpoint, the newest first."""
-    if not root.is_dir():
-        return []
-    numbers = {int(p.name) for p in root.iterdir() if re.fullmatch("[0-9]+", p.name)}
-    paths = [root / f"{number:06d}" for number in sorted(numbers, reverse=True)]
-    return [path for path in paths if path.exists() or path.is_symlink()]
+    return sorted(root.glob("[0-9]" * 6), reverse=True)
 
 
 def seal(root: pathlib.Path, generation: int, facts: Mapping[str, Any]) -> None:
@@ -90,6 +86,19 @@ def verify(path: pathlib.Path) -> dict[str, Any]:
         raise Damaged(f"it cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged("its manifest cannot be read") from error
+
+
+def find_newest(
+    root: pathlib.Path,
+) -> tuple[dict[str, Any] | None, dict[pathlib.Path, str]]:
+    """Finds the newest whole checkpoint's facts, and why later ones are not whole."""
+    damaged: dict[pathlib.Path, str] = {}
+    for path in list_all(root):
+        try:
+            return verify(path), damaged
+        except Damaged as error:
+            damaged[path] = str(error)
+    return None, damaged
 
 
 def remove(path: pathlib.Path) -> None:

@@ -30,7 +30,8 @@ HISTORY = "history.jsonl"
 _CONFIG = "config.json"
 _LOCK = ".lock"
 _OWN = {_CONFIG, HISTORY, FOLDER, "best", "figures", "lock", "schedule.json"}
-_OWN |= {"loss.py", "test.json", "report.html", "candidates.pkl", "writable"}
+_OWN |= {"loss.py", "confusions.json", "test.json", "report.html", "writable"}
+_OWN |= {"candidates.pkl", "runs.jsonl"}
 
 
 def claim(path: str | os.PathLike, *, resume: bool = False) -> pathlib.Path:
@@ -248,9 +249,8 @@ def replace(
 def lock(folder: pathlib.Path) -> Any:
     """Takes a run's folder for this process alone, until it releases it or ends.
 
-    Returns:
-        A `filelock.FileLock`; `None` where that package is missing, which a run does
-        not need: machines without a network have what they have.
+    Returns a `filelock.FileLock`, or `None` where that package is missing, which a run
+    does not need: machines without a network have what they have.
     """
     if filelock is None:
         _warn_unlocked(folder, "cannot be locked without the package filelock")

@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.resume import RunFolder
@@ -45,24 +43,14 @@ class Keeper:
             self._root = pathlib.Path(config.run_dir) / checkpoint.FOLDER
         self._manager: Any = None
         self._choices: Mapping[str, Sequence] = NO_CHOICES
-        self._first: Best | None = None
+        self.first: Best | None = None  # the best member of the first generation
         self._unwritten: list[Generation] = []
         self._told: set[str] = set()
-        self._number = self._saved = -1
-        self._is_live = False
+        self._saved = -1  # the generation of the newest checkpoint
         self._started, self._cost, self._written_at = 0.0, 0.0, -float("inf")
 
-    @property
-    def first(self) -> Best | None:
-        """The best member of the first generation, on the host."""
-        return jax.device_get(self._first)
-
     def find(self, programs: Phases) -> tuple[RunState | None, list[Generation]]:
-        """Loads the newest whole checkpoint and the history up to it, if there is one.
-
-        Raises:
-            ValueError: if the programs cannot continue from what is there.
-        """
+        """Loads the newest whole checkpoint, and the history up to it, if any."""
         hparams = programs.init.out_info.population.hparams
         self._choices = odd_choices(type(hparams))
         if self._root is None:
@@ -76,45 +64,42 @@ class Keeper:
                 self._root.parent, number + 1, self._choices
             )
         try:
-            state, self._first = checkpoint.restore(self._open(), number, programs)
+            state, self.first = checkpoint.restore(self._open(), number, programs)
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise ValueError(
                 f"run_dir={str(self._config.run_dir)!r}: the checkpoint of generation "
                 f"{number} does not fit this run: {error}. Name another folder."
             ) from error
-        self._number = self._saved = number
-        self._is_live = True
+        self._saved = number
         return state, generations
 
     def keep(self, state: RunState, reports: Sequence[Generation]) -> None:
-        """Appends generations to the history, and saves the state if it is time.
+        """Appends a call's generations to the history, and saves the state if due.
 
-        Args:
-            state: the state after the last of them.
-            reports: the generations of one call; the run's first has a call of its own.
+        The run's first generation has a call of its own.
         """
         last = reports[-1]
         if last.number == 0:
-            self._first = checkpoint.copy(state.best)
-        self._number = last.number
-        self._is_live = last.num_failed < last.fitness.size
+            self.first = checkpoint.copy(state.best)
         if self._root is None:
             return
-        if self._folder is not None:
+        if self._folder is not None:  # otherwise another process writes
             self._unwritten.extend(reports)
-            self._append_history()
-        if self._is_live and self._is_due(report.number for report in reports):
-            self._save(state)
+        self._append_history()
+        is_live = last.num_failed < last.fitness.size
+        if is_live and self._is_due(report.number for report in reports):
+            self._save(state, last.number)
 
-    def finish(self, state: RunState) -> None:
+    def finish(self, state: RunState, last: Generation) -> None:
         """Saves the last generation, if any member is alive, and waits for the disk."""
         if self._root is None:
             return
         # Only the first process knows whether its files reached the disk.
         self._wait()
         self._append_history()
-        if agree(int(self._is_live and self._saved < self._number)):
-            self._save(state)
+        is_live = last.num_failed < last.fitness.size
+        if agree(int(is_live and self._saved < last.number)):
+            self._save(state, last.number)
         self._wait()
         if self._folder is not None:
             self._folder.remove_oldest(self._config.keep_checkpoints)
@@ -144,10 +129,9 @@ class Keeper:
         """Leaves only what the run continues from in its folder."""
         folder = self._folder
         if number < 0:
-            if folder is not None:
-                path = folder.path / run_directory.HISTORY
-                with optional(f"{path} may hold an earlier run's lines"):
-                    run_directory.replace(path, b"")
+            path = folder.path / run_directory.HISTORY
+            with optional(f"{path} may hold an earlier run's lines"):
+                run_directory.replace(path, b"")
             return None
         generations = run_directory.read_history(
             folder.path, number + 1, self._choices, cut=True
@@ -180,9 +164,7 @@ class Keeper:
 
     def _append_history(self) -> None:
         """Appends to the history, starting with what a full disk refused earlier."""
-        if self._folder is None:  # another process writes
-            return
-        path = self._folder.path
+        path = self._root.parent
         missing = f"{path / run_directory.HISTORY} lacks generations, as do checkpoints"
         with optional(missing, self._told) as attempt:
             while self._unwritten:
@@ -204,18 +186,18 @@ class Keeper:
         # The clock of the first process decides.
         return bool(agree(int(self._folder is not None and is_due)))
 
-    def _save(self, state: RunState) -> None:
+    def _save(self, state: RunState, number: int) -> None:
         """Hands the state to orbax, in all processes."""
         self._wait()
         if agree(len(self._unwritten)):  # it could not be continued without its history
             return
         self._started = time.monotonic()
-        self._saved = number = self._number
+        self._saved = number
         errors = []
 
         def save() -> None:
             try:
-                arrays = checkpoint.pack(state, self._first)
+                arrays = checkpoint.pack(state, self.first)
                 manager = self._open()
                 import orbax.checkpoint as orbax
 

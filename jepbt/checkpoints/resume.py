@@ -6,17 +6,25 @@ import logging
 import math
 import os
 import pathlib
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
 
 from jepbt.checkpoints import checkpoint
 from jepbt.checkpoints import folder as run_directory
 from jepbt.checkpoints.identity import differences
 from jepbt.config import Config
+from jepbt.engine.processes import agree, are_several, in_first, together
 from jepbt.optional import optional, warn
 
 logger = logging.getLogger("jepbt")
+
+PATIENCE = 10.0
+"""The seconds in which a network disk shows a new file to other machines."""
 
 
 @dataclasses.dataclass
@@ -27,8 +35,8 @@ class RunFolder:
     lock: Any  # see `folder.lock`
     facts: Mapping[str, Any] | None = None
     """The facts in the newest checkpoint that is whole."""
-    damaged: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
-    """The checkpoints that are not whole, and why."""
+    damaged: Mapping[pathlib.Path, str] = dataclasses.field(default_factory=dict)
+    """The later checkpoints, which are not whole, and why."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The identity of the run that is about to start."""
     chunk_size: int = 1
@@ -52,7 +60,7 @@ class RunFolder:
     def known_chunk(self, num_members: int) -> int:
         """Returns the chunk size that the run began with; 0 if it does not fit."""
         size = (self.facts or {}).get("chunk_size")
-        fits = type(size) is int and 0 < size <= num_members and num_members % size == 0
+        fits = type(size) is int and size > 0 and num_members % size == 0
         return size if fits else 0
 
     def check(self, identity: Mapping[str, Any], config: Config) -> None:
@@ -103,13 +111,9 @@ class RunFolder:
                 "population_size."
             )
 
-    def describe(self, settings: Mapping[str, Any]) -> None:
-        """Writes `config.json`: the settings, and the identity of the run."""
-        run_directory.write_config(self.path, {**settings, "identity": self.identity})
-
     def set_damaged_aside(self) -> None:
         """Renames checkpoints that are not whole, and warns which one is used."""
-        for path, reason in self.damaged:
+        for path, reason in self.damaged.items():
             aside = path.with_name(f"damaged-{path.name}")
             warn(
                 f"checkpoint {str(path)!r} is damaged ({reason}): the one before it "
@@ -119,7 +123,6 @@ class RunFolder:
             with contextlib.suppress(OSError):  # it is not used either way
                 checkpoint.remove(aside)
                 path.rename(aside)
-        self.damaged = []
 
     def remove_oldest(self, num_kept: int) -> None:
         """Removes all but the newest few checkpoints.
@@ -144,7 +147,7 @@ class RunFolder:
                 "alone. Name another folder."
             )
         match facts:
-            case {"identity": {"settings": {}}}:
+            case {"identity": {"settings": {}} as identity}:
                 pass
             case _:  # without its settings nothing tells the run from others
                 raise ValueError(
@@ -156,7 +159,7 @@ class RunFolder:
                 f"{where} holds a run without a checkpoint: it starts again from its "
                 "first generation."
             )
-        return facts["identity"]
+        return identity
 
 
 def open_folder(config: Config) -> RunFolder | None:
@@ -168,7 +171,14 @@ def open_folder(config: Config) -> RunFolder | None:
         with optional(f"{folder.checkpoints} keeps what was half-written"):
             checkpoint.clean(folder.checkpoints)
         if config.resume:
-            _find_newest(folder)
+            folder.facts, folder.damaged = checkpoint.find_newest(folder.checkpoints)
+        if folder.damaged and folder.facts is None:
+            reasons = [f"{path.name}: {why}" for path, why in folder.damaged.items()]
+            raise ValueError(
+                f"run_dir={str(folder.path)!r} holds a run of which no checkpoint is "
+                f"whole ({'; '.join(reasons)}). Put a copy back, or name another "
+                "folder."
+            )
     return folder
 
 
@@ -193,16 +203,39 @@ def released_on_error(folder: RunFolder | None) -> Iterator[None]:
         raise
 
 
-def _find_newest(folder: RunFolder) -> None:
-    for path in checkpoint.list_all(folder.checkpoints):
-        try:
-            folder.facts = checkpoint.verify(path)
-            return
-        except checkpoint.Damaged as error:
-            folder.damaged.append((path, str(error)))
-    if folder.damaged:
-        reasons = "; ".join(f"{path.name}: {why}" for path, why in folder.damaged)
-        raise ValueError(
-            f"run_dir={str(folder.path)!r} holds a run of which no checkpoint is whole "
-            f"({reasons}). Put a copy back, or name another folder."
-        )
+def check_shared(run_dir: str | os.PathLike | None) -> None:
+    """Refuses a run's folder that some process does not see, or cannot write to.
+
+    Every process writes a part of each checkpoint. On machines without a common disk
+    the folder of each would hold a part of the run, and none could continue it. Raises
+    a `ValueError` in every process if one does not see what the first wrote.
+    """
+    if run_dir is None or not are_several():
+        return
+    folder, index = pathlib.Path(run_dir), jax.process_index()
+    token = agree(secrets.randbelow(2**31 - 1) if index == 0 else 0)
+    mark = folder / ".processes"
+    in_first(lambda: run_directory.replace(mark, str(token).encode()))
+    with together():
+        if index > 0:
+            _wait_for(mark, str(token))
+            own = folder / f".process-{index}"
+            try:
+                run_directory.replace(own, b"")
+                own.unlink()
+            except OSError as error:
+                raise run_directory.not_writable(folder, error) from error
+    in_first(mark.unlink)
+
+
+def _wait_for(mark: pathlib.Path, token: str) -> None:
+    """Waits until a file holds what the first process wrote to it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (mark.exists() and mark.read_text() == token):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"run_dir={str(mark.parent)!r} is another folder here than in process "
+                "0, and every process writes a part of each checkpoint there. Name a "
+                "folder on a disk that all machines share."
+            )
+        time.sleep(0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -70,19 +70,15 @@ class History:
         generations: each `Generation`, in order; append to it, change nothing in it.
     """
 
-    def __init__(self) -> None:
-        self.generations: list[Generation] = []
+    def __init__(self, generations: Iterable[Generation] = ()) -> None:
+        self.generations = list(generations)
         self._rows: dict[tuple, _Rows] = collections.defaultdict(_Rows)
 
     def __len__(self) -> int:
         return len(self.generations)
 
-    def __getstate__(self) -> dict[str, list[Generation]]:
-        return {"generations": self.generations}  # the arrays are made of them
-
-    def __setstate__(self, state: Mapping[str, list[Generation]]) -> None:
-        self.__init__()
-        self.generations = state["generations"]
+    def __reduce__(self) -> tuple[type[History], tuple[list[Generation]]]:
+        return History, (self.generations,)  # the arrays are made of them
 
     @property
     def fitness(self) -> np.ndarray:

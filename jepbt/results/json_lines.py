@@ -40,8 +40,8 @@ def to_json(
         "parents": to_lists(generation.parents),
     }
     for group in _GROUPS:
-        values = getattr(generation, group)
-        fields[group] = {name: to_lists(value) for name, value in values.items()}
+        columns = getattr(generation, group).items()
+        fields[group] = {name: to_lists(column) for name, column in columns}
     fields["seconds"] = {k: round(v, 6) for k, v in generation.seconds.items()}
     if exact := _exact_columns(generation, choices):
         fields["exact"] = exact
@@ -50,8 +50,6 @@ def to_json(
 
 def write_line(fields: Mapping[str, Any]) -> str:
     """Writes one line of JSON, whose last entry is the CRC-32 of the line without it.
-
-    A digit that changes later is thus noticed.
 
     Example:
         >>> write_line({"a": 1})
@@ -62,11 +60,7 @@ def write_line(fields: Mapping[str, Any]) -> str:
 
 
 def read_line(line: str) -> dict[str, Any]:
-    """Reads a line that `write_line` wrote, or one of another program's without CRC.
-
-    Raises:
-        ValueError: if it is not JSON, or has changed since it was written.
-    """
+    """Reads a line of `write_line`, or one without CRC; `ValueError` if it changed."""
     fields = json.loads(line, parse_constant=_refuse_constant)
     if "crc32" in fields:
         body, _, end = line.rpartition(', "crc32": ')
@@ -115,9 +109,8 @@ def load_history(run: str | os.PathLike) -> History:
             f"{str(path)!r} cannot be read ({reason}): name the folder of a run that "
             "has finished a generation."
         ) from error
-    history = History()
     try:
-        history.generations = from_lines(text)
+        history = History(from_lines(text))
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}.") from error
     if not history.generations:
@@ -200,28 +193,43 @@ def from_lists(value: list) -> np.ndarray:
 
 def _from_json(line: str, choices: Mapping[str, Sequence]) -> Generation:
     fields = read_line(line)
-    columns = {name: _as_floats(fields[name]) for name in _SINGLE}
-    for group in _GROUPS:
-        for name, value in fields[group].items():
-            columns[f"{group}/{name}"] = from_lists(value)
-    columns |= _read_exact(fields.get("exact", {}), choices)
+    exact = fields.get("exact", {})
+    if choices.keys() - exact.keys():
+        raise ValueError("its choices are missing")
+
+    def read(name, value):
+        """Reads a column from its exact bits, if they are there, or from plain JSON."""
+        if name in choices:
+            return name_choices(exact[name], choices[name])
+        if name in exact and isinstance(exact[name][0], str):
+            kind, shape, content = exact[name]
+            flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))
+            return flat.reshape(shape).copy()
+        return _as_floats(value) if name in _SINGLE else from_lists(value)
+
     generation = Generation(
         number=fields["generation"],
         parents=np.array(fields["parents"], np.int32),
         seconds={name: float(value) for name, value in fields["seconds"].items()},
-        **{name: columns[name] for name in _SINGLE},
-        **{group: _of_group(columns, group) for group in _GROUPS},
+        **{name: read(name, fields[name]) for name in _SINGLE},
+        **{
+            group: {k: read(f"{group}/{k}", v) for k, v in fields[group].items()}
+            for group in _GROUPS
+        },
     )
+    _check_members(generation)
+    return generation
+
+
+def _check_members(generation: Generation) -> None:
     fitness, parents = generation.fitness, generation.parents
     if fitness.ndim != 1 or not fitness.size:
         raise ValueError("its fitness is not a list of numbers")
-    columns["parents"] = parents
-    for name, column in columns.items():
+    for name, column in {**_columns(generation), "parents": parents}.items():
         if column.shape[:1] != fitness.shape and not name.startswith("info/"):
             raise ValueError(f"{name} is not one for each of {fitness.size} members")
     if parents.ndim != 1 or parents.min() < 0 or parents.max() >= fitness.size:
         raise ValueError("its parents are not members")
-    return generation
 
 
 def _columns(generation: Generation) -> dict[str, np.ndarray]:
@@ -231,14 +239,6 @@ def _columns(generation: Generation) -> dict[str, np.ndarray]:
         for name, column in getattr(generation, group).items():
             columns[f"{group}/{name}"] = np.asarray(column)
     return columns
-
-
-def _of_group(columns: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(f"{group}/"): column
-        for name, column in columns.items()
-        if name.startswith(f"{group}/")
-    }
 
 
 def _exact_columns(
@@ -255,34 +255,13 @@ def _exact_columns(
     return exact
 
 
-def _read_exact(
-    exact: Mapping[str, list], choices: Mapping[str, Sequence]
-) -> dict[str, np.ndarray]:
-    if choices.keys() - exact.keys():
-        raise ValueError("its choices are missing")
-    columns = {}
-    for name, value in exact.items():
-        if name in choices:
-            columns[name] = name_choices(value, choices[name])
-        elif isinstance(value[0], str):
-            kind, shape, content = value
-            flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))
-            columns[name] = flat.reshape(shape).copy()
-    return columns
-
-
 def number_choices(column: np.ndarray, choices: Sequence) -> list[int]:
     """Finds the numbers of a column's choices, which may be any objects."""
     return [_find(value, choices) for value in column.tolist()]
 
 
 def name_choices(numbers: Sequence[int], choices: Sequence) -> np.ndarray:
-    """Makes a column of the choices that numbers stand for.
-
-    Example:
-        >>> name_choices([1, 0], (None, max)).tolist() == [max, None]
-        True
-    """
+    """Makes a column of the choices that numbers stand for."""
     column = np.empty(len(numbers), object)
     for slot, number in enumerate(numbers):  # at once, tuples would become rows
         column[slot] = choices[number]

@@ -3,7 +3,7 @@
 Every function takes `parents`, `i32[G, P]`: row `g` names the slot whose weights each
 slot of generation `g` started from; row 0 is not read. It also takes `fresh`,
 `bool[G, P]`: the slots that started over with new weights in that generation, each of
-which begins a line of its own. `False` stands for none.
+which begins a line of its own.
 """
 
 from typing import NamedTuple
@@ -26,14 +26,13 @@ class Line(NamedTuple):
 
 
 def ancestry(
-    parents: np.ndarray, generation: int, slot: int, fresh: np.ndarray | bool = False
+    parents: np.ndarray, generation: int, slot: int, fresh: np.ndarray
 ) -> Line:
     """Follows one member back to the generation in which its weights were new."""
     sizes = zip(("generation", "slot"), (generation, slot), parents.shape, strict=True)
     for name, value, count in sizes:
         if not 0 <= value < count:
             raise ValueError(f"{name}={value} must be from 0 to {count - 1}.")
-    fresh = np.broadcast_to(fresh, parents.shape)
     slots = [slot]
     born = generation
     while born > 0 and not fresh[born, slots[-1]]:
@@ -54,9 +53,8 @@ def next_founders(
     return np.where(fresh, number * parents.size + slots, before[parents])
 
 
-def survivors(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
+def survivors(parents: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Marks the members, `bool[G, P]`, that have descendants in the last generation."""
-    fresh = np.broadcast_to(fresh, parents.shape)
     lives = np.zeros(parents.shape, bool)
     lives[-1] = True
     for number in range(len(parents) - 1, 0, -1):
@@ -74,7 +72,7 @@ def takeover_generation(founders: np.ndarray) -> int | None:
     return int(mixed[-1]) + 1 if mixed.size else 0
 
 
-def effective_size(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
+def effective_size(parents: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Measures how many members, `f64[G]`, each generation effectively descends from.
 
     It is the size of an ideal population, one that draws every parent at random, in
@@ -90,7 +88,6 @@ def effective_size(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.
         Kimura & Crow, "The Measurement of Effective Population Number", Evolution 1963.
     """
     num_members = parents.shape[1]
-    fresh = np.broadcast_to(fresh, parents.shape)
     sizes = [np.inf]
     for number in range(1, len(parents)):
         row = parents[number][~fresh[number]]
@@ -103,7 +100,7 @@ def effective_size(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.
 def operations(
     parents: np.ndarray,
     hparams: dict[str, np.ndarray],
-    fresh: np.ndarray | bool = False,
+    fresh: np.ndarray,
 ) -> np.ndarray:
     """Names what happened to each slot, `str[G, P]`, before its generation trained.
 
@@ -123,14 +120,13 @@ def operations(
     return named
 
 
-def tree_order(parents: np.ndarray, fresh: np.ndarray | bool = False) -> np.ndarray:
+def tree_order(parents: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Places members, `i64[G, P]`, so that no two lines from parents to children cross.
 
     Siblings stand together, in the order of their parents in the generation before, so
     that a founder's descendants form one band. Fresh slots stand last.
     """
     num_members = parents.shape[1]
-    fresh = np.broadcast_to(fresh, parents.shape)
     places = np.empty(parents.shape, int)
     places[0] = np.arange(num_members)
     for number in range(1, len(parents)):

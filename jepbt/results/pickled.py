@@ -21,12 +21,7 @@ from jepbt.results.json_lines import name_choices, number_choices, odd_choices
 
 
 class AbsentTask:
-    """Stands where the task of a result was before it was pickled.
-
-    Attributes:
-        hparams: the class of what evolved.
-        about: the task's facts for people.
-    """
+    """Stands where a result's task was, with what figures and schedules read of it."""
 
     def __init__(self, task: Any):
         self.hparams = task.hparams
@@ -77,13 +72,15 @@ def with_choices(history: History, hparams_type: type[HyperParameters]) -> Histo
 
 def _map_choices(history: History, hparams_type: Any, function: Callable) -> History:
     choices = odd_choices(hparams_type)
-    mapped = History()
-    for generation in history.generations:
-        columns = {
-            name: np.asarray(function(column, choices[f"hparams/{name}"]))
-            if f"hparams/{name}" in choices
-            else column
-            for name, column in generation.hparams.items()
-        }
-        mapped.generations.append(dataclasses.replace(generation, hparams=columns))
-    return mapped
+
+    def change(name, column):
+        known = choices.get(f"hparams/{name}")
+        return column if known is None else np.asarray(function(column, known))
+
+    return History(
+        dataclasses.replace(
+            generation,
+            hparams={name: change(name, x) for name, x in generation.hparams.items()},
+        )
+        for generation in history.generations
+    )

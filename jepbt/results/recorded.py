@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from jepbt.arguments import user_path
-from jepbt.config import Config
 from jepbt.hyperparameters import Space, losses_in, read_space, spaces
 from jepbt.losses import EvolvedLoss
 from jepbt.results.history import History
 from jepbt.results.json_lines import UNREADABLE, load_history
 from jepbt.results.schedules import Schedules
 from jepbt.results.table import scalars
-from jepbt.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,23 +98,13 @@ def read(run: Any) -> Recorded:
     if isinstance(run, str | os.PathLike):
         return _read_folder(user_path("run", run))
     try:
-        facts = run.history, run.task, run.config, run.run_dir, run.best.confusions
+        task, config, table = run.task, run.config, run.best.confusions
+        history, folder = run.history, run.run_dir
     except AttributeError:
         raise TypeError(
             "expected a jepbt.Result, its history, or the folder of a run, got "
             f"{type(run).__name__}."
         ) from None
-    return from_memory(*facts)
-
-
-def from_memory(
-    history: History,
-    task: Task,
-    config: Config,
-    folder: pathlib.Path | None,
-    table: np.ndarray | None,
-) -> Recorded:
-    """Collects what is known of a run in this process, finished or not."""
     settings = {
         **task.about,
         "config": dataclasses.asdict(config),

@@ -30,9 +30,9 @@ def choose_shown(
         most: the number of members to show, in all generations together.
 
     Example:
-        >>> parents = np.zeros((2, 40), int)
-        >>> line = lineage.ancestry(parents, 1, 7)
-        >>> choose_shown(parents, np.zeros((2, 40), bool), line, 60).sum(1).tolist()
+        >>> parents, fresh = np.zeros((2, 40), int), np.zeros((2, 40), bool)
+        >>> line = lineage.ancestry(parents, 1, 7, fresh)
+        >>> choose_shown(parents, fresh, line, 60).sum(1).tolist()
         [30, 30]
     """
     num_generations, num_members = parents.shape

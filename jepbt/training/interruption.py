@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -39,15 +40,11 @@ class Interrupted(KeyboardInterrupt):
         return type(self), (self.result, self.signal_number)
 
 
+@dataclasses.dataclass
 class StopRequest:
-    """Remembers the signal that has asked a run to stop.
+    """Remembers the number of the signal that has asked a run to stop; 0 for none."""
 
-    Attributes:
-        signal_number: the signal's number, or `None` while none has come.
-    """
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
+    signal_number: int = 0
 
 
 @contextlib.contextmanager
@@ -60,11 +57,6 @@ def listen() -> Iterator[StopRequest]:
 
     Yields:
         The request, to be looked at between calls into the program.
-
-    Example:
-        >>> with listen() as request:
-        ...     request.signal_number is None
-        True
     """
     request = StopRequest()
     before: dict[signal.Signals, Any] = {}

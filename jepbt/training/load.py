@@ -26,8 +26,9 @@ from jepbt.population import Member, Population, key_shape, stack_shapes, take
 from jepbt.results import History
 from jepbt.results.json_lines import UNREADABLE, odd_choices
 from jepbt.tasks import Task
-from jepbt.training.outcome import as_winner, make_result
 from jepbt.training.result import Result
+from jepbt.training.run import Run
+from jepbt.training.winner import as_winner
 
 
 def load(run_dir: str | os.PathLike, task: Task) -> Result:
@@ -87,43 +88,37 @@ def load(run_dir: str | os.PathLike, task: Task) -> Result:
     config = _read_settings(folder, settings, facts)
     with own_rules():
         like = _check_task(folder, task, config, facts)
-    history = _read_history(folder, task, int(facts["generation"]))
+    choices = odd_choices(task.hparams)
+    done = int(facts["generation"]) + 1
+    generations = run_directory.read_history(folder, done, choices)
     population, best, first = _read_members(path, like, config)
-    return make_result(
-        task,
-        config,
-        history,
+    run = Run(task, config, folder, History(generations), as_winner(best, task))
+    return run.result(
         population,
         lambda slots: take(population, slots),
-        best=as_winner(best, task),
-        first=first,
+        first,
         seconds={},  # of compiling nothing is written down
-        run_dir=folder,
     )
 
 
 def _find_checkpoint(folder: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
     """Finds the newest whole checkpoint of a run, and the facts in its manifest."""
-    damaged = []
-    for path in checkpoint.list_all(folder / checkpoint.FOLDER):
-        try:
-            facts = checkpoint.verify(path)
-        except checkpoint.Damaged as error:
-            damaged.append(f"{path.name}: {error}")
-            continue
-        if damaged:
-            warn(
-                f"of the checkpoints in {str(folder)!r} are damaged: "
-                f"{'; '.join(damaged)}. The one of generation {facts['generation']} is "
-                "loaded."
-            )
-        return path, facts
-    why = f" ({'; '.join(damaged)})" if damaged else ""
-    raise ValueError(
-        f"run_dir={str(folder)!r} holds no whole checkpoint{why}: nothing can be "
-        "loaded. Put a copy of the folder back, or wait for the first checkpoint of a "
-        "run that is going."
-    )
+    root = folder / checkpoint.FOLDER
+    facts, damaged = checkpoint.find_newest(root)
+    reasons = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
+    if facts is None:
+        why = f" ({reasons})" if reasons else ""
+        raise ValueError(
+            f"run_dir={str(folder)!r} holds no whole checkpoint{why}: nothing can be "
+            "loaded. Put a copy of the folder back, or wait for the first checkpoint "
+            "of a run that is going."
+        )
+    if damaged:
+        warn(
+            f"of the checkpoints in {str(folder)!r} are damaged: {reasons}. The one of "
+            f"generation {facts['generation']} is loaded."
+        )
+    return root / f"{int(facts['generation']):06d}", facts
 
 
 def _read_settings(
@@ -148,13 +143,10 @@ def _check_task(
     folder: pathlib.Path, task: Task, config: Config, facts: Mapping[str, Any]
 ) -> Member:
     """Refuses a task that is not the run's, and returns the shapes of a member."""
-    before, now = facts["identity"], describe_task(task)
-    both = [k for k in before["data"] if k in now["data"]]  # a test split may lack
-    parts = [
-        {"hparams": identity["hparams"], "data": {k: identity["data"][k] for k in both}}
-        for identity in (before, now)
-    ]
-    found = differences(*parts)
+    before = facts["identity"]
+    data = {name: hash for name, hash in before["data"].items() if name != "initial"}
+    described = {"hparams": before["hparams"], "data": data}
+    found = differences(described, describe_task(task))
     if not found:
         member = _trace_shapes(task)
         if _scores_otherwise(task, config, member, before):
@@ -186,15 +178,6 @@ def _scores_otherwise(
     traced = trace_evaluate(task, config, member.state, member.hparams)
     now = hash_parts({"evaluate": [traced]})
     return before["programs"]["evaluate"] != now["evaluate"]
-
-
-def _read_history(folder: pathlib.Path, task: Task, number: int) -> History:
-    """Reads the history up to the generation of a checkpoint."""
-    history = History()
-    history.generations = run_directory.read_history(
-        folder, number + 1, odd_choices(task.hparams)
-    )
-    return history
 
 
 def _read_members(

@@ -29,14 +29,9 @@ if not was_told:
 def told_if_lost(go_on: str) -> Iterator[None]:
     """Says how a run goes on, if a process of it is lost in the block.
 
-    In a single process it does nothing.
-
-    Args:
-        go_on: the way to go on, such as a command: the end of a sentence.
-
-    Raises:
-        LostProcess: if an exchange with another process, or a device, has failed. Where
-            JAX ends this process first, its companion writes a line to standard error.
+    `go_on`, such as a command, ends a sentence. Raises `LostProcess` if an exchange
+    with another process, or a device, has failed; where JAX ends this process first,
+    its companion writes a line to standard error. In a single process it does nothing.
     """
     if not are_several():
         yield
@@ -60,11 +55,7 @@ def told_if_lost(go_on: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def last_words(text: str) -> Iterator[None]:
-    """Lets a companion write a text to standard error if this process ends in a block.
-
-    Args:
-        text: the text, written if the process ends before the block does.
-    """
+    """Lets a companion write a text if this process ends before the block does."""
     companion = None
     with optional("no line will say how to go on if this process is killed"):
         companion = subprocess.Popen(

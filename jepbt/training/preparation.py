@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
 import time
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from jepbt import config as configs
 from jepbt.checkpoints import RunFolder, differences, identify, resume
 from jepbt.checkpoints import folder as run_directory
-from jepbt.checkpoints.shared import check_shared
+from jepbt.checkpoints.identity import versions
 from jepbt.config import VERSION, Config
 from jepbt.engine import RunState, make_mesh, make_phases
 from jepbt.engine.checks import check_elements
@@ -51,7 +50,7 @@ from jepbt.engine.switches import own_rules
 from jepbt.population import count_rows
 from jepbt.strategies import Strategy, resolve_strategy
 from jepbt.tasks import Task
-from jepbt.training.warm_start import initial_arrays, warm_start
+from jepbt.training.warm_start import warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Prepared:
             unknown.
         checkpoint_bytes: the bytes of one checkpoint.
         held: the run's folder, this process's alone, or `None`.
-        start: puts into a new run's state what it starts from, or `None`.
+        start: puts into a new run's state what it starts from.
     """
 
     task: Task
@@ -91,7 +90,7 @@ class Prepared:
     step_flops: float
     checkpoint_bytes: int
     held: RunFolder | None
-    start: Callable[[RunState], RunState] | None
+    start: Callable[[RunState], RunState]
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -127,7 +126,6 @@ def prepare(
     """
     check_fork("train_population")
     seconds: dict[str, float] = {}
-    start = initial_values = None
     with together():
         config = configs.merge("train_population", config, fields)
         resolved = resolve_strategy(strategy)
@@ -140,15 +138,13 @@ def prepare(
         task = member.task
         check_elements(member.state, len(used))
         check_memory(member, task, config, used)
-        if initial is not None:
-            start = warm_start(initial, member, config.population_size)
-            initial_values = initial_arrays(initial)
+        start, initial_values = warm_start(initial, member, config.population_size)
     use_compilation_cache()
     with _timed(seconds, "identify"):
         identity = _identify(task, config, mesh, member, initial_values)
     held = in_first(lambda: resume.open_folder(config))
     with resume.released_on_error(held):
-        check_shared(config.run_dir)
+        resume.check_shared(config.run_dir)
         chunk = _choose_chunk(config, mesh, member, held, identity)
         with _timed(seconds, "data"):
             inputs = place_inputs(task, config.seed, mesh)
@@ -179,7 +175,7 @@ def prepare(
         )
         if held is not None:
             held.chunk_size = chunk.size
-        in_first(lambda: held and held.describe(_describe(prepared, strategy)))
+        in_first(lambda: held and _write_config(prepared, strategy))
         return prepared
 
 
@@ -252,11 +248,9 @@ def _compile(
         for name, program in lowered:
             if name == "train":
                 state, _ = program.out_info
-                in_first(functools.partial(refuse, tree_bytes((state, state.best))))
+                size = tree_bytes((state, state.best))
+                in_first(lambda size=size: held and held.check_space(size, config))
             yield name, program
-
-    def refuse(num_bytes):
-        return held and held.check_space(num_bytes, config)
 
     while True:
         with _timed(seconds, "compile"):
@@ -290,17 +284,15 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
-    """What `config.json` holds: enough to see what ran, and on what."""
-    import jaxlib
-
-    task = prepared.task
+def _write_config(prepared: Prepared, strategy: str | Strategy) -> None:
+    """Writes `config.json`: enough to see what ran, and on what."""
+    task, held = prepared.task, prepared.held
     data = task.data and {
         name: count_rows(rows)
         for name, rows in task.data._asdict().items()
         if rows is not None
     }
-    return {
+    settings = {
         **task.about,
         "config": dataclasses.asdict(prepared.config),
         "batch_size": prepared.config.batch_size,
@@ -311,9 +303,7 @@ def _describe(prepared: Prepared, strategy: str | Strategy) -> dict[str, Any]:
         "examples": data,
         "devices": [str(device.device_kind) for device in prepared.mesh.devices.flat],
         "platform": prepared.mesh.devices.flat[0].platform,
-        "versions": {
-            "jepbt": VERSION,
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-        },
+        "versions": {"jepbt": VERSION, **versions()},
+        "identity": held.identity,
     }
+    run_directory.write_config(held.path, settings)

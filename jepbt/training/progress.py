@@ -12,22 +12,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jepbt.optional import optional
-from jepbt.training.observers import Observer, Run
+from jepbt.training.run import Run
 
 Draw: TypeAlias = Callable[[Callable[[tqdm], Any]], None]
 """Applies a change to a bar, if it is shown."""
 
 
 def is_terminal(stream: Any) -> bool | None:
-    """Tells whether a stream, such as `sys.stderr`, is a terminal.
-
-    Returns:
-        `None` if it cannot tell: a closed stream, one of the user's own, or none.
-
-    Example:
-        >>> is_terminal(None) is None
-        True
-    """
+    """Tells whether a stream is a terminal; `None` if it is closed, odd or missing."""
     try:
         return bool(stream.isatty())
     except Exception:  # whatever such an object makes of the question
@@ -36,18 +28,10 @@ def is_terminal(stream: Any) -> bool | None:
 
 @contextlib.contextmanager
 def open_bar(is_wanted: bool, total: int, end: str, initial: int = 0) -> Iterator[Draw]:
-    """Opens a bar over generations, which goes once it cannot be drawn.
+    """Opens a bar over `total` generations, and yields what draws on it.
 
-    It stays hidden where nobody would see it.
-
-    Args:
-        is_wanted: `False` for no bar at all.
-        total: the number of generations.
-        end: the format of what stands behind the bar.
-        initial: the number of generations that are over already.
-
-    Yields:
-        What draws on the bar.
+    `end` is the format of what stands behind the bar. It stays hidden where nobody
+    would see it, and goes once it cannot be drawn.
     """
     in_terminal = is_terminal(sys.stderr)
     is_shown = is_wanted and jax.process_index() == 0 and in_terminal is not None
@@ -81,25 +65,24 @@ def open_bar(is_wanted: bool, total: int, end: str, initial: int = 0) -> Iterato
 
 
 @contextlib.contextmanager
-def progress_bar(run: Run) -> Iterator[Observer]:
+def progress_bar(run: Run) -> Iterator[Callable[[], None]]:
     """Opens a bar over a run, and yields what shows the last generation on it."""
-    config = run.prepared.config
 
     def change(bar: tqdm) -> None:
         bar.set_description_str(_describe(run), refresh=False)
         bar.update(len(run.history) - bar.n)
 
-    def show(run: Run) -> None:
+    def show() -> None:
         if run.history.generations:
             draw(change)
 
     end = " {elapsed}  {desc}"
-    with open_bar(config.progress, config.num_generations, end) as draw:
+    with open_bar(run.config.progress, run.config.num_generations, end) as draw:
         yield show
 
 
 def _describe(run: Run) -> str:
-    report, config, best = run.last, run.prepared.config, run.best
+    report, config, best = run.last, run.config, run.best
     samples = config.population_size * config.steps_per_generation * config.batch_size
     live = report.fitness[~np.isnan(report.fitness)]
     return (

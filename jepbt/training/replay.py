@@ -12,7 +12,7 @@ import numpy as np
 
 from jepbt.arguments import check_real
 from jepbt.config import Config, check
-from jepbt.hyperparameters import Categorical, encode, spaces
+from jepbt.hyperparameters import Categorical, default_member, map_fields, spaces
 from jepbt.results import Schedules, load_schedules
 from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Task
@@ -136,17 +136,14 @@ def _encode_all(task: Task, values: Mapping[str, np.ndarray]) -> Any:
             f"{task.hparams.__name__} has {', '.join(fields)}. Replay with a task of "
             "the same hyperparameters."
         )
-    columns = {
-        name: [_as_choice(name, space, value) for value in values[name]]
-        if isinstance(space, Categorical)
-        else values[name]
-        for name, space in fields.items()
-    }
-    rows = [
-        encode(task.hparams(**dict(zip(columns, row, strict=True))))
-        for row in zip(*columns.values(), strict=True)
-    ]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def encode_column(name, space, _):
+        column = values[name]
+        if isinstance(space, Categorical):
+            column = [_as_choice(name, space, value) for value in column]
+        return np.stack([space.encode(value) for value in column])
+
+    return map_fields(encode_column, default_member(task.hparams))
 
 
 def _as_choice(name: str, space: Categorical, value: Any) -> Any:

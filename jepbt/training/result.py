@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +14,18 @@ import numpy as np
 
 from jepbt.checkpoints import folder as run_directory
 from jepbt.config import Config
+from jepbt.engine.evaluation import mean_score
+from jepbt.engine.forks import check_fork
+from jepbt.hyperparameters import decode, encode
 from jepbt.losses import EvolvedLoss
 from jepbt.losses.taylorglo import describe_attraction
 from jepbt.optional import optional
-from jepbt.population import Population
+from jepbt.population import EVALUATE, Population, derive_key
 from jepbt.report import make_card
 from jepbt.results import Ensemble, History, Schedules, Score, recorded
 from jepbt.results.ensembles import average_weights, make_ensemble
 from jepbt.results.pickled import to_host, with_choices, without_choices
 from jepbt.tasks import Task
-from jepbt.training.testing import score_on_test
 from jepbt.training.winner import Winner
 
 _WINNERS = ("best", "final_best", "median", "first_best")
@@ -96,17 +99,14 @@ class Result:
             inputs: examples `[N, ...]`, of the data's shape and dtype.
 
         Returns:
-            For a classification, each class's probability, `f32[N, C]`; the classes
-            are `.argmax(-1)`. For a regression, `f32[N, D]`, or `f32[N]`.
+            Probabilities `f32[N, C]` for a classification; `f32[N, D]`, or `f32[N]`,
+            for a regression.
 
         Raises:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`; before anything compiles.
 
         Example:
-            >>> import jepbt
-            >>> task = jepbt.classification("fashion_mnist")
-            >>> result = jepbt.train_population(task)  # doctest: +SKIP
             >>> result.predict(images).argmax(-1)  # doctest: +SKIP
         """
         return self.best.predict(inputs)
@@ -123,22 +123,21 @@ class Result:
         Raises:
             ValueError: if the task has no test split.
         """
-        if self._report is None:
-            if self.task.data is None or self.task.data.test is None:
-                raise ValueError(
-                    "this task has no test split. Give one: "
-                    "jepbt.datasets.from_arrays(train, test=(images, labels))."
-                )
-            winners = [self.best, self.median, self.first_best]
-            members = [(winner.state, winner.hparams) for winner in winners]
-            scores = score_on_test(self.task, self.config, members, self.population)
-            self._report = TestReport(*scores)
-            if self.run_dir is not None:
-                scores = {k: v._asdict() for k, v in self._report._asdict().items()}
-                text = json.dumps(scores, indent=2).encode()
-                path = self.run_dir / "test.json"
-                with optional(f"{path} is not written"):
-                    run_directory.replace(path, text)
+        if self._report is not None:
+            return self._report
+        if self.task.data is None or self.task.data.test is None:
+            raise ValueError(
+                "this task has no test split. Give one: "
+                "jepbt.datasets.from_arrays(train, test=(images, labels))."
+            )
+        winners = [self.best, self.median, self.first_best]
+        scores = score_on_test(self.task, self.config, winners, self.population)
+        self._report = TestReport(*scores)
+        if self.run_dir is not None:
+            fields = {k: v._asdict() for k, v in self._report._asdict().items()}
+            path = self.run_dir / "test.json"
+            with optional(f"{path} is not written"):
+                run_directory.replace(path, json.dumps(fields, indent=2).encode())
         return self._report
 
     def ensemble(self, k: int = 5) -> Ensemble:
@@ -201,11 +200,9 @@ class Result:
         return other
 
     def __deepcopy__(self, memo: Any) -> Result:
+        memo[id(self.population)] = self.population  # which never changes
         other = copy.copy(self)
-        memo[id(self)] = other
-        for name, value in vars(self).items():
-            if name != "population":  # which never changes
-                setattr(other, name, copy.deepcopy(value, memo))
+        vars(other).update(copy.deepcopy(vars(self), memo))
         return other
 
     @property
@@ -261,3 +258,36 @@ class Result:
         if self._report is not None:
             lines.append(f"  test    {self._report.best}")
         return "\n".join(lines)
+
+
+def score_on_test(
+    task: Task, config: Config, winners: Sequence[Winner], population: Population
+) -> list[Score]:
+    """Scores winners on the test split, where the population was trained."""
+    check_fork("test()")
+    key = jax.random.key(config.seed)
+    members = [(winner.state, encode(winner.hparams)) for winner in winners]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+
+    def run(key, stacked, rows, shared):
+        key = derive_key(key, EVALUATE, config.num_generations)
+
+        def score(member):
+            state, hparams = member
+            return mean_score(task, key, state, decode(hparams), rows, shared)
+
+        return jax.lax.map(score, stacked)
+
+    args = (key, stacked, task.data.test, task.shared)
+    args = jax.device_put(args, _device_of(population))
+    means, errors = jax.device_get(jax.jit(run)(*args))
+    return [Score(float(m), float(e)) for m, e in zip(means, errors, strict=True)]
+
+
+def _device_of(population: Population) -> Any:
+    """Finds this process's first device of the kind that a population lies on."""
+    fitness = population.fitness
+    if not isinstance(fitness, jax.Array):  # it came out of a pickle
+        return jax.local_devices()[0]
+    platform = next(iter(fitness.sharding.device_set)).platform
+    return jax.local_devices(backend=platform)[0]

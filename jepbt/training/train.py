@@ -25,11 +25,10 @@ from jepbt.optional import optional
 from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy
 from jepbt.tasks import Task
-from jepbt.training.interruption import Interrupted, StopRequest, listen
+from jepbt.training.interruption import Interrupted, listen
 from jepbt.training.lost_process import told_if_lost
 from jepbt.training.observers import (
     Callback,
-    Run,
     call,
     is_extinct,
     log,
@@ -37,10 +36,10 @@ from jepbt.training.observers import (
     stop_at_failure,
     write_best,
 )
-from jepbt.training.outcome import make_result
 from jepbt.training.preparation import Prepared, prepare
 from jepbt.training.progress import progress_bar
 from jepbt.training.result import Result
+from jepbt.training.run import Run
 
 
 def train_population(
@@ -151,21 +150,22 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
     config = prepared.config
     logger.setLevel(config.log_level.upper())
     deadline = time.monotonic() + (config.max_seconds or float("inf"))
-    run, keeper = Run(prepared), Keeper(prepared.held, config)
-    error, reason = None, 0
+    run = Run(prepared.task, config, prepared.folder)
+    keeper = Keeper(prepared.held, config)
+    error = None
     with keeper, listen() as request, progress_bar(run) as show:
-        state = _begin(run, keeper)
-        show(run)
-        is_over = _is_reached(run)
-        while not is_over and len(run.history) < config.num_generations:
+        state = _begin(prepared, run, keeper)
+        show()
+        reason = int(_is_reached(run))
+        while not reason and len(run.history) < config.num_generations:
             numbers = _next_call(len(run.history), config, watch)
             state, reports = _run_call(prepared, numbers, state, watch)
             for report in reports:
                 run.add(report)
                 log(run)
-            run.update_best(state)
-            for observe in (write_best, show):
-                observe(run)
+            run.update_best(state.best, reports)
+            write_best(run)
+            show()
             keeper.keep(state, reports)
             error = call(callbacks, reports)
             watch.look(
@@ -175,27 +175,22 @@ def _execute(prepared: Prepared, callbacks: Sequence[Callback], watch: Watch) ->
             if is_extinct(run):
                 break
             is_over = _is_reached(run) or time.monotonic() > deadline
-            reason = _agree_to_stop(error, request, is_over)
-            if reason:
-                break
-        keeper.finish(state)
+            # Several processes stop together, whichever of them has a reason.
+            own_reason = request.signal_number or int(is_over)
+            reason = agree(own_reason if error is None else _FAILED)
+        keeper.finish(state, run.last)
         # It may have come as late as while the end was being saved.
-        signal_number = agree(request.signal_number or 0)
-    result = make_result(
-        prepared.task,
-        prepared.config,
-        run.history,
+        signal_number = agree(request.signal_number)
+    result = run.result(
         state.population,
         lambda slots: jax.device_get(prepared.programs.pick(state.population, slots)),
-        best=run.best,
-        first=keeper.first,
-        seconds={"compile": prepared.compile_seconds},
-        run_dir=prepared.folder,
+        keeper.first,
+        {"compile": prepared.compile_seconds},
     )
-    if prepared.folder is not None:
+    if run.run_dir is not None:
         write_best(run, is_last=True)  # or what a disk refused that was full
-        with optional(f"{prepared.folder / 'figures'} lacks fitness.png"):
-            run_directory.save_figure(prepared.folder, plots.fitness(run.history))
+        with optional(f"{run.run_dir / 'figures'} lacks fitness.png"):
+            run_directory.save_figure(run.run_dir, plots.fitness(run.history))
     if error is not None:
         _hand_over(error, result)
     if reason == _FAILED:
@@ -215,8 +210,26 @@ def _next_call(first: int, config: Config, watch: Watch) -> range:
 def _run_call(
     prepared: Prepared, numbers: range, state: RunState, watch: Watch
 ) -> tuple[RunState, list[Generation]]:
-    """Runs generations without a look between them, and fetches what they report."""
-    clock, records = _Clock(watch, len(numbers)), []
+    """Runs generations without a look between them, and fetches what they report.
+
+    Of several generations only the whole time is measured, because to wait is what they
+    save: each has an equal part of it, as training's.
+    """
+    seconds = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
+    records, last = [], time.perf_counter()
+
+    def lap(name: str, tree: Any) -> None:
+        nonlocal last
+        if len(numbers) > 1:
+            return
+        # Waiting here also lets Python handle signals between two programs.
+        jax.block_until_ready(tree)
+        if name == "evolve":
+            watch.remember(tree.population)  # which is to be trained
+        now = time.perf_counter()
+        seconds[name] = now - last
+        last = now
+
     for number in numbers:
         state, record = generation(
             prepared.programs,
@@ -224,12 +237,13 @@ def _run_call(
             np.int32(number),
             state,
             evolves=number > 0,
-            lap=clock.lap,
+            lap=lap,
         )
         # The next generation overwrites the state, whose arrays the record shares.
         records.append(record if number == numbers[-1] else copy(record))
     records = jax.device_get(records)
-    seconds = clock.read()
+    if len(numbers) > 1:
+        seconds["train"] = (time.perf_counter() - last) / len(numbers)
     both = zip(numbers, records, strict=True)
     return state, [make_generation(*each, seconds) for each in both]
 
@@ -238,33 +252,20 @@ _FAILED = 1000
 """Stands for a callback's error, beyond all numbers of signals: the first reason."""
 
 
-def _begin(run: Run, keeper: Keeper) -> RunState:
+def _begin(prepared: Prepared, run: Run, keeper: Keeper) -> RunState:
     """Takes up the run where its newest checkpoint left it, or starts a new one."""
-    prepared = run.prepared
     state, before = keeper.find(prepared.programs)
     if state is None:
-        state = prepared.programs.init(prepared.inputs)
-        return state if prepared.start is None else prepared.start(state)
+        return prepared.start(prepared.programs.init(prepared.inputs))
     run.history.generations.extend(before)
-    run.fetch_best(state)
+    run.take_best(state.best)
     write_best(run)
     return state
 
 
 def _is_reached(run: Run) -> bool:
-    target = run.prepared.config.target_fitness
-    return (
-        target is not None
-        and run.best is not None
-        and (run.best.fitness.mean >= target)
-    )
-
-
-def _agree_to_stop(
-    error: BaseException | None, request: StopRequest, is_over: bool
-) -> int:
-    """Stops several processes together, whichever of them has a reason; 0 goes on."""
-    return agree(_FAILED if error is not None else request.signal_number or is_over)
+    target, best = run.config.target_fitness, run.best
+    return target is not None and best is not None and best.fitness.mean >= target
 
 
 def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
@@ -276,34 +277,3 @@ def _hand_over(error: Exception | SystemExit, result: Result) -> NoReturn:
         f"trained is in the error's `.result`{go_on}."
     )
     raise error
-
-
-class _Clock:
-    """Measures seconds by phase, and waits for the devices at each phase's end.
-
-    Before training, the watch sees the population that is to be trained. Of several
-    generations in one call it measures the whole, because to wait is what they save.
-    """
-
-    def __init__(self, watch: Watch, num_generations: int) -> None:
-        self._watch, self._num_generations = watch, num_generations
-        self._seconds = dict.fromkeys(("evolve", "train", "evaluate"), 0.0)
-        self._start = self._last = time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Returns a generation's seconds by phase; of several, all are training's."""
-        if self._num_generations == 1:
-            return self._seconds
-        spent = time.perf_counter() - self._start
-        return {**self._seconds, "train": spent / self._num_generations}
-
-    def lap(self, name: str, tree: Any) -> None:
-        if self._num_generations > 1:
-            return
-        # Waiting here also lets Python handle signals between two programs.
-        jax.block_until_ready(tree)
-        if name == "evolve":
-            self._watch.remember(tree.population)
-        now = time.perf_counter()
-        self._seconds[name] = now - self._last
-        self._last = now

@@ -18,7 +18,7 @@ from jepbt.training.result import Result
 
 def warm_start(
     initial: Any, member: TracedMember, num_members: int
-) -> Callable[[RunState], RunState]:
+) -> tuple[Callable[[RunState], RunState], PyTree]:
     """Checks the weights or members to start from, and makes what puts them in place.
 
     One set of weights goes to every member: hyperparameters, optimizer state and all
@@ -33,16 +33,16 @@ def warm_start(
     the hyperparameters that were handed over.
 
     Args:
-        initial: a pytree like the `params` of the task's state, or a `Result`.
+        initial: a pytree like the `params` of the task's state, a `Result`, or `None`.
         member: one member of the new run, traced.
         num_members: the new run's population size.
 
     Returns:
-        `start(state) -> state`, for the state that a run begins with.
-
-    Raises:
-        ValueError: if the weights, or the earlier run's members, do not fit the task.
+        `start(state) -> state`, for the state that a run begins with, and the host
+        arrays that the new run depends on.
     """
+    if initial is None:
+        return lambda state: state, None
     if isinstance(initial, Result):
         return _from_population(initial, member, num_members)
     if not hasattr(member.state, "params"):
@@ -63,26 +63,12 @@ def warm_start(
         population = dataclasses.replace(state.population, state=learner)
         return dataclasses.replace(state, population=population)
 
-    return start
-
-
-def initial_arrays(initial: Any) -> PyTree:
-    """Collects the arrays of `initial` that the new run depends on.
-
-    Args:
-        initial: the argument of `warm_start`, checked by it.
-
-    Returns:
-        Host arrays.
-    """
-    if not isinstance(initial, Result):
-        return jax.tree.map(np.asarray, initial)
-    return jax.device_get(initial.population)
+    return start, weights
 
 
 def _from_population(
     result: Result, member: TracedMember, num_members: int
-) -> Callable[[RunState], RunState]:
+) -> tuple[Callable[[RunState], RunState], PyTree]:
     earlier = jax.device_get(result.population)
     if type(earlier.hparams) is not type(member.hparams):
         raise ValueError(
@@ -117,7 +103,7 @@ def _from_population(
         )
         return dataclasses.replace(state, population=population)
 
-    return start
+    return start, earlier
 
 
 def _place(array: np.ndarray, like: jax.Array) -> jax.Array:

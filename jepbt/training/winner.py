@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepbt.engine import Best
 from jepbt.engine.forks import check_fork
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import HyperParameters, encode, to_python
+from jepbt.optional import optional
 from jepbt.results import Score
 from jepbt.results.pickled import AbsentTask, to_host
 from jepbt.tasks import Task
@@ -37,6 +39,20 @@ class Winner:
         task: the task that it was trained on.
         confusions: `f32[C, C]`, the table of a loss that learned from validation
             labels, `losses.confusion`; `None` with any other loss.
+
+    Example:
+        >>> import numpy as np
+        >>> import jepbt
+        >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+        >>> result = jepbt.train_population(
+        ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
+        ...     num_generations=1, steps_per_generation=2, progress=False,
+        ... )
+        >>> winner = result.best
+        >>> winner.predict(inputs[:3]).shape
+        (3,)
+        >>> type(winner.model).__name__, winner.model(winner.preprocess(inputs)).shape
+        ('MLP', (40, 1))
     """
 
     state: Any
@@ -72,18 +88,6 @@ class Winner:
 
         Raises:
             ValueError: if the task has no `inference`.
-
-        Example:
-            >>> import numpy as np
-            >>> import jepbt
-            >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
-            >>> result = jepbt.train_population(
-            ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
-            ...     num_generations=1, steps_per_generation=2, progress=False,
-            ... )
-            >>> model = result.best.model
-            >>> type(model).__name__, model(result.best.preprocess(inputs)).shape
-            ('MLP', (40, 1))
         """
         return self._inference.bind(self.state, self.hparams)
 
@@ -121,17 +125,6 @@ class Winner:
         Raises:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`; before anything compiles.
-
-        Example:
-            >>> import numpy as np
-            >>> import jepbt
-            >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
-            >>> result = jepbt.train_population(
-            ...     jepbt.regression((inputs, inputs[:, 0])), population_size=2,
-            ...     num_generations=1, steps_per_generation=2, progress=False,
-            ... )
-            >>> result.best.predict(inputs[:3]).shape
-            (3,)
         """
         use = self._inference
         check_fork("predict")
@@ -174,3 +167,23 @@ class Winner:
     def __deepcopy__(self, memo: Any) -> Winner:
         copied = copy.deepcopy((self.state, self.hparams), memo)
         return dataclasses.replace(self, state=copied[0], hparams=copied[1])
+
+
+def as_winner(best: Best, task: Task) -> Winner | None:
+    """Fetches a member and what is known of it to the host; `None` if it is nobody."""
+    best = jax.device_get(best)
+    if best.slot < 0:
+        return None
+    table = None
+    if task.confusions is not None:
+        with optional("the winner's confusions are missing"):
+            table = np.asarray(task.confusions(best.member.state))
+    return Winner(
+        state=best.member.state,
+        hparams=to_python(best.member.hparams),
+        fitness=Score(float(best.member.fitness), float(best.standard_error)),
+        generation=int(best.generation),
+        slot=int(best.slot),
+        task=task,
+        confusions=table,
+    )

@@ -257,6 +257,14 @@ def test_a_run_does_not_write_where_a_link_leads(copy, tmp_path, name):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("name", ["confusions.json", "runs.jsonl", "candidates.pkl"])
+def test_no_file_that_a_run_may_write_is_a_link(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a link"):
+        run_directory.claim(tmp_path / "run")
+
+
 def test_a_run_that_another_function_made_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"loop": "jepbt.epbt"}))
     with pytest.raises(ValueError, match=r"holds a run of jepbt\.epbt"):

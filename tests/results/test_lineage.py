@@ -15,13 +15,13 @@ PARENTS = np.array(
         [0, 1, 2, 2],  # 2 replaces 3: founder 1 alone
     ]
 )
-FRESH = np.zeros(PARENTS.shape, bool)
+NONE = np.zeros(PARENTS.shape, bool)
+FRESH = NONE.copy()
 FRESH[3, 2] = True
 
 
-def founders(parents, fresh=None):
+def founders(parents, fresh=NONE):
     """The first ancestor of every slot, by following each back alone."""
-    fresh = np.zeros(parents.shape, bool) if fresh is None else fresh
     names = np.empty(parents.shape, int)
     for generation, slot in np.ndindex(parents.shape):
         line = lineage.ancestry(parents, generation, slot, fresh)
@@ -60,7 +60,7 @@ def make_history(fitness=None):
 
 def test_a_line_is_followed_through_every_copy():
     for generation, slot, slots in ((4, 3, [1, 1, 1, 2, 3]), (2, 0, [3, 3, 0])):
-        line = lineage.ancestry(PARENTS, generation, slot)
+        line = lineage.ancestry(PARENTS, generation, slot, NONE)
         np.testing.assert_array_equal(line.slots, slots)
         np.testing.assert_array_equal(line.generations, np.arange(generation + 1))
 
@@ -74,9 +74,9 @@ def test_a_line_begins_where_its_weights_were_new():
 
 def test_naming_a_member_that_never_was_is_an_error():
     with pytest.raises(ValueError, match="generation=5 must be from 0 to 4"):
-        lineage.ancestry(PARENTS, 5, 0)
+        lineage.ancestry(PARENTS, 5, 0, NONE)
     with pytest.raises(ValueError, match="slot=-1 must be from 0 to 3"):
-        lineage.ancestry(PARENTS, 1, -1)
+        lineage.ancestry(PARENTS, 1, -1, NONE)
 
 
 def test_takeover_is_when_one_founder_is_left():
@@ -92,16 +92,17 @@ def test_effective_size_is_that_of_a_population_that_draws_parents_at_random():
     """Of P members that draw parents at random, two share one with chance 1/P."""
     rng = np.random.default_rng(0)
     parents = rng.integers(20, size=(20_001, 20))
-    chance = (1 / lineage.effective_size(parents)[1:]).mean()
+    sizes = lineage.effective_size(parents, np.zeros(parents.shape, bool))
+    chance = (1 / sizes[1:]).mean()
     np.testing.assert_allclose(chance, 1 / 20, rtol=0.02)
-    sizes = lineage.effective_size(PARENTS)
+    sizes = lineage.effective_size(PARENTS, NONE)
     np.testing.assert_allclose(sizes, [np.inf, 12 / 2, 12 / 2, 12 / 6, 12 / 2])
     assert lineage.effective_size(PARENTS, FRESH)[3] == 12 / 2
 
 
 def test_survivors_have_descendants_at_the_end():
     expected = [[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
-    np.testing.assert_array_equal(lineage.survivors(PARENTS), expected)
+    np.testing.assert_array_equal(lineage.survivors(PARENTS, NONE), expected)
 
 
 def test_operations_tell_what_happened_to_each_slot():
@@ -159,7 +160,7 @@ def test_an_empty_history_says_so():
 def test_lines_of_the_tree_do_not_cross():
     rng = np.random.default_rng(0)
     parents = rng.integers(12, size=(9, 12))
-    places = lineage.tree_order(parents)
+    places = lineage.tree_order(parents, np.zeros(parents.shape, bool))
     for number in range(1, 9):
         assert sorted(places[number]) == list(range(12))
         before = places[number - 1][parents[number]]

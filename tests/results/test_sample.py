@@ -48,7 +48,7 @@ def test_founders_keep_their_shares_among_those_shown():
     founders = np.repeat(np.arange(1000), [500, 100, *[1] * 400, *[0] * 598])
     parents = np.stack([np.arange(num_members), founders] + [np.arange(1000)] * 8)
     fresh = np.zeros(parents.shape, bool)
-    line = lineage.ancestry(parents, 9, 0)
+    line = lineage.ancestry(parents, 9, 0, fresh)
     shown = choose_shown(parents, fresh, line, most=10 * 100)
     for number in (1, 5, 9):
         share = (

@@ -106,7 +106,7 @@ def test_a_member_that_is_best_for_a_moment_is_not_always_written(
     monkeypatch.setitem(
         observers._FILES,
         "schedule.json",
-        lambda folder, run: (written.append(len(run.history)), save(folder, run)),
+        lambda path, run: (written.append(len(run.history)), save(path, run)),
     )
     result = jepbt.train_population(
         TASK, **TINY, num_generations=60, run_dir=tmp_path, checkpoint_every=60

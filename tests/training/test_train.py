@@ -95,7 +95,7 @@ def test_results_agree_with_each_other():
         np.testing.assert_array_equal(
             values[where], np.asarray(getattr(result.best.hparams, name), values.dtype)
         )
-    line = ancestry(history.parents, *where)
+    line = ancestry(history.parents, *where, history.fresh)
     assert line.slots[-1] == where[1]
     roots = np.arange(8)
     for parents in history.parents[1:]:
