@@ -1513,6 +1513,8 @@ TABLE = [
         ),
         ({"seed": -1}, "seed=-1 must be a whole number from 0 up"),
         ({"hparams": Hyper}, "regression: model is missing. With hparams=Hyper"),
+        ({"hparams": Hyper()}, "Pass the class, not an instance", TypeError),
+        ({"hparams": {"rate": 0.1}}, "hparams must be a dataclass", TypeError),
         (
             {"model": models.MLP(num_classes=3)},
             "predictions [B, 1] of the data's 1 targets, got (1, 3)",

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jepbt.arguments import accepts
-from jepbt.hyperparameters import HyperParameters, decode, default_member
+from jepbt.hyperparameters import HyperParameters, decode, default_member, spaces
 from jepbt.population import key_shape
 from jepbt.tasks.adaptation import Adaptation
 from jepbt.tasks.optimizers import as_transformation, update
@@ -41,7 +41,8 @@ ADVICE = {
 
 
 def require_parts(name: str, hparams: type, parts: dict[str, Any]) -> None:
-    """Refuses a task some of whose parts are `None`, by name."""
+    """Refuses hyperparameters that are no class, and parts that are `None`, by name."""
+    spaces(hparams)
     for part, value in parts.items():
         if value is None:
             raise ValueError(

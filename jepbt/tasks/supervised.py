@@ -12,7 +12,7 @@ import optax
 
 from jepbt import models
 from jepbt.arguments import check_choice
-from jepbt.hyperparameters import HyperParameters, decode, encode, spaces
+from jepbt.hyperparameters import HyperParameters, decode, encode
 from jepbt.models.model import name_of
 from jepbt.models.precision import COMPUTE_DTYPES, computing_in
 from jepbt.population import PyTree, take
@@ -61,7 +61,6 @@ class Supervised:
     compute_dtype: str = "float32"  # the dtype that the network computes in
 
     def __post_init__(self) -> None:
-        spaces(self.hparams)
         check_choice("", "compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         given = self.distillation
         if given is not None and not isinstance(given, Distillation):
