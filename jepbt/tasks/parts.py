@@ -257,7 +257,9 @@ def _try_optimizer(optimizer, member, params) -> None:
         return update(made, params, transformation.init(params), params, **more)
 
     try:
-        jax.eval_shape(try_update, member, params)
+        # As runs do: most of optax's optimizers fail under strict promotion.
+        with jax.numpy_dtype_promotion("standard"):
+            jax.eval_shape(try_update, member, params)
     except (AttributeError, ValueError) as error:
         error.add_note(
             "optimizer: it was given one pytree of weights and one of their gradients, "

@@ -123,6 +123,12 @@ def test_runs_work_under_all_switches(is_wide):
     )
 
 
+def test_a_task_with_adam_is_made_under_strict_promotion():
+    """Its own optimizer is AdamW, which optax itself computes with mixed types."""
+    with jax.numpy_dtype_promotion("strict"):
+        assert jepbt.regression((INPUTS, INPUTS[:, 0])).data.test is None
+
+
 def test_the_host_loop_works_under_switches():
     def score(candidate):
         return Candidate(None, candidate.hparams, float(candidate.hparams.rate))
