@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree: TypeAlias = Any
 
@@ -92,6 +93,31 @@ def stack_shapes(member: Any, size: int) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), member
     )
+
+
+def outline(tree: Any) -> str:
+    """Writes a tree for people: its arrays by dtype and shape, many by their number.
+
+    Example:
+        >>> outline({"image": jnp.zeros((5, 2)), "label": None})
+        "{'image': float32[5, 2], 'label': None}"
+        >>> outline([jnp.zeros((5, 2))] * 100)
+        '<100 arrays of 1,000 numbers>'
+    """
+    leaves = jax.tree.leaves(tree)
+    if len(leaves) > 24:
+        return f"<{len(leaves)} arrays of {sum(map(np.size, leaves)):,} numbers>"
+    return repr(jax.tree.map(_Outline, tree))
+
+
+class _Outline:
+    def __init__(self, leaf: Any):
+        is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+        kind = type(leaf).__name__
+        self._text = f"{leaf.dtype}{list(leaf.shape)}" if is_array else kind
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def like(example: Any, tree: Any) -> Any:

@@ -37,7 +37,7 @@ class Learner:
     loss: PyTree = ()  # what it has learned of its loss, with `jepbt.adapt`
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Supervised:
     """The user's parts, checked by a trace, and what a member does with them."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jepbt.arguments import accepts, check_real
 from jepbt.hyperparameters import HyperParameters
-from jepbt.population import PyTree
+from jepbt.population import PyTree, outline
 
 
 class Splits(NamedTuple):
@@ -142,6 +142,13 @@ class Task:
                     f"Task: {name}={given} must be a function ({arguments})"
                     f"{', or None' if name in _OPTIONAL else ''}."
                 )
+
+    def __repr__(self) -> str:
+        hparams = getattr(self.hparams, "__name__", self.hparams)
+        return (
+            f"Task(hparams={hparams}, data={outline(self.data)}, "
+            f"batch_size={self.batch_size}, shared={outline(self.shared)})"
+        )
 
 
 def shrink_and_perturb(task: Task, *, shrink: float = 0.4, noise: float = 0.1) -> Task:

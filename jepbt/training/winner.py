@@ -14,6 +14,7 @@ from jepbt.engine.forks import check_fork
 from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import HyperParameters, encode, to_python
 from jepbt.optional import optional
+from jepbt.population import outline
 from jepbt.results import Score
 from jepbt.results.pickled import AbsentTask, to_host
 from jepbt.tasks import Task
@@ -149,6 +150,12 @@ class Winner:
                 "a winner of any other task is read from its `state`."
             )
         return self.task.inference
+
+    def __repr__(self) -> str:
+        shown = {"hparams": self.hparams, "fitness": self.fitness}
+        shown |= {"generation": self.generation, "slot": self.slot}
+        fields = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"Winner({fields}, state={outline(self.state)})"
 
     def __getstate__(self) -> dict[str, Any]:
         # A choice may be a function, which does not pickle; its number does.

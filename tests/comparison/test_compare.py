@@ -309,7 +309,12 @@ SHUFFLED = with_label_noise(DATA, 0.5)
 BIG = make_task(model=jepbt.models.MLP(num_classes=3, hidden=(64,)))
 TWO = {"a": TASK, "b": (TASK, "pbt")}
 REFUSED = [
-    ({"arms": [TASK, TASK]}, "arms=... must be a dictionary", TypeError),
+    (
+        {"arms": [TASK, TASK]},
+        "arms=[Task(hparams=Hyper, data=Splits(train={'image': float32[180, 3] ... "
+        "must be a dictionary",
+        TypeError,
+    ),
     ({"arms": {"a": TASK}}, "arms=['a'] must be at least two"),
     ({"arms": {"a": TASK, "": TASK}}, "'' must be a name"),
     ({"arms": {"a": TASK, "b": 3}}, "arm 'b' must be (task, strategy)", TypeError),

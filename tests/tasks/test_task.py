@@ -37,6 +37,15 @@ def make(data=(IMAGES, LABELS), **changes):
     return jepbt.classification(data, **(PARTS | changes))
 
 
+def test_a_task_is_written_by_the_shapes_of_its_data():
+    train = "train={'image': uint8[54, 8, 8, 2], 'label': int32[54]}"
+    held = "validation={'image': uint8[6, 8, 8, 2], 'label': int32[6]}, test=None"
+    assert repr(make()) == (
+        f"Task(hparams=Hyper, data=Splits({train}, {held}), batch_size=64, shared=())"
+    )
+    assert len(repr(make().init)) < 200  # a method of what holds the data
+
+
 def test_uint8_images_are_standardised_by_channel_when_read():
     """What the network sees of train has mean 0 and deviation 1 in each channel."""
 

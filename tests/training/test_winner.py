@@ -195,6 +195,14 @@ def on_vectors():
     return train_resumable(population_size=4, num_generations=2)
 
 
+def test_a_winner_is_written_by_the_shapes_of_its_weights(on_vectors):
+    best = on_vectors.best
+    for winner in (best, pickle.loads(pickle.dumps(best))):
+        text = repr(winner)
+        assert text.startswith(f"Winner(hparams={best.hparams}, fitness=Score(mean=")
+        assert "'kernel': float32[6, 8]" in text and len(text) < 1000
+
+
 def refuse(*_):
     raise AssertionError("something was computed")
 
