@@ -26,11 +26,16 @@ def comparison(report: Any, axes: Axes | None = None) -> Axes:
     Returns:
         The axes.
 
+    Raises:
+        TypeError: if the report is something else.
+
     Example:
         >>> import jepbt
         >>> report = jepbt.compare(arms, seeds=20)  # doctest: +SKIP
         >>> jepbt.plots.comparison(report)  # doctest: +SKIP
     """
+    wanted = "the Comparison that jepbt.compare returns"
+    style.check_report(report, "is_accuracy", wanted)
     rows = [row for row in report.rows if row.difference is not None]
     axes = style.new_axes(height=1.5 + 0.55 * len(rows)) if axes is None else axes
     scale = 100 if report.is_accuracy else 1

@@ -179,8 +179,16 @@ def lineage(run: Any, axes: Axes | None = None) -> Axes:
     return axes
 
 
-def describe_lineage(history: History) -> str:
-    """Says in a line how many founders are left, since when, and how varied it was."""
+def describe_lineage(run: Any) -> str:
+    """Says in a line how many founders are left, since when, and how varied it was.
+
+    Args:
+        run: a `Result`, its `history`, or the folder of a run.
+
+    Returns:
+        The line, such as `"3 founders left; effective population size 4.2"`.
+    """
+    history = recorded.read(run).history
     left = len(history.surviving_founders)
     sizes = history.effective_size[1:]
     takeover = history.takeover_generation

@@ -27,12 +27,17 @@ def scaling(report: Any, axes: Axes | None = None) -> Axes:
     Returns:
         The axes.
 
+    Raises:
+        TypeError: if the report is something else.
+
     Example:
         >>> import jepbt
         >>> task = jepbt.classification("fashion_mnist")
         >>> report = jepbt.scaling(task, max_population=16)  # doctest: +SKIP
         >>> jepbt.plots.scaling(report)  # doctest: +SKIP
     """
+    wanted = "the ScalingReport that jepbt.scaling returns"
+    style.check_report(report, "ceiling", wanted)
     axes = style.new_axes() if axes is None else axes
     sizes = np.array([row.population_size for row in report.rows])
     speeds = [row.samples_per_second for row in report.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,12 @@ INK, FAINT = "#27313b", "#d5dbe1"
 
 LINES = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1")
 """Okabe and Ito's palette without the winner's orange-red, in order of use."""
+
+
+def check_report(report: Any, has: str, wanted: str) -> None:
+    """Raises a `TypeError` unless a report has an attribute that only its kind has."""
+    if not hasattr(report, has):
+        raise TypeError(f"expected {wanted}, got {type(report).__name__}.")
 
 
 def new_axes(num_rows: int = 1, num_columns: int = 1, height: float = 4.2) -> Axes:

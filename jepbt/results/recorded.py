@@ -36,6 +36,7 @@ class Recorded:
     def confusions(self) -> np.ndarray:
         """The table `f32[C, C]` that the winner's loss has learned."""
         if self.table is None:
+            self._require_more_than_history("what the winner's loss has learned")
             raise ValueError(
                 "this run's loss has learned no table of confusions: it is none of "
                 "loss=jepbt.adapt(jepbt.losses.confusion(), rate=...)."
@@ -48,11 +49,20 @@ class Recorded:
         for name in losses_in(self.spaces):
             thetas = self.history.hparams[name][self.history.ancestry()]
             return EvolvedLoss(name, thetas[-1], thetas)
+        self._require_more_than_history("which of its hyperparameters is a loss")
         raise ValueError(
             f"no loss evolved in this run: of its hyperparameters "
             f"({', '.join(self.spaces) or 'none'}) none is declared with "
             "jepbt.taylor_hparam()."
         )
+
+    def _require_more_than_history(self, what: str) -> None:
+        """Raises a `ValueError` if what is asked for may be there, but is unknown."""
+        if not self.spaces:
+            raise ValueError(
+                f"a history alone does not tell {what}: pass the jepbt.Result that it "
+                "belongs to, or the run's folder."
+            )
 
     @property
     def num_classes(self) -> int:

@@ -109,6 +109,29 @@ def test_what_is_no_run_is_refused(tmp_path):
         plots.hparam_schedules(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("attraction", "which of its hyperparameters is a loss: pass the jepbt.Result"),
+        ("evolved_loss", "which of its hyperparameters is a loss: pass the"),
+        ("confusions", "what the winner's loss has learned: pass the jepbt.Result"),
+        ("comparison", "expected the Comparison that jepbt.compare returns, got Hist"),
+        ("scaling", "expected the ScalingReport that jepbt.scaling returns, got Hist"),
+    ],
+)
+def test_what_a_history_cannot_tell_is_said(name, words, folder):
+    """A loss evolved in this run."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        getattr(plots, name)(load_history(folder))
+
+
+def test_a_lineage_is_described_from_whatever_holds_a_run(folder):
+    words = plots.describe_lineage(load_history(folder))
+    assert plots.describe_lineage(folder) == words and "left" in words
+    with pytest.raises(TypeError, match="expected a jepbt"):
+        plots.describe_lineage(3)
+
+
 def test_a_result_and_its_folder_give_one_picture(tmp_path):
     task = jepbt.classification(
         "fashion_mnist", model=jepbt.models.MLP(num_classes=10, hidden=(4,))
