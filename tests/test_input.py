@@ -174,6 +174,12 @@ def make_run(**changes):
 made_run = functools.cache(make_run)
 
 
+def call_run(**changes):
+    """Without a compiled key: zeros are one, of the older kind."""
+    good = {"key": np.zeros(2, np.uint32), "data": task().data}
+    made_run()(**(good | changes))
+
+
 def declare(default, *, annotation=object, **settings):
     return spaces_of(jepbt.hparam(default, **settings), annotation)
 
@@ -1035,8 +1041,28 @@ TABLE = [
         ({"config": jepbt.Config(chunk_size=3)}, "chunk_size=3 must divide the 32"),
     ),
     (
-        lambda: made_run()(None, IMAGES),
-        ({}, "data must be a jepbt.Splits such as task.data, or None", TypeError),
+        call_run,
+        ({"data": IMAGES}, "a jepbt.Splits such as task.data, got ndarray", TypeError),
+        ({"data": None}, "such as task.data, got NoneType", TypeError),
+        ({"key": 0}, "key must be one random key ... got int", TypeError),
+        ({"key": None}, "key must be one random key ... got None", TypeError),
+        (
+            {"key": np.zeros((3, 2), np.uint32)},
+            "got uint32[3, 2]. For several",
+            TypeError,
+        ),
+        (
+            {"data": jepbt.Splits({"image": IMAGES}, task().data.validation)},
+            "data.train['label'] is absent, of task.data int32[64]: data must be like",
+        ),
+        (
+            {
+                "data": jepbt.Splits(
+                    task().data.train, {"image": IMAGES, "label": IMAGES}
+                )
+            },
+            "data.validation['label'] is float32[64, 6], of task.data int32[64]",
+        ),
     ),
     (
         lambda **settings: jepbt.scaling(**({"task": task()} | settings)),

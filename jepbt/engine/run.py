@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jepbt.config import Config, check
+from jepbt.engine.checks import batch_shapes, first_difference
 from jepbt.engine.devices import check_chunk
 from jepbt.engine.forks import check_fork
 from jepbt.engine.generation import Phases, generation, make_phases
 from jepbt.engine.member import decide_batch_size, trace_steps
 from jepbt.engine.state import Best, Inputs, Record, RunState, make_inputs
 from jepbt.engine.switches import own_rules
-from jepbt.population import Population
+from jepbt.population import Population, outline
 from jepbt.strategies import Plan, Strategy, resolve_strategy
 from jepbt.tasks import Splits, Task
+from jepbt.tasks.task import check_arrays
 
 
 def make_run(
@@ -81,11 +84,7 @@ def make_run(
     @own_rules()
     def run(key, data):
         check_fork("run(key, data)")
-        if data is not None and not isinstance(data, Splits):
-            raise TypeError(
-                "run(key, data): data must be a jepbt.Splits such as task.data, or "
-                f"None, got {type(data).__name__}."
-            )
+        _check_inputs(key, data, task, config)
         # The task's own arrays may be NumPy's, whose rows a traced index cannot pick.
         data, shared = jax.tree.map(jnp.asarray, (data, task.shared))
         current = trace_steps(dataclasses.replace(task, data=data), config).task
@@ -100,6 +99,34 @@ def make_run(
         return state.population, state.best, history
 
     return run
+
+
+def _check_inputs(key: jax.Array, data: Any, task: Task, config: Config) -> None:
+    """Refuses what is no random key, and data that are unlike the task's."""
+    has_none = data is None and task.data is None
+    if not has_none and not isinstance(data, Splits):
+        raise TypeError(
+            "run(key, data): data must be a jepbt.Splits such as task.data"
+            f"{', or None' if task.data is None else ''}, got {type(data).__name__}."
+        )
+    try:
+        jax.eval_shape(jax.random.fold_in, key, 0)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "run(key, data): key must be one random key, such as jax.random.key(0), "
+            f"got {outline(key)}. For several keys, jax.vmap(run, (0, None))."
+        ) from error
+    check_arrays(dataclasses.replace(task, data=data))
+    if task.data is None:
+        return
+    given, wanted = (Splits(*batch_shapes(each, config)) for each in (data, task.data))
+    difference = first_difference(given, wanted)
+    if difference is not None:
+        path, has, needs = difference
+        raise ValueError(
+            f"run(key, data): a batch of data{path} is {has}, of task.data {needs}: "
+            "data must be like the task's, in any number of examples."
+        )
 
 
 def _evolve_later(
