@@ -22,7 +22,7 @@ _NOTE = (
 )
 _CODE = """import jepbt
 
-task = jepbt.classification({task})  # with your model, if it had one
+task = {task}
 result = jepbt.train_population(
     task,
     strategy={strategy},
@@ -40,12 +40,10 @@ def reproduce(run: Recorded) -> str:
     settings = _changed_settings(run)
     strategy = run.settings.get("strategy", "epbt")
     is_named = strategy in STRATEGY_NAMES
-    is_loaded = run.settings.get("data") not in (None, "arrays")
     compute_dtype = run.settings.get("compute_dtype", "float32")
     dtype = {} if compute_dtype == "float32" else {"compute_dtype": compute_dtype}
-    data = repr(_data_name(run)) if is_loaded else "..."
     code = _CODE.format(
-        task=", ".join([data, *(f"{k}={v!r}" for k, v in dtype.items())]),
+        task=_make_task(run, dtype),
         strategy=repr(strategy if is_named else "..."),
         settings="".join(f"    {k}={v!r},\n" for k, v in settings.items()),
         folder=repr(str(run.folder)),
@@ -60,6 +58,21 @@ def reproduce(run: Recorded) -> str:
             words += [flag] if value is True else [flag, str(value)]
         blocks.insert(0, shlex.join(words))
     return _NOTE + "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks)
+
+
+def _make_task(run: Recorded, settings: dict[str, Any]) -> str:
+    """The call that makes the task, known by the facts that it leaves in a run."""
+    facts = run.settings.keys()
+    data = "..."
+    if {"data", "num_classes", "model"} <= facts:
+        function = "classification"
+        data = repr(_data_name(run)) if run.settings["data"] != "arrays" else data
+    elif {"model", "compute_dtype"} <= facts:
+        function = "regression"
+    else:
+        return "...  # the jepbt.Task of your own"
+    arguments = ", ".join([data, *(f"{k}={v!r}" for k, v in settings.items())])
+    return f"jepbt.{function}({arguments})  # with your model, if it had one"
 
 
 def _changed_settings(run: Recorded) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from browser import open_browser
 from made_up_run import EVIL, write_run
+from tiny_task import TASK
 
+import jepbt
 from jepbt import cli
 from jepbt.cli.main import _parse
 from jepbt.report import write_report
@@ -102,6 +104,36 @@ def test_a_run_of_the_command_says_how_to_run_it_again(tmp_path):
     for name in ("batch_size", "seed", "debug"):
         assert getattr(arguments, name) == wanted[name]
     assert int(arguments.chunk_size) == settings["chunk_size"]
+
+
+ROWS = np.ones((20, 3), np.float32)
+PAIRS = ROWS, np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: jepbt.classification(PAIRS), "jepbt.classification(...)  # with your"),
+        (
+            lambda: jepbt.classification("fashion_mnist"),
+            "jepbt.classification('fashion_mnist')  # with your model",
+        ),
+        (lambda: jepbt.regression(PAIRS), "jepbt.regression(...)  # with your model"),
+        (
+            lambda: jepbt.regression(PAIRS, compute_dtype="bfloat16"),
+            "jepbt.regression(..., compute_dtype='bfloat16')  # with",
+        ),
+        (lambda: TASK, "...  # the jepbt.Task of your own\n"),
+    ],
+)
+def test_the_page_makes_the_task_by_its_own_function(make, words, tmp_path):
+    folder = write_run(tmp_path / "run", 3, 2)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    for fact in ("data", "num_classes", "model"):
+        del settings[fact]
+    config.write_text(json.dumps({**make().about, **settings}))
+    assert f"task = {words}" in html.unescape(write_report(folder).read_text())
 
 
 def test_the_page_loads_nothing(folder):
