@@ -204,7 +204,8 @@ def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
 
     Args:
         transition: `f32[C, C]` the probability `T[a, b]` that an example of class `a`
-            is labelled `b`; rows sum to one.
+            is labelled `b`; rows sum to one. A traced matrix, which is a member's
+            own, cannot be checked for that.
 
     Raises:
         ValueError: if the matrix is not square, or a row does not sum to one.
@@ -221,8 +222,10 @@ def forward_corrected(transition: np.ndarray | jax.Array) -> LossFn:
         Hendrycks et al., "Using Trusted Data to Train Deep Networks on Labels Corrupted
         by Severe Noise", 2018, https://arxiv.org/abs/1802.05300
     """
-    if not isinstance(transition, jax.Array):
-        transition = check_transition("forward_corrected", "transition", transition)
+    if not isinstance(transition, jax.core.Tracer):
+        matrix = check_transition("forward_corrected", "transition", transition)
+        # One of JAX's stays what it is, and so does the program that it is part of.
+        transition = transition if isinstance(transition, jax.Array) else matrix
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         _check(logits, labels)

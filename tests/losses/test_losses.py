@@ -96,7 +96,7 @@ BUILDERS = {
     "forward_corrected": (
         lambda share: (
             lambda z, y: losses.forward_corrected(
-                jnp.asarray(neighbours(share, classes(z)))
+                jnp.asarray(neighbours(share, max(2, classes(z))))
             )(z, y)
         ),
         forward_formula,
@@ -352,6 +352,10 @@ def test_corrected_loss_is_at_its_best_at_the_true_classes():
             r"each row sums to one; row 1 is \[0.5, 0.4\], whose sum is 0.9",
         ),
         (
+            lambda: losses.forward_corrected(jnp.array([[1.0, 0.0], [0.5, 0.25]])),
+            r"each row sums to one; row 1 is \[0.5, 0.25\], whose sum is 0.75",
+        ),
+        (
             lambda: losses.forward_corrected([[1.5, -0.5], [0.5, 0.5]]),
             r"row 0 is \[1.5, -0.5\]",
         ),
@@ -360,8 +364,9 @@ def test_corrected_loss_is_at_its_best_at_the_true_classes():
             "transition is of 2 classes, the logits are of 3",
         ),
         (
-            lambda: losses.forward_corrected(jnp.ones((3, 2)))(
-                jnp.zeros(3), jnp.ones(3) / 3
+            lambda: jax.eval_shape(
+                lambda traced: losses.forward_corrected(traced)(*2 * [jnp.ones(3)]),
+                jnp.ones((3, 2)),
             ),
             "transition is of 2 classes, the logits are of 3",
         ),
