@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jepbt.arguments import check_real
 from jepbt.config import Config, check
 from jepbt.hyperparameters import Categorical, default_member, map_fields, spaces
 from jepbt.results import Schedules, load_schedules
+from jepbt.results.json_lines import to_lists
 from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Task
 from jepbt.training.result import Result
@@ -147,11 +149,35 @@ def _encode_all(task: Task, values: Mapping[str, np.ndarray]) -> Any:
 
 
 def _as_choice(name: str, space: Categorical, value: Any) -> Any:
-    """Finds the choice that was written; numbers were rounded to float32."""
-    for choice in space.choices:
-        if choice == value or (space.is_numeric and np.float32(choice) == value):
-            return choice
+    """Finds the choice that a value of a schedule is, or that its file wrote so."""
+    value = value.item() if isinstance(value, np.generic) else value
+    written = to_lists(value)
+    for is_same in (
+        lambda choice: choice == value,
+        lambda choice: _written(choice) == written,
+        # An object's address is another in each process.
+        lambda choice: _without_address(choice) == _without_address(value),
+    ):
+        found = [choice for choice in space.choices if is_same(choice)]
+        if len(found) == 1 or (found and space.is_numeric):
+            return found[0]
+        if found:
+            raise ValueError(
+                f"the schedule's {name}={value!r} may be any of the choices {found}, "
+                "which look alike in a file. Pass jepbt.load(run_dir, task), with the "
+                "run's own task, as the schedule."
+            )
     raise ValueError(
         f"the schedule's {name}={value!r} is none of the task's choices "
         f"{space.choices}."
     )
+
+
+def _written(choice: Any) -> Any:
+    """Returns what a file has of a choice: numbers were rounded to float32."""
+    is_number = isinstance(choice, int | float)
+    return to_lists(float(np.float32(choice)) if is_number else choice)
+
+
+def _without_address(value: Any) -> str:
+    return re.sub(" at 0x[0-9a-fA-F]+", "", str(value))
