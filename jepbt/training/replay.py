@@ -40,9 +40,12 @@ def replay(
         task: the task to learn.
         schedule: a `Result`, its `.schedule`, or the folder of a run.
         scale: the factor on the number of steps; each value holds that much longer.
-        config: further settings, as for `train_population`.
-        **fields: settings of `Config` or arguments of `train_population`;
-            `population_size` networks start from weights of their own, 1 unless given.
+        config: further settings, as for `train_population`; what has the default of
+            `Config` counts as not given.
+        **fields: settings of `Config`, over those of `config`, or arguments of
+            `train_population` but `strategy`. `population_size` networks start from
+            weights of their own, 1 unless given. `steps_per_generation` may stand for
+            `scale`; `num_generations` is the schedule's.
 
     Returns:
         A `Result`; the network after the last step is its `final_best`.
@@ -50,7 +53,7 @@ def replay(
     Raises:
         TypeError: if the schedule is of no allowed kind.
         ValueError: if the schedule and the task's hyperparameters do not fit together,
-            or the scale leaves no step.
+            the scale leaves no step, or a setting contradicts them.
 
     Example:
         >>> import jepbt
@@ -78,18 +81,30 @@ def replay(
         )
     settings = {
         "population_size": 1,
+        "num_generations": schedules.num_generations,
         "steps_per_generation": num_steps,
         "batch_size": schedules.batch_size,
     }
-    if config is not None:
-        settings["batch_size"] = config.batch_size or schedules.batch_size
-    return train_population(
-        task,
-        strategy=_follow(task, schedules),
-        config=config,
-        num_generations=schedules.num_generations,
-        **(settings | fields),
-    )
+    default = Config()
+    given = {
+        name: getattr(config, name)
+        for name in settings
+        if config is not None and getattr(config, name) != getattr(default, name)
+    } | fields
+    settings["strategy"] = _follow(task, schedules)
+    reasons = {
+        "strategy": "nothing evolves in a replay",
+        "num_generations": f"the schedule has {schedules.num_generations}",
+    }
+    if scale != 1:
+        reasons["steps_per_generation"] = f"scale={scale} makes it {num_steps}"
+    for name, reason in reasons.items():
+        value = given.get(name, settings[name])
+        if value != settings[name]:
+            raise ValueError(
+                f"replay: {name}={value!r} is not allowed: {reason}. Leave it out."
+            )
+    return train_population(task, config=config, **(settings | given))
 
 
 def _as_schedules(schedule: Any) -> Schedules:
