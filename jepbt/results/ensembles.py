@@ -16,7 +16,7 @@ import numpy as np
 from jepbt.arguments import check_whole
 from jepbt.engine.evaluation import mean_score
 from jepbt.engine.forks import check_fork
-from jepbt.hyperparameters import decode
+from jepbt.hyperparameters import decode, to_python
 from jepbt.population import (
     EVALUATE,
     Population,
@@ -78,7 +78,11 @@ class Ensemble:
                 `inference`; before anything compiles.
         """
         members = [take(self.members, place) for place in range(len(self.slots))]
-        return np.mean([predict(self.task, each, inputs) for each in members], 0)
+        predicted = [
+            predict(self.task, state, to_python(hparams), inputs)
+            for state, hparams in members
+        ]
+        return np.mean(predicted, 0)
 
 
 def make_ensemble(

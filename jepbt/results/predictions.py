@@ -7,6 +7,7 @@ import numpy as np
 
 from jepbt.engine.forks import check_fork
 from jepbt.engine.switches import own_rules
+from jepbt.hyperparameters import HyperParameters, encode
 from jepbt.population import PyTree
 from jepbt.tasks import Task
 from jepbt.tasks.task import Inference
@@ -25,12 +26,15 @@ def inference_of(task: Task) -> Inference:
     return task.inference
 
 
-def predict(task: Task, member: tuple[PyTree, PyTree], inputs: Any) -> np.ndarray:
+def predict(
+    task: Task, state: PyTree, hparams: HyperParameters, inputs: Any
+) -> np.ndarray:
     """Predicts for raw inputs, in batches of up to 256 rows.
 
     Args:
         task: the task that the member was trained on.
-        member: its state and its encoded hyperparameters.
+        state: its state.
+        hparams: its hyperparameters, as Python values.
         inputs: examples `[N, ...]`, given as the task's data were.
     """
     use = inference_of(task)
@@ -38,6 +42,7 @@ def predict(task: Task, member: tuple[PyTree, PyTree], inputs: Any) -> np.ndarra
     rows = use.check(inputs)
     # Few sizes, each a power of two: few programs to compile.
     size = min(_BATCH, 1 << (len(rows) - 1).bit_length())
+    member = state, encode(hparams)
     predicted = []
     with own_rules():
         for start in range(0, len(rows), size):

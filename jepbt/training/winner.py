@@ -122,8 +122,7 @@ class Winner:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`; before anything compiles.
         """
-        member = self.state, encode(self.hparams)
-        return predict(self.task, member, inputs)
+        return predict(self.task, self.state, self.hparams, inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         # A choice may be a function, which does not pickle; its number does.
