@@ -140,6 +140,9 @@ def test_a_folder_has_the_choices_of_its_run(tmp_path):
         axes = jepbt.plots.hparam_schedules(run)
         labels = [[t.get_text() for t in axis.get_yticklabels()] for axis in axes[1:3]]
         assert labels == [["None", "0.1", "1.0"], ["(3, 3)", "(5, 5)"]]
+        heights = np.round(axes[2].collections[0].get_offsets()[:, 1]).astype(int)
+        is_large = [value == (5, 5) for value in history.hparams["kernel"].ravel()]
+        assert sorted(heights) == sorted(is_large)
 
 
 def test_the_command_writes_the_table_beside_the_page(tmp_path, capsys):
