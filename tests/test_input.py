@@ -1098,6 +1098,16 @@ TABLE = [
             },
             "activation='gelu' is none of the task's choices",
         ),
+        ({"strategy": "pbt"}, "strategy='pbt' is not allowed: nothing evolves in a"),
+        ({"num_generations": 3}, "num_generations=3 is not allowed: the schedule has"),
+        (
+            {"config": jepbt.Config(num_generations=7)},
+            "num_generations=7 is not allowed: the schedule has",
+        ),
+        (
+            {"config": jepbt.Config(steps_per_generation=7), "scale": 2},
+            "steps_per_generation=7 is not allowed: scale=2 makes it",
+        ),
         ({"scale": 0}, "scale=0 must be a number above 0"),
         ({"scale": INF}, "scale=inf must be a number above 0"),
         ({"scale": 0.01}, "scale=0.01 leaves no step ... at least 0.2"),

@@ -35,7 +35,7 @@ def identify(
     Devices and chunks are left out: they change last bits, not what is computed.
     """
     names = ("population_size", "steps_per_generation", "seed", "batches", "batch_size")
-    start = None if initial is None else _hash_tree(initial)
+    start = None if initial is None else hash_tree(initial)
     described = describe_task(task)
     return {
         "settings": {name: getattr(config, name) for name in names},
@@ -50,13 +50,13 @@ def identify(
 def describe_task(task: Task) -> dict[str, Any]:
     """Describes a task's hyperparameters and data: a part of a run's identity."""
     splits = task.data._asdict() if task.data else {}
-    data = {name: _hash_tree(rows) for name, rows in splits.items()}
+    data = {name: hash_tree(rows) for name, rows in splits.items()}
     return {
         "hparams": {
             name: json.dumps(space.describe(), default=_plain)
             for name, space in spaces(task.hparams).items()
         },
-        "data": data | {"shared": _hash_tree(task.shared)},
+        "data": data | {"shared": hash_tree(task.shared)},
     }
 
 
@@ -126,7 +126,7 @@ def _mapping(identity: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _hash_tree(tree: Any) -> str:
+def hash_tree(tree: Any) -> str:
     """Hashes the names, shapes, types and bytes of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

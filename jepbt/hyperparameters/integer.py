@@ -101,6 +101,19 @@ class Integer(Number):
         is_small = jnp.abs(real) < 2**22
         return jnp.where(is_small, moved.astype(jnp.int32), far)
 
+    def scale(self, value, factor):
+        """Multiplies by a schedule's factor, and rounds.
+
+        What float32 cannot hold moves by the difference, which is 0 at a factor of 1.
+        """
+        scaled = super().scale(value, factor)
+        if not self.is_wide:
+            return scaled
+        real = value.astype(jnp.float32)
+        moved = self.clip(self._add(value, real * (factor - 1), 0.5))
+        is_held = (jnp.abs(real) < 2**24) | (factor < 0.5)
+        return jnp.where(is_held, scaled, moved)
+
     def _add(self, value: jax.Array, step: jax.Array, extra: jax.Array) -> jax.Array:
         """Adds `floor(step + extra)` to whole numbers without rounding to float32.
 

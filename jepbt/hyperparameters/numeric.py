@@ -77,6 +77,10 @@ class Number(Space):
         from_zero = (self.max - self.min) * (factor - 1)
         return jnp.where(value == 0, from_zero, value * factor)
 
+    def scale(self, value: jax.Array, factor: jax.Array) -> jax.Array:
+        """Multiplies by a schedule's factor, inside the bounds."""
+        return self.clip(value * factor)
+
     def coordinates(self, leaf: jax.Array) -> jax.Array:
         """Places values in [0, 1], by their logarithm where that is their scale."""
         value = leaf.astype(jnp.float32).reshape(len(leaf), -1)

@@ -34,11 +34,13 @@ def read_space(fields: Mapping[str, Any]) -> Space:
         >>> read_space({"kind": "Categorical", "default": "a", "choices": ["a", "b"]})
         Categorical(default='a', choices=('a', 'b'), ordered=False)
     """
-    values = {  # JSON has no tuples
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in fields.items()
-    }
+    values = {name: _to_tuples(value) for name, value in fields.items()}
     return KINDS[values.pop("kind")](**values)
+
+
+def _to_tuples(value: Any) -> Any:
+    """Makes tuples of lists, since JSON has no tuples and a space no lists."""
+    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
 
 
 def losses_in(spaces: Mapping[str, Space]) -> list[str]:

@@ -222,11 +222,12 @@ def _draw_edges(
 
 def _place_choices(axis: Axes, values: np.ndarray, space) -> np.ndarray:
     """Gives each choice a place on the vertical axis, and returns every member's."""
-    choices = [str(c) for c in getattr(space, "choices", np.unique(values))]
+    texts = np.array([str(v) for v in values.flat]).reshape(values.shape)
+    choices = [str(c) for c in getattr(space, "choices", np.unique(texts))]
     short = [c if len(c) <= 14 else c[:13] + "…" for c in choices]
     axis.set_yticks(range(len(choices)), short)
     axis.set_ylim(-0.5, len(choices) - 0.5)
-    return np.argmax(values.astype(str)[..., None] == choices, axis=-1)
+    return np.argmax(texts[..., None] == choices, axis=-1)
 
 
 def _scatter_by_fitness(

@@ -16,7 +16,7 @@ import numpy as np
 from jepbt.arguments import check_whole
 from jepbt.engine.evaluation import mean_score
 from jepbt.engine.forks import check_fork
-from jepbt.hyperparameters import decode
+from jepbt.hyperparameters import decode, to_python
 from jepbt.population import (
     EVALUATE,
     Population,
@@ -27,6 +27,7 @@ from jepbt.population import (
 )
 from jepbt.results.history import History
 from jepbt.results.pickled import AbsentTask, to_host
+from jepbt.results.predictions import predict
 from jepbt.tasks import Task
 
 # After them a running mean of momentum 0.99 keeps 0.7 % of its first value.
@@ -62,17 +63,26 @@ class Ensemble:
     def __deepcopy__(self, memo: Any) -> Ensemble:
         return dataclasses.replace(self, members=copy.deepcopy(self.members, memo))
 
-    def predict(self, batch: PyTree) -> jax.Array:
-        """Averages the members' predictions: probabilities, for a classification.
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Averages the members' predictions for raw inputs: see `Result.predict`.
 
         Args:
-            batch: rows like those of the task's data.
+            inputs: examples `[N, ...]`, of the data's shape and dtype.
 
         Returns:
-            `f32[B, C]`.
+            Probabilities `f32[N, C]` for a classification; `f32[N, D]`, or `f32[N]`,
+            for a regression.
+
+        Raises:
+            ValueError: if the inputs are unlike the data, or the task has no
+                `inference`; before anything compiles.
         """
-        check_fork("predict")
-        return _predict(self.task, jax.random.key(0), self.members, batch)
+        members = [take(self.members, place) for place in range(len(self.slots))]
+        predicted = [
+            predict(self.task, state, to_python(hparams), inputs)
+            for state, hparams in members
+        ]
+        return np.mean(predicted, 0)
 
 
 def make_ensemble(

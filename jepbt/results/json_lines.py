@@ -7,6 +7,7 @@ A float32 is written with the shortest digits that give it back. JSON has one na
 import base64
 import json
 import os
+import pathlib
 import types
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from jepbt.arguments import user_path
-from jepbt.hyperparameters import Categorical, HyperParameters, spaces
+from jepbt.hyperparameters import (
+    Categorical,
+    HyperParameters,
+    Space,
+    read_space,
+    spaces,
+)
 from jepbt.results.history import Generation, History
 
 NO_CHOICES: Mapping[str, Sequence] = types.MappingProxyType({})
@@ -73,7 +80,8 @@ def read_line(line: str) -> dict[str, Any]:
 def load_history(run: str | os.PathLike) -> History:
     r"""Reads a run's `history.jsonl` again, also while the run is going.
 
-    Numbers come back as the run had them. A choice that is neither a number nor text
+    Numbers come back as the run had them, and so do choices that `config.json` beside
+    it can hold: None, numbers, texts, tuples of them. Any other, such as a function,
     comes back as its `repr`.
 
     Args:
@@ -110,7 +118,7 @@ def load_history(run: str | os.PathLike) -> History:
             "has finished a generation."
         ) from error
     try:
-        history = History(from_lines(text))
+        history = History(from_lines(text, known=_recorded_choices(path.parent)))
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}.") from error
     if not history.generations:
@@ -119,13 +127,19 @@ def load_history(run: str | os.PathLike) -> History:
 
 
 def from_lines(
-    text: str, choices: Mapping[str, Sequence] = NO_CHOICES
+    text: str,
+    choices: Mapping[str, Sequence] = NO_CHOICES,
+    *,
+    known: Mapping[str, Sequence] = NO_CHOICES,
 ) -> list[Generation]:
-    """Reads generations from the lines that `to_json` wrote, an unfinished one not."""
+    """Reads generations from the lines that `to_json` wrote, an unfinished one not.
+
+    Columns of `choices` are read by number; those of `known` by what plain JSON holds.
+    """
     generations: list[Generation] = []
     for number, line in enumerate(text.split("\n")[:-1]):
         try:
-            generation = _from_json(line, choices)
+            generation = _from_json(line, choices, known)
             _check_alike(generation, (generations or [generation])[0])
         except UNREADABLE as error:
             raise ValueError(
@@ -141,13 +155,27 @@ def from_lines(
 
 def odd_choices(hparams_type: type[HyperParameters]) -> dict[str, Sequence]:
     """Lists the choices that are neither numbers nor text, by `_columns`' names."""
+    return _odd_choices(spaces(hparams_type))
+
+
+def _odd_choices(spaces: Mapping[str, Space]) -> dict[str, Sequence]:
     return {
         f"hparams/{name}": space.choices
-        for name, space in spaces(hparams_type).items()
+        for name, space in spaces.items()
         if isinstance(space, Categorical)
         and not space.is_numeric
         and not all(isinstance(choice, str) for choice in space.choices)
     }
+
+
+def _recorded_choices(folder: pathlib.Path) -> Mapping[str, Sequence]:
+    """Reads a run's odd choices from its `config.json`, as far as that holds them."""
+    try:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        described = json.loads(text)["hparams"]
+        return _odd_choices({k: read_space(v) for k, v in described.items()})
+    except (OSError, *UNREADABLE):
+        return NO_CHOICES
 
 
 UNREADABLE = (
@@ -191,7 +219,9 @@ def from_lists(value: list) -> np.ndarray:
     return array if array.dtype.kind == "b" else np.array(value, object)
 
 
-def _from_json(line: str, choices: Mapping[str, Sequence]) -> Generation:
+def _from_json(
+    line: str, choices: Mapping[str, Sequence], known: Mapping[str, Sequence]
+) -> Generation:
     fields = read_line(line)
     exact = fields.get("exact", {})
     if choices.keys() - exact.keys():
@@ -201,6 +231,9 @@ def _from_json(line: str, choices: Mapping[str, Sequence]) -> Generation:
         """Reads a column from its exact bits, if they are there, or from plain JSON."""
         if name in choices:
             return name_choices(exact[name], choices[name])
+        numbers = _find_written(value, known[name]) if name in known else None
+        if numbers is not None:
+            return name_choices(numbers, known[name])
         if name in exact and isinstance(exact[name][0], str):
             kind, shape, content = exact[name]
             flat = np.frombuffer(base64.b64decode(content), np.dtype(kind))
@@ -272,6 +305,14 @@ def _find(value: Any, choices: Sequence) -> int:
     """Finds a choice: the object itself, before one that is equal, as 1 and True."""
     same = [number for number, choice in enumerate(choices) if choice is value]
     return same[0] if same else list(choices).index(value)
+
+
+def _find_written(column: list, choices: Sequence) -> list[int] | None:
+    """Finds choices by what plain JSON has of them; `None` if that does not tell."""
+    written = [to_lists(choice) for choice in choices]
+    if len(set(written)) < len(written) or not set(column) <= set(written):
+        return None
+    return [written.index(item) for item in column]
 
 
 def _comes_back(column: np.ndarray) -> bool:

@@ -105,6 +105,6 @@ def _scheduled(
 ) -> HyperParameters:
     def scale(name, space, leaf):
         schedule = schedules.get(name)
-        return leaf if schedule is None else space.clip(leaf * schedule(progress))
+        return leaf if schedule is None else space.scale(leaf, schedule(progress))
 
     return map_fields(scale, drawn)

@@ -15,7 +15,7 @@ from jepbt import config as configs
 from jepbt.arguments import user_path
 from jepbt.checkpoints import checkpoint, differences
 from jepbt.checkpoints import folder as run_directory
-from jepbt.checkpoints.identity import describe_task, versions
+from jepbt.checkpoints.identity import describe_task, hash_tree, versions
 from jepbt.config import Config
 from jepbt.engine import Best
 from jepbt.engine.member import hash_parts, trace_evaluate
@@ -36,7 +36,8 @@ def load(run_dir: str | os.PathLike, task: Task) -> Result:
 
     The folder holds weights and numbers; functions and data come from the task, which
     must be the one that the run was started with: the same hyperparameters and data,
-    weights of the same shapes and, under the same version of JAX, the same model.
+    weights of the same shapes and, under the same version of JAX, the same model. Only
+    the test split may be left out, or be given for the first time.
     Nothing in the folder is executed or unpickled, and nothing compiles. A run that is
     still going, or was killed, is loaded as of its newest whole checkpoint.
 
@@ -145,8 +146,11 @@ def _check_task(
     """Refuses a task that is not the run's, and returns the shapes of a member."""
     before = facts["identity"]
     data = {name: hash for name, hash in before["data"].items() if name != "initial"}
-    described = {"hparams": before["hparams"], "data": data}
-    found = differences(described, describe_task(task))
+    described, now = {"hparams": before["hparams"], "data": data}, describe_task(task)
+    if hash_tree(None) in (data.get("test"), now["data"].get("test")):
+        for each in (data, now["data"]):  # one of them has no test split
+            each.pop("test", None)
+    found = differences(described, now)
     if not found:
         member = _trace_shapes(task)
         if _scores_otherwise(task, config, member, before):

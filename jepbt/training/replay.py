@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jepbt.arguments import check_real
 from jepbt.config import Config, check
 from jepbt.hyperparameters import Categorical, default_member, map_fields, spaces
 from jepbt.results import Schedules, load_schedules
+from jepbt.results.json_lines import to_lists
 from jepbt.strategies import Plan, Strategy
 from jepbt.tasks import Task
 from jepbt.training.result import Result
@@ -38,9 +40,12 @@ def replay(
         task: the task to learn.
         schedule: a `Result`, its `.schedule`, or the folder of a run.
         scale: the factor on the number of steps; each value holds that much longer.
-        config: further settings, as for `train_population`.
-        **fields: settings of `Config` or arguments of `train_population`;
-            `population_size` networks start from weights of their own, 1 unless given.
+        config: further settings, as for `train_population`; what has the default of
+            `Config` counts as not given.
+        **fields: settings of `Config`, over those of `config`, or arguments of
+            `train_population` but `strategy`. `population_size` networks start from
+            weights of their own, 1 unless given. `steps_per_generation` may stand for
+            `scale`; `num_generations` is the schedule's.
 
     Returns:
         A `Result`; the network after the last step is its `final_best`.
@@ -48,7 +53,7 @@ def replay(
     Raises:
         TypeError: if the schedule is of no allowed kind.
         ValueError: if the schedule and the task's hyperparameters do not fit together,
-            or the scale leaves no step.
+            the scale leaves no step, or a setting contradicts them.
 
     Example:
         >>> import jepbt
@@ -76,18 +81,30 @@ def replay(
         )
     settings = {
         "population_size": 1,
+        "num_generations": schedules.num_generations,
         "steps_per_generation": num_steps,
         "batch_size": schedules.batch_size,
     }
-    if config is not None:
-        settings["batch_size"] = config.batch_size or schedules.batch_size
-    return train_population(
-        task,
-        strategy=_follow(task, schedules),
-        config=config,
-        num_generations=schedules.num_generations,
-        **(settings | fields),
-    )
+    default = Config()
+    given = {
+        name: getattr(config, name)
+        for name in settings
+        if config is not None and getattr(config, name) != getattr(default, name)
+    } | fields
+    settings["strategy"] = _follow(task, schedules)
+    reasons = {
+        "strategy": "nothing evolves in a replay",
+        "num_generations": f"the schedule has {schedules.num_generations}",
+    }
+    if scale != 1:
+        reasons["steps_per_generation"] = f"scale={scale} makes it {num_steps}"
+    for name, reason in reasons.items():
+        value = given.get(name, settings[name])
+        if value != settings[name]:
+            raise ValueError(
+                f"replay: {name}={value!r} is not allowed: {reason}. Leave it out."
+            )
+    return train_population(task, config=config, **(settings | given))
 
 
 def _as_schedules(schedule: Any) -> Schedules:
@@ -147,11 +164,35 @@ def _encode_all(task: Task, values: Mapping[str, np.ndarray]) -> Any:
 
 
 def _as_choice(name: str, space: Categorical, value: Any) -> Any:
-    """Finds the choice that was written; numbers were rounded to float32."""
-    for choice in space.choices:
-        if choice == value or (space.is_numeric and np.float32(choice) == value):
-            return choice
+    """Finds the choice that a value of a schedule is, or that its file wrote so."""
+    value = value.item() if isinstance(value, np.generic) else value
+    written = to_lists(value)
+    for is_same in (
+        lambda choice: choice == value,
+        lambda choice: _written(choice) == written,
+        # An object's address is another in each process.
+        lambda choice: _without_address(choice) == _without_address(value),
+    ):
+        found = [choice for choice in space.choices if is_same(choice)]
+        if len(found) == 1 or (found and space.is_numeric):
+            return found[0]
+        if found:
+            raise ValueError(
+                f"the schedule's {name}={value!r} may be any of the choices {found}, "
+                "which look alike in a file. Pass jepbt.load(run_dir, task), with the "
+                "run's own task, as the schedule."
+            )
     raise ValueError(
         f"the schedule's {name}={value!r} is none of the task's choices "
         f"{space.choices}."
     )
+
+
+def _written(choice: Any) -> Any:
+    """Returns what a file has of a choice: numbers were rounded to float32."""
+    is_number = isinstance(choice, int | float)
+    return to_lists(float(np.float32(choice)) if is_number else choice)
+
+
+def _without_address(value: Any) -> str:
+    return re.sub(" at 0x[0-9a-fA-F]+", "", str(value))

@@ -10,17 +10,13 @@ import jax
 import numpy as np
 
 from jepbt.engine import Best
-from jepbt.engine.forks import check_fork
-from jepbt.engine.switches import own_rules
 from jepbt.hyperparameters import HyperParameters, encode, to_python
 from jepbt.optional import optional
 from jepbt.population import outline
 from jepbt.results import Score
 from jepbt.results.pickled import AbsentTask, to_host
+from jepbt.results.predictions import inference_of, predict
 from jepbt.tasks import Task
-from jepbt.tasks.task import Inference
-
-_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +86,7 @@ class Winner:
         Raises:
             ValueError: if the task has no `inference`.
         """
-        return self._inference.bind(self.state, self.hparams)
+        return inference_of(self.task).bind(self.state, self.hparams)
 
     def preprocess(self, inputs: Any) -> jax.Array:
         """Brings raw inputs to the form in which the network saw the data.
@@ -106,7 +102,7 @@ class Winner:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`.
         """
-        use = self._inference
+        use = inference_of(self.task)
         return use.preprocess(use.check(inputs))
 
     def predict(self, inputs: Any) -> np.ndarray:
@@ -127,29 +123,7 @@ class Winner:
             ValueError: if the inputs are unlike the data, or the task has no
                 `inference`; before anything compiles.
         """
-        use = self._inference
-        check_fork("predict")
-        rows = use.check(inputs)
-        # Few sizes, each a power of two: few programs to compile.
-        size = min(_BATCH, 1 << (len(rows) - 1).bit_length())
-        member = self.state, encode(self.hparams)
-        predicted = []
-        with own_rules():
-            for start in range(0, len(rows), size):
-                batch = rows[start : start + size]
-                missing = [(0, size - len(batch))] + [(0, 0)] * (rows.ndim - 1)
-                predicted.append(use.predict(*member, np.pad(batch, missing)))
-            return np.concatenate(jax.device_get(predicted))[: len(rows)]
-
-    @property
-    def _inference(self) -> Inference:
-        if self.task.inference is None:
-            raise ValueError(
-                "this task does not say how a trained member predicts: its `inference` "
-                "is None. Those of jepbt.classification and jepbt.regression have one; "
-                "a winner of any other task is read from its `state`."
-            )
-        return self.task.inference
+        return predict(self.task, self.state, self.hparams, inputs)
 
     def __repr__(self) -> str:
         shown = {"hparams": self.hparams, "fitness": self.fitness}

@@ -141,7 +141,7 @@ def test_figures_of_a_run_know_its_spaces(tmp_path):
     by_name = {each.get_title(loc="left"): each for each in axes}
     assert by_name["rate"].get_yscale() == "log"
     labels = [label.get_text() for label in by_name["layers"].get_yticklabels()]
-    assert labels == ["[64]", "[64, 64]", "[32, 32, 32]"]
+    assert labels == ["(64,)", "(64, 64)", "(32, 32, 32)"]
     assert len(by_name["optimizer"].get_yticklabels()) == 3
 
 

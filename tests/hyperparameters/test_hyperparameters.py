@@ -236,6 +236,18 @@ def test_wide_integers_move_as_far_as_narrow_ones_and_stop_at_their_bounds(key):
     assert multiplied.tolist() == [2**31 - 2, -(2**31)]
 
 
+@pytest.mark.parametrize("value", [5, 2**24 + 1, -(2**30) - 1, 2**31 - 2])
+def test_a_factor_of_a_schedule_keeps_every_digit_that_it_can(value):
+    space = Integer(0, -(2**31), 2**31 - 2, False)
+    factors = jnp.float32([1, 0, 0.25, 0.75, -0.5])
+    scaled = np.asarray(space.scale(jnp.full(5, value, jnp.int32), factors), int)
+    assert scaled[:2].tolist() == [value, 0]
+    exact = value * np.array([0.25, 0.75, -0.5])
+    assert (np.abs(scaled[2:] - exact) <= 0.5 + abs(value) * 2.0**-24).all()
+    ends = space.scale(jnp.full(2, value, jnp.int32), jnp.float32([-1e9, 1e9]))
+    assert sorted(ends.tolist()) == [-(2**31), 2**31 - 2]
+
+
 def test_only_a_class_with_wide_integers_draws_a_second_time(key):
     """Its other fields' values stay those that they would have without."""
 

@@ -78,7 +78,7 @@ def test_an_ensemble_averages_the_best_members_probabilities(result):
         ],
         axis=0,
     )
-    np.testing.assert_allclose(ensemble.predict(rows), mean, atol=1e-5)
+    np.testing.assert_allclose(ensemble.predict(rows["image"]), mean, atol=1e-5)
     correct = mean.argmax(-1) == rows["label"]
     np.testing.assert_allclose(ensemble.mean, correct.mean(), atol=1e-6)
     np.testing.assert_allclose(

@@ -1,11 +1,13 @@
 """The table of a run, in pandas or as text: a row a member and generation."""
 
 import csv
+import dataclasses
 import io
 import sys
 
 import numpy as np
 import pytest
+import tiny_task
 from made_up_run import EVIL, write_run
 
 import jepbt
@@ -113,6 +115,34 @@ def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pip install pandas\. to_csv writes the"):
         small().to_frame()
+
+
+@dataclasses.dataclass
+class Odd(tiny_task.Hyper):
+    clip: object = jepbt.hparam(None, choices=(None, 0.1, 1.0))
+    kernel: object = jepbt.hparam((3, 3), choices=((3, 3), (5, 5)))
+    mixed: object = jepbt.hparam((1, 2), choices=(None, 0.1, "a", (1, (2, 3)), (1, 2)))
+    function: object = jepbt.hparam(np.sin, choices=(np.sin, np.cos))
+
+
+def test_a_folder_has_the_choices_of_its_run(tmp_path):
+    task = dataclasses.replace(tiny_task.TASK, hparams=Odd)
+    result = tiny_task.train(task, 8, 4, 1, run_dir=tmp_path / "run")
+    history = load_history(tmp_path / "run")
+    for name in ("rate", "clip", "kernel", "mixed"):
+        values = result.history.hparams[name]
+        assert history.hparams[name].tolist() == values.tolist(), name
+        assert len(set(values.ravel().tolist())) > 1
+    for each, file in ((history, "read.csv"), (result.history, "run.csv")):
+        each.to_csv(tmp_path / file)
+    assert (tmp_path / "read.csv").read_text() == (tmp_path / "run.csv").read_text()
+    for run in (result, tmp_path / "run"):
+        axes = jepbt.plots.hparam_schedules(run)
+        labels = [[t.get_text() for t in axis.get_yticklabels()] for axis in axes[1:3]]
+        assert labels == [["None", "0.1", "1.0"], ["(3, 3)", "(5, 5)"]]
+        heights = np.round(axes[2].collections[0].get_offsets()[:, 1]).astype(int)
+        is_large = [value == (5, 5) for value in history.hparams["kernel"].ravel()]
+        assert sorted(heights) == sorted(is_large)
 
 
 def test_the_command_writes_the_table_beside_the_page(tmp_path, capsys):

@@ -70,6 +70,19 @@ def test_schedules_scale_the_first_draw_within_bounds():
         np.testing.assert_array_equal(hparams.activation, drawn.activation)
 
 
+def test_a_factor_of_one_changes_no_large_whole_number():
+    hyper = dataclasses.make_dataclass(
+        "Large",
+        [("seed", int, jepbt.hparam(2**30 + 1, min=2**30, max=2**31 - 2))],
+        bases=(jepbt.HyperParameters,),
+    )
+    strategy = strategies.random_search(schedules={"seed": lambda progress: 1.0})
+    _, hparams = strategy.init(jax.random.key(0), hyper, 40, 4)
+    drawn = jepbt.hyperparameters.sample_population(jax.random.key(0), hyper, 40)
+    np.testing.assert_array_equal(hparams.seed, drawn.seed)
+    assert hparams.seed[0] == 2**30 + 1
+
+
 def test_schedules_scale_what_a_member_started_from():
     """A warm start's values, in generation 0 as they are; the others' first draws."""
     strategy = strategies.random_search(schedules={"rate": strategies.cosine_decay})

@@ -53,6 +53,19 @@ def test_a_new_run_starts_from_a_loaded_one(run):
     assert_equal_bits(more, expected)
 
 
+def with_test(test):
+    task = make_task()
+    return dataclasses.replace(task, data=task.data._replace(test=test))
+
+
+def test_a_task_may_lack_the_test_split_or_have_gained_it(run, tmp_path):
+    result, folder = run
+    assert_equal_bits(jepbt.load(folder, with_test(None)), result)
+    train(with_test(None), run_dir=tmp_path / "run")
+    again = jepbt.load(tmp_path / "run", make_task())
+    assert again.test() == result.test()
+
+
 def test_a_replay_is_loaded_too(run, tmp_path):
     replayed = jepbt.replay(
         make_task(), run[0], run_dir=tmp_path / "again", progress=False
@@ -156,6 +169,10 @@ def with_tanh():
     ("make", "said"),
     [
         (lambda: make_task(images=IMAGES + 1), "the train data are others"),
+        (
+            lambda: with_test(make_task().data.validation),
+            "the test data are others",
+        ),
         (lambda: make_task(hparams=Wider), "hyperparameter 'rate' was"),
         (lambda: make_task(hidden=9), "the model differs, or how members are scored"),
         (with_tanh, "the model differs, or how members are scored"),

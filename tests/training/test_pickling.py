@@ -60,11 +60,11 @@ def test_an_ensemble_is_pickled_with_its_members(result):
     ensemble = result.ensemble(2)
     again = through_a_pickle(ensemble)
     assert (again.slots, again.mean) == (ensemble.slots, ensemble.mean)
-    batch = result.task.data.validation
+    inputs = result.task.data.validation["image"]
     with pytest.raises(RuntimeError, match="task=task"):
-        again.predict(batch)
+        again.predict(inputs)
     again = dataclasses.replace(again, task=make_task())
-    np.testing.assert_array_equal(again.predict(batch), ensemble.predict(batch))
+    np.testing.assert_array_equal(again.predict(inputs), ensemble.predict(inputs))
 
 
 def test_a_new_run_starts_from_a_pickled_result(result):

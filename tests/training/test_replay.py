@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_task
 
 import jepbt
 from jepbt.engine.batches import batch_indices
@@ -118,11 +119,84 @@ def test_every_seed_starts_a_network_of_its_own_on_the_same_schedule(run):
     assert np.abs(first - second).max() > 0.01
 
 
+def relu(x):
+    return jnp.maximum(x, 0)
+
+
+PAIR = tuple(lambda x, k=k: k * x for k in (1, 2))
+
+
+@dataclass
+class Odd(tiny_task.Hyper):
+    """Choices that a file holds in other words, or with an address."""
+
+    clip: object = jepbt.hparam(None, choices=(None, 0.1, 1.0))
+    kernel: object = jepbt.hparam((3, 3), choices=((3, 3), (5, 5)))
+    mixed: object = jepbt.hparam((1, 2), choices=(None, 0.1, "a", (1, 2)))
+    function: object = jepbt.hparam(relu, choices=(relu, jnp.tanh))
+
+
+ODD_TASK = dataclasses.replace(tiny_task.TASK, hparams=Odd)
+
+
+@pytest.mark.parametrize("mixed", [(None, 0.1, "a", (1, 2)), 2 * (None, 0.1)])
+def test_choices_of_any_kind_are_replayed_from_the_folder(mixed, tmp_path):
+    columns = {
+        "clip": (None, 0.1, 1.0, None),
+        "kernel": ((5, 5), (3, 3), (5, 5), (3, 3)),
+        "mixed": mixed,
+        "function": (jnp.tanh, relu, relu, jnp.tanh),
+    }
+    values = {"rate": np.float32([0.1, 0.2, 0.1, 0.2])}
+    for name, column in columns.items():
+        values[name] = np.empty(4, object)
+        values[name][:] = column
+    text = Schedules(values, 2).to_json()
+    # In another process an object has another address.
+    (tmp_path / "schedule.json").write_text(text.replace(" at 0x", " at 0x1"))
+    again = jepbt.replay(ODD_TASK, tmp_path, progress=False)
+    for name, column in columns.items():
+        assert tuple(again.history.hparams[name][:, 0]) == column, name
+
+
+def test_choices_that_look_alike_in_a_file_are_not_guessed(tmp_path):
+    task = dataclasses.replace(
+        tiny_task.TASK,
+        hparams=dataclasses.make_dataclass(
+            "Alike",
+            [("f", object, jepbt.hparam(PAIR[0], choices=PAIR))],
+            bases=(tiny_task.Hyper,),
+        ),
+    )
+    result = tiny_task.train(task, 2, 1, 1, run_dir=tmp_path)
+    text = (tmp_path / "schedule.json").read_text()
+    (tmp_path / "schedule.json").write_text(text.replace(" at 0x", " at 0x1"))
+    with pytest.raises(ValueError, match=r"look alike in a file\. Pass jepbt\.load"):
+        jepbt.replay(task, tmp_path, progress=False)
+    again = jepbt.replay(task, jepbt.load(tmp_path, task), progress=False)
+    assert again.best.hparams.f is result.best.hparams.f
+
+
 def test_more_steps_stretch_the_schedule(run):
     result, _ = run
     again = jepbt.replay(make_task(), result, scale=3, progress=False)
     assert len(again.history) * 15 == 3 * result.schedule.num_steps
     assert again.config.steps_per_generation == 15
+
+
+def test_a_config_says_how_many_networks_and_steps_there_are(run):
+    result, _ = run
+    length = result.schedule.num_generations
+    given = {"population_size": 3, "steps_per_generation": 9, "batch_size": 16}
+    config = jepbt.Config(**given, num_generations=length, progress=False)
+    again = jepbt.replay(make_task(), result, config=config)
+    assert {name: getattr(again.config, name) for name in given} == given
+    assert again.history.fitness.shape == (length, 3)
+    one = jepbt.replay(make_task(), result, config=config, population_size=1, scale=1.8)
+    assert one.history.fitness.shape == (length, 1)  # and 5 * 1.8 steps are 9
+    bare = jepbt.replay(make_task(), result, config=jepbt.Config(progress=False))
+    sizes = bare.config.population_size, bare.config.batch_size
+    assert (*sizes, bare.config.steps_per_generation) == (1, 32, 5)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

@@ -113,12 +113,15 @@ def softmax(logits):
 def test_predictions_are_what_the_fitness_was_measured_on(trained):
     _, result = trained
     split = result.task.data.validation
-    predicted = result.predict(split["image"])
-    assert predicted.shape == (33, 3) and predicted.dtype == np.float32
-    np.testing.assert_allclose(predicted.sum(-1), 1, rtol=1e-5)
-    accuracy = (predicted.argmax(-1) == split["label"]).mean()
-    np.testing.assert_allclose(accuracy, result.best.fitness.mean, rtol=1e-6)
-    assert accuracy > 0.4  # of three classes: it has learned
+    ensemble = result.ensemble(2)
+    scores = result.best.fitness.mean, ensemble.mean
+    for member, score in zip((result, ensemble), scores, strict=True):
+        predicted = member.predict(split["image"])
+        assert predicted.shape == (33, 3) and predicted.dtype == np.float32
+        np.testing.assert_allclose(predicted.sum(-1), 1, rtol=1e-5)
+        accuracy = (predicted.argmax(-1) == split["label"]).mean()
+        np.testing.assert_allclose(accuracy, score, rtol=1e-6)
+        assert accuracy > 0.4  # of three classes: it has learned
 
 
 def test_the_model_is_the_users_own_with_weights_and_statistics(trained):
@@ -184,10 +187,13 @@ def test_a_regression_predicts_in_the_shape_and_units_of_its_targets(num_targets
         progress=False,
     )
     split = task.data.validation
-    predicted = result.predict(split["input"])
-    assert predicted.shape == (10, *targets.shape[1:])
-    errors = predicted.reshape(10, -1) - split["target"]
-    np.testing.assert_allclose(-np.mean(errors**2), result.best.fitness.mean, rtol=1e-5)
+    ensemble = result.ensemble(2)
+    scores = result.best.fitness.mean, ensemble.mean
+    for member, score in zip((result, ensemble), scores, strict=True):
+        predicted = member.predict(split["input"])
+        assert predicted.shape == (10, *targets.shape[1:])
+        errors = predicted.reshape(10, -1) - split["target"]
+        np.testing.assert_allclose(-np.mean(errors**2), score, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +237,8 @@ def test_inputs_unlike_the_data_are_refused_before_anything_compiles(
     best = dataclasses.replace(
         on_vectors.best, task=dataclasses.replace(task, inference=use)
     )
-    for function in (best.predict, best.preprocess):
+    ensemble = dataclasses.replace(on_vectors.ensemble(2), task=best.task)
+    for function in (best.predict, best.preprocess, ensemble.predict):
         with pytest.raises(ValueError) as error:
             function(inputs)
         assert said in str(error.value) and "\n" not in str(error.value)
@@ -249,7 +256,13 @@ def test_one_example_is_told_from_a_batch():
 def test_a_task_that_does_not_say_how_to_predict_says_so(on_vectors):
     bare = dataclasses.replace(on_vectors.task, inference=None)
     best = dataclasses.replace(on_vectors.best, task=bare)
-    for use in (lambda: best.model, lambda: best.predict(np.zeros((1, 6)))):
+    ensemble = dataclasses.replace(on_vectors.ensemble(2), task=bare)
+    inputs = np.zeros((1, 6))
+    for use in (
+        lambda: best.model,
+        lambda: best.predict(inputs),
+        lambda: ensemble.predict(inputs),
+    ):
         with pytest.raises(ValueError, match="its `inference` is None"):
             use()
 
