@@ -1101,11 +1101,7 @@ TABLE = [
         ({"strategy": "pbt"}, "strategy='pbt' is not allowed: nothing evolves in a"),
         ({"num_generations": 3}, "num_generations=3 is not allowed: the schedule has"),
         (
-            {"config": jepbt.Config(num_generations=7)},
-            "num_generations=7 is not allowed: the schedule has",
-        ),
-        (
-            {"config": jepbt.Config(steps_per_generation=7), "scale": 2},
+            {"steps_per_generation": 7, "scale": 2},
             "steps_per_generation=7 is not allowed: scale=2 makes it",
         ),
         ({"scale": 0}, "scale=0 must be a number above 0"),

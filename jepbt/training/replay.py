@@ -40,12 +40,12 @@ def replay(
         task: the task to learn.
         schedule: a `Result`, its `.schedule`, or the folder of a run.
         scale: the factor on the number of steps; each value holds that much longer.
-        config: further settings, as for `train_population`; what has the default of
-            `Config` counts as not given.
+        config: further settings, as for `train_population`. Its sizes of population,
+            generation and batch, and its number of generations, do not count.
         **fields: settings of `Config`, over those of `config`, or arguments of
             `train_population` but `strategy`. `population_size` networks start from
-            weights of their own, 1 unless given. `steps_per_generation` may stand for
-            `scale`; `num_generations` is the schedule's.
+            weights of their own, 1 unless given here. `steps_per_generation` may stand
+            for `scale`; `num_generations` is the schedule's.
 
     Returns:
         A `Result`; the network after the last step is its `final_best`.
@@ -80,18 +80,12 @@ def replay(
             f"{1 / schedules.steps_per_generation:g}."
         )
     settings = {
+        "strategy": _follow(task, schedules),
         "population_size": 1,
         "num_generations": schedules.num_generations,
         "steps_per_generation": num_steps,
         "batch_size": schedules.batch_size,
     }
-    default = Config()
-    given = {
-        name: getattr(config, name)
-        for name in settings
-        if config is not None and getattr(config, name) != getattr(default, name)
-    } | fields
-    settings["strategy"] = _follow(task, schedules)
     reasons = {
         "strategy": "nothing evolves in a replay",
         "num_generations": f"the schedule has {schedules.num_generations}",
@@ -99,12 +93,12 @@ def replay(
     if scale != 1:
         reasons["steps_per_generation"] = f"scale={scale} makes it {num_steps}"
     for name, reason in reasons.items():
-        value = given.get(name, settings[name])
+        value = fields.get(name, settings[name])
         if value != settings[name]:
             raise ValueError(
                 f"replay: {name}={value!r} is not allowed: {reason}. Leave it out."
             )
-    return train_population(task, config=config, **(settings | given))
+    return train_population(task, config=config, **(settings | fields))
 
 
 def _as_schedules(schedule: Any) -> Schedules:

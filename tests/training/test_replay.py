@@ -184,19 +184,17 @@ def test_more_steps_stretch_the_schedule(run):
     assert again.config.steps_per_generation == 15
 
 
-def test_a_config_says_how_many_networks_and_steps_there_are(run):
+def test_sizes_are_given_beside_a_config_and_not_in_it(run):
     result, _ = run
     length = result.schedule.num_generations
+    config = dataclasses.replace(result.config, run_dir=None, progress=False)
+    again = jepbt.replay(make_task(), result, config=config, scale=2)
+    sizes = again.config.steps_per_generation, again.config.batch_size
+    assert (again.history.fitness.shape, *sizes) == ((length, 1), 10, 32)
     given = {"population_size": 3, "steps_per_generation": 9, "batch_size": 16}
-    config = jepbt.Config(**given, num_generations=length, progress=False)
-    again = jepbt.replay(make_task(), result, config=config)
+    again = jepbt.replay(make_task(), result, config=config, **given)
     assert {name: getattr(again.config, name) for name in given} == given
     assert again.history.fitness.shape == (length, 3)
-    one = jepbt.replay(make_task(), result, config=config, population_size=1, scale=1.8)
-    assert one.history.fitness.shape == (length, 1)  # and 5 * 1.8 steps are 9
-    bare = jepbt.replay(make_task(), result, config=jepbt.Config(progress=False))
-    sizes = bare.config.population_size, bare.config.batch_size
-    assert (*sizes, bare.config.steps_per_generation) == (1, 32, 5)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
