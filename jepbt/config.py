@@ -74,7 +74,8 @@ class Config:
         keep_checkpoints: the number of checkpoints that stay; older ones are removed.
         progress: `True` shows a progress bar in a terminal or notebook.
         log_level: the level of the logger "jepbt": "debug", "info" (a line a
-            generation), "warning" or "error".
+            generation, to standard error where no logging is set up), "warning" or
+            "error".
         debug: `True` stops at the first member that fails and names it, instead of
             continuing without it; the command line then shows Python's tracebacks.
 
