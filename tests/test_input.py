@@ -68,6 +68,10 @@ class Hyper(jepbt.HyperParameters):
     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
 
 
+RATE = ("rate", float, jepbt.hparam(1e-3, min=1e-4, max=0.3, log=True))
+Again = dataclasses.make_dataclass("Hyper", [RATE], bases=(jepbt.HyperParameters,))
+
+
 class Forgotten(jepbt.HyperParameters):
     rate: float = jepbt.hparam(0.1, min=0.0, max=1.0)
 
@@ -1105,6 +1109,11 @@ TABLE = [
                 ]
             },
             "[1].hparams is a Other, others are a Hyper",
+            TypeError,
+        ),
+        (
+            {"initial_population": [Candidate(None, h()) for h in (Hyper, Again)]},
+            "[1].hparams is a Hyper, others are a Hyper ... Hyper was defined twice",
             TypeError,
         ),
         (
