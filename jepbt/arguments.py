@@ -183,6 +183,16 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     return True
 
 
+def if_defined_twice(one: type, other: type) -> str:
+    """Says why two classes of one name are not the same; nothing of other names."""
+    if one.__qualname__ != other.__qualname__:
+        return ""
+    return (
+        f" These are two classes: {one.__name__} was defined twice, as by a notebook "
+        "cell that ran again."
+    )
+
+
 def user_path(name: str, path: str | os.PathLike) -> pathlib.Path:
     """Makes a path that a user gave absolute, with `~` as the home folder.
 

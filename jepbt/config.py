@@ -70,11 +70,15 @@ class Config:
         checkpoint_every: the generations between two checkpoints, or "auto": at most
             every 30 seconds, and as often as keeps the time for writing them to 3
             percent. Ctrl-C, the end of a run and an error in a callback save in any
-            case.
+            case. What ends the process at once, as `kill -9` does, costs the
+            generations since the newest checkpoint: `resume` trains them again, to the
+            same bits, and callbacks get them a second time. With 1, and one generation
+            a call, they are two at most: one in flight, and one that was being saved.
         keep_checkpoints: the number of checkpoints that stay; older ones are removed.
         progress: `True` shows a progress bar in a terminal or notebook.
         log_level: the level of the logger "jepbt": "debug", "info" (a line a
-            generation), "warning" or "error".
+            generation, to standard error where no logging is set up), "warning" or
+            "error".
         debug: `True` stops at the first member that fails and names it, instead of
             continuing without it; the command line then shows Python's tracebacks.
 

@@ -68,6 +68,10 @@ class Hyper(jepbt.HyperParameters):
     activation: str = jepbt.hparam("relu", choices=("relu", "tanh"))
 
 
+RATE = ("rate", float, jepbt.hparam(1e-3, min=1e-4, max=0.3, log=True))
+Again = dataclasses.make_dataclass("Hyper", [RATE], bases=(jepbt.HyperParameters,))
+
+
 class Forgotten(jepbt.HyperParameters):
     rate: float = jepbt.hparam(0.1, min=0.0, max=1.0)
 
@@ -279,7 +283,6 @@ COMMANDS = {
     "report nowhere": "name the folder of a run",
     "report file": "/file' holds no generation yet",
     "report run": "name the folder of a run",
-    "report run --watch": "name the folder of a run",
     "report run --csv no/such.csv": "csv='no/such.csv': its folder does not exist",
     "report run --csv run": "csv='run' is a folder. Name a file in it",
 }
@@ -1137,6 +1140,11 @@ TABLE = [
                 ]
             },
             "[1].hparams is a Other, others are a Hyper",
+            TypeError,
+        ),
+        (
+            {"initial_population": [Candidate(None, h()) for h in (Hyper, Again)]},
+            "[1].hparams is a Hyper, others are a Hyper ... Hyper was defined twice",
             TypeError,
         ),
         (

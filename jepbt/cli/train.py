@@ -144,16 +144,20 @@ def _print_before(prepared: Prepared, go_on: str) -> None:
 
 
 def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
-    """Makes a callback that estimates the run's time once, and logs without a bar."""
+    """Makes a callback that estimates the run's time once, and prints lines.
+
+    A bar, or the log, shows how far the run is without them.
+    """
     num_generations = prepared.config.num_generations
     first = prepared.last_generation + 1
-    has_bar = prepared.config.progress and is_terminal(sys.stderr)
+    is_shown = prepared.config.progress and is_terminal(sys.stderr)
+    is_shown = is_shown or prepared.config.log_level in ("debug", "info")
 
     def announce(report: Generation) -> None:
         if report.number == first < num_generations - 1:
             seconds = (num_generations - first) * sum(report.seconds.values())
             say(f"about {_duration(seconds)}, by its first generation")
-        if not has_bar:
+        if not is_shown:
             number = f"{report.number + 1}/{num_generations}"
             say(f"generation {number}  {describe(report)}")
 

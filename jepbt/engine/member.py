@@ -91,24 +91,38 @@ def trace_member(task: Task, strategy: Strategy, config: Config) -> TracedMember
             "and task.train_step can be called by hand."
         )
 
-    def init(key):
-        return strategy.init(
-            key, task.hparams, config.population_size, config.num_generations
-        )
-
     # With the real population size, so that the strategy can refuse it.
-    started = jax.jit(init).trace(key_shape())
+    size = config.population_size
+    started = trace_start(strategy, task.hparams, size, config.num_generations)
     check_behaviour(task, strategy)
     member = trace_task(task, config)
     spec = Spec(task, strategy, config)
     behaviour = behaviour_shape(spec, member.state, member.hparams)
+    stepped = trace_evolution(strategy, started, size, behaviour)
+    return dataclasses.replace(member, strategy=[started, stepped])
+
+
+def trace_start(
+    strategy: Strategy, hparams_type: type, num_members: int, num_generations: int
+) -> Any:
+    """Traces the strategy's `init` for a population of so many members."""
+
+    def init(key):
+        return strategy.init(key, hparams_type, num_members, num_generations)
+
+    return jax.jit(init).trace(key_shape())
+
+
+def trace_evolution(
+    strategy: Strategy, started: Any, num_members: int, behaviour: Any = None
+) -> Any:
+    """Traces the strategy's `step` after its traced `init`."""
     evaluation = Evaluation(_FITNESS, _FITNESS, behaviour)
-    evaluation = stack_shapes(evaluation, config.population_size)
+    evaluation = stack_shapes(evaluation, num_members)
     state, hparams = started.out_info
     number = jax.ShapeDtypeStruct((), jnp.int32)
     step = jax.jit(lambda *args: strategy.step(*args))
-    stepped = step.trace(key_shape(), state, number, hparams, evaluation)
-    return dataclasses.replace(member, strategy=[started, stepped])
+    return step.trace(key_shape(), state, number, hparams, evaluation)
 
 
 def trace_task(task: Task, config: Config) -> TracedMember:

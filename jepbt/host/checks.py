@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jepbt import strategies
-from jepbt.arguments import check_whole
+from jepbt.arguments import check_whole, if_defined_twice
 from jepbt.host.candidate import Candidate, field_dict
 from jepbt.host.evaluation import EvaluationFn, pickled
 from jepbt.hyperparameters import HyperParameters, spaces
@@ -51,6 +51,7 @@ def check_hparams(where: str, hparams: Any, hparams_type: type) -> None:
         raise TypeError(
             f"{where} is a {type(hparams).__name__}, others are a "
             f"{hparams_type.__name__}: all candidates share one class."
+            + if_defined_twice(type(hparams), hparams_type)
         )
     for name, space in spaces(hparams_type).items():
         space.check(f"{where}.{name}", getattr(hparams, name))

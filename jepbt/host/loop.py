@@ -7,6 +7,7 @@ compiled program: one algorithm, two drivers.
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -33,7 +34,7 @@ from jepbt.host.checks import (
 )
 from jepbt.host.evaluation import EvaluationFn, Failure, Outcome
 from jepbt.host.evaluators import Evaluator, open_evaluator
-from jepbt.host.progress import Progress, open_run, save
+from jepbt.host.progress import Progress, identify, open_run, save
 from jepbt.optional import warn
 from jepbt.results import Generation, make_generation
 from jepbt.strategies import Strategy, resolve_strategy
@@ -111,8 +112,9 @@ def epbt(
             evaluation function returned. Loading a pickle runs code: continue only
             runs of your own. `~` is the home folder; a relative path starts from the
             folder that is the current one now, whatever evaluations change it to.
-        resume: `True` continues the run that `run_dir` holds, if it holds one. Only
-            the missing generations run, perhaps more than planned at first.
+        resume: `True` continues the run that `run_dir` holds, if it holds one, under
+            the same strategy with the same settings. Only the missing generations run,
+            perhaps more than planned at first.
 
     Yields:
         The best candidate so far, after every generation; of a finished run that is
@@ -176,7 +178,10 @@ def epbt(
                 "seed": int(seed),
             }
             path = user_path("run_dir", run_dir)
-            folder, progress = open_run(path, resume, settings, resources)
+            describe = functools.partial(identify, strategy, hparams_type, num_members)
+            folder, progress = open_run(
+                path, resume, settings, describe, n_generations, resources
+            )
         elif resume:
             raise ValueError("resume=True needs run_dir, the folder of the run.")
         if progress is None:

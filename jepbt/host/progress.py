@@ -9,16 +9,20 @@ import dataclasses
 import os
 import pathlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jepbt.checkpoints import differences
 from jepbt.checkpoints import folder as run_directory
+from jepbt.checkpoints.identity import versions
 from jepbt.checkpoints.resume import take
+from jepbt.engine.member import hash_parts, trace_evolution, trace_start
+from jepbt.engine.switches import own_rules
 from jepbt.host.candidate import Candidate
 from jepbt.host.evaluation import one_line, pickled
 from jepbt.optional import optional
 from jepbt.results import Generation
+from jepbt.strategies import Strategy
 
 _CANDIDATES = "candidates.pkl"
 
@@ -66,20 +70,41 @@ class Progress:
             self.best = result
 
 
+@own_rules()
+def identify(
+    strategy: Strategy, hparams_type: type, num_members: int, num_generations: int
+) -> dict[str, Any]:
+    """Describes what a strategy does, its settings included, in JSON values."""
+    started = trace_start(strategy, hparams_type, num_members, num_generations)
+    stepped = trace_evolution(strategy, started, num_members)
+    return {
+        "num_generations": num_generations,
+        "programs": hash_parts({"evolve": [started, stepped]}),
+        "versions": versions(),
+    }
+
+
 def open_run(
     path: str | os.PathLike,
     resume: bool,
     settings: Mapping[str, Any],
+    describe: Callable[[int], Mapping[str, Any]],
+    num_generations: int,
     resources: contextlib.ExitStack,
 ) -> tuple[pathlib.Path, Progress | None]:
-    """Takes a folder for a run until `resources` closes, and loads the run in it."""
+    """Takes a folder for a run until `resources` closes, and loads the run in it.
+
+    `describe` is `identify` for a number of generations: a run that goes on for more
+    of them than were planned is compared by the plan.
+    """
     held = take(path, resume=resume)
     resources.callback(held.release)
     folder = held.path
     try:
         if run_directory.holds_run(folder):
-            return folder, _load(folder, settings)
-        run_directory.write_config(folder, settings)
+            return folder, _load(folder, settings, describe)
+        identity = describe(num_generations)
+        run_directory.write_config(folder, {**settings, "identity": identity})
     except OSError as error:
         raise run_directory.not_writable(folder, error) from error
     return folder, None
@@ -110,7 +135,11 @@ def save(
         told.discard(missing)  # the next time is news again
 
 
-def _load(folder: pathlib.Path, settings: Mapping[str, Any]) -> Progress | None:
+def _load(
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    describe: Callable[[int], Mapping[str, Any]],
+) -> Progress | None:
     """Reads how far a run has come; `None` if it has not finished a generation."""
     stored = run_directory.read_config(folder)
     if stored.get("loop") != settings["loop"]:
@@ -118,9 +147,17 @@ def _load(folder: pathlib.Path, settings: Mapping[str, Any]) -> Progress | None:
             f"run_dir={str(folder)!r} holds a run that jepbt.epbt did not make. Name "
             "another folder."
         )
+    known, wanted = {}, {}
+    match stored.pop("identity", None):  # runs of earlier versions have none
+        case {"num_generations": int(planned)} as known:
+            wanted = describe(planned)
     before, now = (  # `differences` words hyperparameters in their own way
-        {"settings": {**each, "hparams": None}, "hparams": each.get("hparams")}
-        for each in (stored, settings)
+        {
+            "settings": {**each, "hparams": None},
+            "hparams": each.get("hparams"),
+            **identity,
+        }
+        for each, identity in ((stored, known), (settings, wanted))
     )
     found = differences(before, now)
     if found:

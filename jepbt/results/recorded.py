@@ -136,6 +136,7 @@ def _read_folder(folder: pathlib.Path) -> Recorded:
         ) from error
     if "loop" in settings:  # the host loop's, where a generation is one step
         hparams = settings.pop("hparams")
+        settings.pop("identity", None)
         config = {**settings, "num_generations": None, "steps_per_generation": 1}
         settings = {"config": config, "batch_size": None, "hparams": hparams}
     return Recorded(history, read_spaces, settings, folder, _read_table(folder))

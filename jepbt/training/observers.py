@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from jepbt.arguments import check_function
 from jepbt.checkpoints import folder as run_directory
@@ -52,12 +54,19 @@ def write_best(run: Run, *, is_last: bool = False) -> None:
 
 
 def log(run: Run) -> None:
-    """Writes the last generation's line to the log."""
+    """Writes the last generation's line to the log.
+
+    Where no logging is set up, Python would drop it: there it goes to standard error.
+    """
     if not logger.isEnabledFor(logging.INFO):
         return
     number, count = run.last.number + 1, run.config.num_generations
     with optional("the log lacks lines on generations", run.told):
-        logger.info("generation %d/%d  %s", number, count, describe(run.last))
+        line = f"generation {number}/{count}  {describe(run.last)}"
+        if logger.hasHandlers():
+            logger.info("%s", line)
+        else:
+            tqdm.write(line, file=sys.stderr)  # above a progress bar
 
 
 def call(

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepbt.arguments import if_defined_twice
 from jepbt.engine import RunState
 from jepbt.engine.checks import first_difference
 from jepbt.engine.member import TracedMember
@@ -70,10 +71,12 @@ def _from_population(
     result: Result, member: TracedMember, num_members: int
 ) -> tuple[Callable[[RunState], RunState], PyTree]:
     earlier = jax.device_get(result.population)
-    if type(earlier.hparams) is not type(member.hparams):
+    before, now = type(earlier.hparams), type(member.hparams)
+    if before is not now:
         raise ValueError(
-            f"initial: the earlier run evolved {type(earlier.hparams).__name__}, this "
-            f"task {type(member.hparams).__name__}. Use the same class, or start from "
+            f"initial: the earlier run evolved {before.__name__}, this task "
+            f"{now.__name__}.{if_defined_twice(before, now)} Use the same class "
+            "(jepbt.load(run_dir, task) gives a result the task's own), or start from "
             "weights: initial=result.best.params."
         )
     _check_same("state", take(earlier.state, 0), member.state)

@@ -13,7 +13,7 @@ import pytest
 from host_functions import climb, population
 
 import jepbt
-from jepbt import Candidate
+from jepbt import Candidate, strategies
 from jepbt.checkpoints import folder as run_directory
 
 
@@ -110,6 +110,48 @@ def test_a_folder_with_a_run_is_refused_and_stays_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="population_size was 4 and is 3"):
         jepbt.epbt(4, population(3), climb, run_dir=tmp_path, resume=True)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+DUEL = strategies.pbt(exploit=strategies.duel)
+
+
+@pytest.mark.parametrize(
+    "before, now",
+    [
+        (strategies.epbt(), strategies.epbt(num_elites=1)),
+        (strategies.pbt(), DUEL),
+        (strategies.restarts(DUEL), strategies.restarts(strategies.pb2())),
+        (strategies.restarts(DUEL), strategies.restarts(DUEL, interval=2)),
+    ],
+)
+def test_another_setting_of_the_strategy_is_refused(tmp_path, before, now):
+    """Also of a run that goes on for more generations than were planned."""
+    run(tmp_path, n_generations=2, strategy=before)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"other settings: .* differs: the strategy"):
+        run(tmp_path, resume=True, strategy=now)
+    assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(run(tmp_path, resume=True, strategy=before)) == 2
+
+
+def test_a_strategy_that_plans_by_the_number_of_generations_goes_on(tmp_path):
+    schedules = {"rate": strategies.cosine_decay}
+    strategy = strategies.random_search(schedules=schedules)
+    run(tmp_path, n_generations=2, strategy=strategy)
+    assert len(run(tmp_path, resume=True, strategy=strategy)) == 2
+
+
+def test_a_run_whose_folder_does_not_know_the_settings_goes_on(tmp_path):
+    """Earlier versions kept the strategy's name alone."""
+    whole = run(tmp_path / "whole")
+    half = tmp_path / "half"
+    run(half, take=2)
+    config = json.loads((half / "config.json").read_text())
+    del config["identity"]
+    (half / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="strategy was 'epbt' and is 'pbt'"):
+        run(half, resume=True, strategy="pbt")
+    assert run(half, resume=True) == whole[2:]
 
 
 def test_a_run_of_another_kind_is_not_continued(tmp_path):

@@ -1,6 +1,6 @@
 """Runs that go on from other runs' weights, in populations of any size."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,11 @@ def test_what_does_not_fit_is_named_before_it_compiles(task, earlier):
         prepare(make_task(hidden=(5,)), initial=earlier.best.params, **SETTINGS)
     with pytest.raises(ValueError, match="earlier run evolved Hyper, this task Other"):
         prepare(make_task(Other), initial=earlier, **SETTINGS)
+    rate = jepbt.hparam(0.1, min=1e-3, max=1.0, log=True)
+    fields, bases = [("rate", float, rate)], (jepbt.HyperParameters,)
+    again = make_dataclass("Hyper", fields, bases=bases)
+    with pytest.raises(ValueError, match=r"Hyper was defined twice.*load\(run_dir"):
+        prepare(make_task(again), initial=earlier, **SETTINGS)
     plain = jepbt.Task(
         hparams=Hyper,
         init=lambda key, h: jnp.float32(1.0),
