@@ -283,6 +283,7 @@ COMMANDS = {
     "report nowhere": "name the folder of a run",
     "report file": "/file' holds no generation yet",
     "report run": "name the folder of a run",
+    "report run --watch": "name the folder of a run",
     "report run --csv no/such.csv": "csv='no/such.csv': its folder does not exist",
     "report run --csv run": "csv='run' is a folder. Name a file in it",
 }

@@ -10,12 +10,10 @@ a checkpoint is executed or unpickled.
 
 import hashlib
 import json
-import logging
 import os
 import pathlib
 import re
 import shutil
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,22 +31,6 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 # orbax writes these two after it has called for the manifest, and reads neither to
 # restore arrays; a desktop hides the third in folders that somebody has looked at.
 _NOT_LISTED = {"_CHECKPOINT_METADATA", "commit_success.txt", ".DS_Store"}
-
-
-def import_orbax() -> Any:
-    """Imports orbax, which takes time, and leaves the set-up of logging to the user.
-
-    absl, in which orbax logs, calls `logging.basicConfig` if nobody has, and the user's
-    own later call would do nothing.
-    """
-    import absl.logging
-
-    own = types.ModuleType("logging")
-    vars(own).update(vars(logging), basicConfig=lambda: None)
-    absl.logging.logging = own
-    import orbax.checkpoint
-
-    return orbax.checkpoint
 
 
 class Damaged(Exception):
@@ -159,7 +141,8 @@ def restore(manager: Any, generation: int, programs: Phases) -> tuple[RunState, 
 
     Returns the state after that generation, and the best member of the first one.
     """
-    orbax = import_orbax()
+    import orbax.checkpoint as orbax
+
     info, places = programs.init.out_info, programs.init.output_shardings
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (info, info.best)
@@ -184,7 +167,8 @@ def restore(manager: Any, generation: int, programs: Phases) -> tuple[RunState, 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a checkpoint to the host, by the names that `pack` gave."""
-    orbax = import_orbax()
+    import orbax.checkpoint as orbax
+
     root, handler = path / "default", orbax.PyTreeCheckpointHandler()
     found = handler.metadata(root)
     names = list(getattr(found, "tree", found))

@@ -143,7 +143,8 @@ class Keeper:
     def _open(self) -> Any:
         """Makes orbax's manager when it is first needed: importing orbax takes time."""
         if self._manager is None:
-            orbax = checkpoint.import_orbax()
+            import orbax.checkpoint as orbax
+
             self._root.mkdir(exist_ok=True)
             self._manager = orbax.CheckpointManager(
                 self._root,
@@ -197,8 +198,10 @@ class Keeper:
         def save() -> None:
             try:
                 arrays = checkpoint.pack(state, self.first)
-                args = checkpoint.import_orbax().args.StandardSave(arrays)
-                self._open().save(number, args=args, force=True)
+                manager = self._open()
+                import orbax.checkpoint as orbax
+
+                manager.save(number, args=orbax.args.StandardSave(arrays), force=True)
             except Exception as error:  # whatever it is, the run continues
                 errors.append(error)
 

@@ -5,9 +5,10 @@ import pathlib
 from collections.abc import Callable
 
 from jepbt.arguments import user_file, user_path
+from jepbt.checkpoints.folder import is_in_use
 from jepbt.cli.say import say
 from jepbt.optional import optional
-from jepbt.report import goes_on, watch, write_report
+from jepbt.report import watch, write_report
 from jepbt.results import load_history
 
 TEXTS = {
@@ -28,8 +29,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--watch",
         action="store_true",
-        help="write the page again after every generation, from the first, which is "
-        "waited for, until the run ends or Ctrl-C; in the browser it reloads itself",
+        help="write the page again after every generation, until the run ends or "
+        "Ctrl-C; in the browser it reloads itself",
     )
     command.add_argument(
         "--csv",
@@ -45,7 +46,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
     """
     folder = user_path("run", arguments.run_dir)
     table = arguments.csv and user_file("csv", arguments.csv)
-    if arguments.watch and goes_on(folder):
+    if arguments.watch and is_in_use(folder):
         return lambda: _watch(folder, table)
     path = write_report(folder)
     if table:

@@ -149,8 +149,9 @@ def _load(
         )
     known, wanted = {}, {}
     match stored.pop("identity", None):  # runs of earlier versions have none
-        case {"num_generations": int(planned)} as known:
-            wanted = describe(planned)
+        # Another version of JAX writes the same strategy in other words.
+        case {"num_generations": int(planned), "versions": then} as known:
+            wanted = describe(planned) if then == versions() else known
     before, now = (  # `differences` words hyperparameters in their own way
         {
             "settings": {**each, "hparams": None},

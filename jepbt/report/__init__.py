@@ -1,7 +1,7 @@
 """Reports: the card that a notebook shows, and the page of a run."""
 
 from jepbt.report.card import make_card
-from jepbt.report.live import goes_on, watch
+from jepbt.report.live import watch
 from jepbt.report.page import write_report
 
-__all__ = ["goes_on", "make_card", "watch", "write_report"]
+__all__ = ["make_card", "watch", "write_report"]

@@ -24,7 +24,7 @@ def watch(
     """Writes a run's page whenever the run has gone on, until it ends or Ctrl-C.
 
     The page reloads itself in between; the last one, which is written in any case, does
-    not. A run goes on as long as `goes_on` says.
+    not. A run goes on as long as a process holds its folder.
 
     Args:
         run_dir: the run's folder.
@@ -44,15 +44,13 @@ def watch(
             text = f"{path}: open it in any browser"
         except (ValueError, OSError) as error:  # no generation yet, or a full disk
             text = f"no page yet: {error}"
-            if not _has_begun(folder):
-                text = f"no page yet: waiting for the first generation in {folder}"
         if text not in told:
             told.add(text)
             tell(text)
 
     seen, end = None, "the run has ended: the page is complete"
     try:
-        while goes_on(folder):
+        while run_directory.is_in_use(folder):
             now = _look(folder)
             if now != seen:
                 seen = now
@@ -62,19 +60,6 @@ def watch(
         end = "the run may still go on; the page no longer does"
     write(0)
     tell(end)
-
-
-def goes_on(folder: pathlib.Path) -> bool:
-    """Tells whether a process holds a run's folder, or its first generation is to come.
-
-    A run that compiles, or that somebody is about to start, may not have a folder yet.
-    """
-    return run_directory.is_in_use(folder) or not _has_begun(folder)
-
-
-def _has_begun(folder: pathlib.Path) -> bool:
-    history = folder / run_directory.HISTORY
-    return history.exists() and history.stat().st_size > 0
 
 
 def _look(folder: pathlib.Path) -> list[tuple[str, int, int]]:
