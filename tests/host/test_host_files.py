@@ -141,13 +141,24 @@ def test_a_strategy_that_plans_by_the_number_of_generations_goes_on(tmp_path):
     assert len(run(tmp_path, resume=True, strategy=strategy)) == 2
 
 
-def test_a_run_whose_folder_does_not_know_the_settings_goes_on(tmp_path):
-    """Earlier versions kept the strategy's name alone."""
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {},  # earlier versions kept the strategy's name alone
+        {
+            "num_generations": 4,
+            "programs": {"evolve": "in other words"},
+            "versions": {"jax": "0.7.0", "jaxlib": "0.7.0"},
+        },
+    ],
+    ids=["none", "of another JAX"],
+)
+def test_a_run_whose_folder_does_not_tell_the_settings_goes_on(tmp_path, identity):
     whole = run(tmp_path / "whole")
     half = tmp_path / "half"
     run(half, take=2)
     config = json.loads((half / "config.json").read_text())
-    del config["identity"]
+    config["identity"] = identity
     (half / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="strategy was 'epbt' and is 'pbt'"):
         run(half, resume=True, strategy="pbt")
