@@ -39,8 +39,8 @@ def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str
     """Traces the parts of a run, with the places that arguments and results have.
 
     Yields:
-        Each part's name and its lowered program, as soon as it is there: training,
-        which takes longest to compile, is the first.
+        Each part's name and its lowered program, as soon as it is there. The first
+        compiles while training, which takes longest, is traced.
     """
     whole = replicated(mesh)
     population = Member(state=over_members(mesh), hparams=whole, fitness=whole)
@@ -55,6 +55,7 @@ def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str
         return jitted.trace(*args)
 
     init = place(phases.init, (inputs,), (whole,), carried)
+    yield "init", init.lower()
     state = _shapes(init.out_info)
     step = ((inputs, number, state), (whole, whole, carried))
     train = place(phases.train, *step, (carried, whole), (2,))
@@ -64,7 +65,6 @@ def lower_each(phases: Phases, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[str
         phases.evaluate, args, (whole, whole, whole, carried), carried, (3,)
     )
     yield "evaluate", evaluate.lower()
-    yield "init", init.lower()
     yield "evolve", place(phases.evolve, *step, (carried, whole), (2,)).lower()
     args = state.population, slots
     yield "pick", place(phases.pick, args, (population, whole), whole).lower()
