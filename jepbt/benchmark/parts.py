@@ -56,7 +56,8 @@ class Parts:
         phases = make_phases(
             prepared.task, prepared.strategy, config, mesh=mesh, chunk_size=chunk_size
         )
-        _, lowered = next(lower_each(phases, prepared.inputs, mesh))  # the training
+        parts = lower_each(phases, prepared.inputs, mesh)
+        lowered = next(program for name, program in parts if name == "train")
         device = mesh.devices.flat[0]
         program = lowered.compile(compiler_options(device.platform))
         sharing = mesh.size if is_host(device) else 1  # all devices share one memory
