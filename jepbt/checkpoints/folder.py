@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -134,7 +135,17 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 def describe_spaces(hparams_type: type[HyperParameters]) -> dict[str, Any]:
     """Describes the spaces of a class in JSON values, as `config.json` holds them."""
     described = {name: space.describe() for name, space in spaces(hparams_type).items()}
-    return json.loads(json.dumps(described, default=str))
+    return json.loads(json.dumps(described, default=without_address))
+
+
+def without_address(value: Any) -> str:
+    """Writes an object, such as a function, in words that are the same in each process.
+
+    Example:
+        >>> without_address(object())
+        '<object object>'
+    """
+    return re.sub(" at 0x[0-9a-fA-F]+", "", str(value))
 
 
 def append_history(

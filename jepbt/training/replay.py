@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepbt.arguments import check_real
+from jepbt.checkpoints.folder import without_address
 from jepbt.config import Config, check
 from jepbt.hyperparameters import Categorical, default_member, map_fields, spaces
 from jepbt.results import Schedules, load_schedules
@@ -165,7 +165,7 @@ def _as_choice(name: str, space: Categorical, value: Any) -> Any:
         lambda choice: choice == value,
         lambda choice: _written(choice) == written,
         # An object's address is another in each process.
-        lambda choice: _without_address(choice) == _without_address(value),
+        lambda choice: without_address(choice) == without_address(value),
     ):
         found = [choice for choice in space.choices if is_same(choice)]
         if len(found) == 1 or (found and space.is_numeric):
@@ -186,7 +186,3 @@ def _written(choice: Any) -> Any:
     """Returns what a file has of a choice: numbers were rounded to float32."""
     is_number = isinstance(choice, int | float)
     return to_lists(float(np.float32(choice)) if is_number else choice)
-
-
-def _without_address(value: Any) -> str:
-    return re.sub(" at 0x[0-9a-fA-F]+", "", str(value))

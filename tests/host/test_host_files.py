@@ -1,5 +1,6 @@
 """A run of the host loop continues as if it had never stopped."""
 
+import dataclasses
 import errno
 import itertools
 import json
@@ -163,6 +164,22 @@ def test_a_run_whose_folder_does_not_tell_the_settings_goes_on(tmp_path, identit
     with pytest.raises(ValueError, match="strategy was 'epbt' and is 'pbt'"):
         run(half, resume=True, strategy="pbt")
     assert run(half, resume=True) == whole[2:]
+
+
+def test_choices_that_are_functions_are_described_alike_in_each_process():
+    def define():
+        def half(x):
+            return x / 2
+
+        @dataclasses.dataclass
+        class Hyper(jepbt.HyperParameters):
+            change: object = jepbt.hparam(half, choices=(half, abs))
+
+        return Hyper
+
+    first, second = (run_directory.describe_spaces(define()) for _ in range(2))
+    assert first == second
+    assert first["change"]["choices"][1] == "<built-in function abs>"
 
 
 def test_a_run_of_another_kind_is_not_continued(tmp_path):
