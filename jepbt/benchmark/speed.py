@@ -83,7 +83,7 @@ def compare_speed(
         workload: the population, and how much of it is timed.
         workers: processes from `start_workers`: one for JAX, the others for PyTorch.
         num_rounds: the number of measurements of each way.
-        with_compiled: whether `torch.compile` is tried, which takes long.
+        with_compiled: True for a try of `torch.compile`, too, which takes long.
     """
     for_jax, *for_pytorch = workers
     prepared = controls.prepare_training(

@@ -59,9 +59,8 @@ def conv_general_dilated(
     is everything on other platforms, until one is measured there: `jepbt check`
     compares the forms on your device.
 
-    Convolutions that are not left to `lax` have reverse-mode gradients of any order, on
-    any platform; forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises
-    `TypeError`.
+    All forms have reverse-mode gradients of any order. In the CPU's form, forward mode
+    (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) raises `TypeError`.
 
     Args:
         lhs: `[B, H, W, I]` images.
