@@ -72,6 +72,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], None]:
             strategy=arguments.strategy,
             config=dataclasses.replace(config, run_dir=folder),
             devices=arguments.device,
+            early=True,
         )
     go_on = resume_command(arguments, prepared.folder)
     _print_before(prepared, go_on)
@@ -154,9 +155,10 @@ def _announcer(prepared: Prepared) -> Callable[[Generation], None]:
     is_shown = is_shown or prepared.config.log_level in ("debug", "info")
 
     def announce(report: Generation) -> None:
-        if report.number == first < num_generations - 1:
+        # The first one's time is also that of programs that still compile.
+        if report.number == first + 1 < num_generations - 1:
             seconds = (num_generations - first) * sum(report.seconds.values())
-            say(f"about {_duration(seconds)}, by its first generation")
+            say(f"about {_duration(seconds)}, by its second generation")
         if not is_shown:
             number = f"{report.number + 1}/{num_generations}"
             say(f"generation {number}  {describe(report)}")

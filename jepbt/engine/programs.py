@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -23,6 +24,9 @@ from jepbt.tasks import Task
 
 EFFORT: dict[str, Effort] = {"init": "none", "pick": "none", "evolve": "some"}
 """How much programs that run once, or for milliseconds, are optimised; others fully."""
+
+AFTER_TRAINING = ("evaluate", "evolve")
+"""The programs that nobody calls before the first generation has trained."""
 
 
 def place_inputs(task: Task, seed: int, mesh: Mesh) -> Inputs:
@@ -82,8 +86,11 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def compile_each(
-    lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Phases, dict[str, float]]:
+    lowered: Iterable[tuple[str, Any]],
+    mesh: Mesh,
+    seconds: dict[str, float],
+    later: Sequence[str] = (),
+) -> dict[str, Future]:
     """Compiles programs side by side, and while the next ones are being lowered.
 
     XLA leaves Python's lock while it works.
@@ -91,22 +98,56 @@ def compile_each(
     Args:
         lowered: the names and the lowered programs, all five.
         mesh: the devices.
+        seconds: the place for the time that each takes, as `"compile train"`.
+        later: the names of those that wait until training is compiled.
 
     Returns:
-        The compiled programs, and the seconds that each took, by its name.
+        The programs by name, each of which may still be compiling.
     """
     platform = mesh.devices.flat[0].platform
+    compiling: dict[str, Future] = {}
 
     def compile_one(name, program):
+        if name in later:
+            compiling["train"].result()
         started = time.perf_counter()
         compiled = program.compile(compiler_options(platform, EFFORT.get(name, "full")))
-        return compiled, time.perf_counter() - started
+        seconds[f"compile {name}"] = time.perf_counter() - started
+        return compiled
 
-    with ThreadPoolExecutor(len(Phases._fields)) as pool:
-        waiting = {name: pool.submit(compile_one, name, each) for name, each in lowered}
-        done = {name: waiting[name].result() for name in Phases._fields}
-    programs = Phases(**{name: compiled for name, (compiled, _) in done.items()})
-    return programs, {name: seconds for name, (_, seconds) in done.items()}
+    pool = ThreadPoolExecutor(len(Phases._fields))
+    try:
+        for name, program in lowered:
+            compiling[name] = pool.submit(compile_one, name, program)
+    finally:
+        pool.shutdown(wait=False)
+    return compiling
+
+
+class Later:
+    """A program that may still be compiling: who calls it, or asks about it, waits.
+
+    Args:
+        compiling: the program to come.
+        check: what is called with the program before it is used for the first time.
+    """
+
+    def __init__(self, compiling: Future, check: Callable[[Any], None]) -> None:
+        self._compiling = compiling
+        self._check = check
+
+    @functools.cached_property
+    def _program(self) -> Any:
+        program = self._compiling.result()
+        self._check(program)
+        return program
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the program, as soon as it is there."""
+        return self._program(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)
 
 
 def use_compilation_cache() -> None:

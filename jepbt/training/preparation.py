@@ -8,6 +8,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -40,6 +41,8 @@ from jepbt.engine.memory import (
 )
 from jepbt.engine.processes import agree, are_several, in_first, of_first, together
 from jepbt.engine.programs import (
+    AFTER_TRAINING,
+    Later,
     compile_each,
     lower_each,
     place_inputs,
@@ -65,11 +68,12 @@ class Prepared:
         chunk: the number of members that a device computes together, and the reason.
         inputs: the arrays that all programs read, on the devices.
         programs: the compiled parts of a generation.
-        memory_bytes: the bytes that the largest program reserves in one memory.
+        memory_bytes: the bytes that the largest program reserves in one memory, of
+            those that were compiled when this was made.
         memory_limit: the bytes of that memory.
         seconds: the duration of each step: `"trace"`, `"identify"`, `"data"`,
-            `"compile"`, and `"compile train"` and the like for each program: several
-            compile at once, while the next ones are traced.
+            `"compile"`, and `"compile train"` and the like for each program, once it
+            is there: several compile at once, while the next ones are traced.
         step_flops: the floating-point operations of one member's training step; 0 if
             unknown.
         checkpoint_bytes: the bytes of one checkpoint.
@@ -117,12 +121,15 @@ def prepare(
     devices: str | Sequence[jax.Device] | None = None,
     initial: Any = None,
     traced: TracedMember | None = None,
+    early: bool = False,
     **fields: Any,
 ) -> Prepared:
     """Checks everything that a user gave, then compiles: see `train_population`.
 
     Where the task has been traced already with this strategy and these settings, but
-    for the seed, `traced` saves to do it again.
+    for the seed, `traced` saves to do it again. With `early` a CPU begins to train
+    while it compiles what comes after training. An accelerator does not: XLA may time
+    kernels on it then, and the memory that all programs need must be known before.
     """
     check_fork("train_population")
     seconds: dict[str, float] = {}
@@ -155,7 +162,10 @@ def prepare(
             )
             return lower_each(phases, inputs, mesh)
 
-        programs, chunk, reserved = _compile(make, config, mesh, chunk, held, seconds)
+        later = AFTER_TRAINING if early and is_host(used[0]) else ()
+        programs, chunk, reserved = _compile(
+            make, config, mesh, chunk, held, seconds, later
+        )
         state = programs.init.out_info
         prepared = Prepared(
             task=task,
@@ -237,6 +247,7 @@ def _compile(
     chunk: ChunkChoice,
     held: RunFolder | None,
     seconds: dict[str, float],
+    later: Sequence[str],
 ) -> tuple[Phases, ChunkChoice, int]:
     """Compiles a run, with smaller chunks if those of the rule do not fit."""
     share = config.population_size // mesh.size
@@ -255,26 +266,35 @@ def _compile(
     while True:
         with _timed(seconds, "compile"):
             lowered = check_space(make(chunk.size))
-            programs, by_program, reserved = _compile_or_refuse(lowered, mesh)
-        seconds |= {f"compile {name}": spent for name, spent in by_program.items()}
+            compiling = compile_each(lowered, mesh, seconds, later)
+            ready, reserved = _wait_or_refuse(compiling, later)
         reserved *= sharing
         if reserved <= limit or config.chunk_size != "auto" or chunk.size == 1:
-            check_programs(reserved, limit, config, chunk.size)
-            return programs, chunk, reserved
+            break
         chunk = ChunkChoice(largest_divisor(share, chunk.size - 1), "as many as fit")
 
+    def check(program):
+        reserved = sharing * reserved_bytes(program)
+        check_programs(reserved, limit, config, chunk.size)
 
-def _compile_or_refuse(
-    lowered: Iterable[tuple[str, Any]], mesh: Mesh
-) -> tuple[Phases | None, dict[str, float], float]:
-    """Compiles; also says what a device reserves, which is infinite if it refuses."""
+    check_programs(reserved, limit, config, chunk.size)
+    rest = {name: Later(compiling[name], check) for name in later}
+    return Phases(**ready, **rest), chunk, reserved
+
+
+def _wait_or_refuse(
+    compiling: dict[str, Future], later: Sequence[str]
+) -> tuple[dict[str, Any], float]:
+    """Waits for programs; also says what they reserve, infinite if XLA refuses."""
     try:
-        programs, seconds = compile_each(lowered, mesh)
+        ready = {
+            name: each.result() for name, each in compiling.items() if name not in later
+        }
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        return None, {}, float("inf")
-    return programs, seconds, max(map(reserved_bytes, programs))
+        return {}, float("inf")
+    return ready, max(map(reserved_bytes, ready.values()))
 
 
 @contextlib.contextmanager

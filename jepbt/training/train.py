@@ -133,6 +133,7 @@ def train_population(
             config=config,
             devices=devices,
             initial=initial,
+            early=True,
             **fields,
         )
         return execute(prepared, callbacks)
