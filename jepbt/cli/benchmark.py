@@ -145,7 +145,7 @@ def _run(arguments: argparse.Namespace, workloads: Sequence[Workload]) -> None:
             facts = {"speed": dataclasses.asdict(speed)}
             models.append(facts | {"scaling": json.loads(costs.to_json())})
             scalings.append(costs)
-    _write_json(arguments.json, {"models": models})
+            _write_json(arguments.json, {"models": models})
     if arguments.figure is not None:
         with optional(f"{arguments.figure} is not drawn"):
             _draw(arguments.figure, workloads, scalings)

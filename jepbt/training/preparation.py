@@ -8,7 +8,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import jax
@@ -286,10 +286,10 @@ def _wait_or_refuse(
     compiling: dict[str, Future], later: Sequence[str]
 ) -> tuple[dict[str, Any], float]:
     """Waits for programs; also says what they reserve, infinite if XLA refuses."""
+    waited = {name: each for name, each in compiling.items() if name not in later}
+    wait(waited.values())  # also after one has failed, before smaller ones compile
     try:
-        ready = {
-            name: each.result() for name, each in compiling.items() if name not in later
-        }
+        ready = {name: each.result() for name, each in waited.items()}
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise

@@ -20,11 +20,13 @@ from jepbt.cli import train
 from jepbt.cli.flags import MAIN_JOB
 from jepbt.cli.main import _parse
 from jepbt.config import Config
+from jepbt.results import Generation
 from jepbt.strategies import STRATEGY_NAMES
 from jepbt.training import Interrupted
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
+CONTROLS = {chr(code) for code in range(32)} - {"\n"} | {"\x7f", "\x9b"}
 
 
 def jepbt(*arguments, cwd=None):
@@ -49,8 +51,11 @@ def start(*arguments, cwd):
 
 def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     done = jepbt("train", *SMALL, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     output = done.stdout
+    assert not CONTROLS & set(output)
+    for number in (1, 2):
+        assert f"\ngeneration {number}/2  best 0." in output
     assert "fashion_mnist 9,000 train / 1,000 validation / 10,000 test" in output
     assert "4 MLPs x 203,530 weights | 2 generations x 3 steps of 32" in output
     assert "evolving learning_rate momentum weight_decay dropout loss[8]" in output
@@ -62,6 +67,25 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     winner = re.search(r"^winner #(\d+) +(\S+)", output, re.M)
     assert int(winner[1]) == member["slot"]
     assert winner[2] == f"{member['fitness']:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("last", "told_after", "time"),
+    [(-1, 1, "1 min 0 s"), (3, 5, "36 s"), (7, None, "")],
+)
+def test_the_time_is_told_after_the_second_generation_of_a_start(
+    last, told_after, time, capsys
+):
+    """Of ten generations, each of 6 s but for the first one, while XLA compiles."""
+    config = Config(num_generations=10, progress=False)
+    prepared = types.SimpleNamespace(config=config, last_generation=last)
+    announce = train._announcer(prepared)
+    for number in range(last + 1, 10):
+        seconds = {"train": 60.0 if number == last + 1 else 5.0, "evaluate": 1.0}
+        score = np.float32([0.5])
+        announce(Generation(number, score, score, np.arange(1), {}, {}, {}, seconds))
+        told = f"about {time}, by its second generation" in capsys.readouterr().out
+        assert told == (number == told_after)
 
 
 @pytest.mark.slow

@@ -99,28 +99,22 @@ def test_a_worker_does_not_start_jax():
     assert best.model is False
 
 
-@pytest.mark.parametrize(
-    ("function", "how"),
-    [
-        (functions.die_with_defaults, r"exit code 7"),
-        (functions.kill_with_defaults, r"signal SIGKILL"),
-        (functions.sleep_with_an_alarm, r"signal SIGALRM"),
-        (functions.fail_first_slot, "ValueError: no luck"),
-    ],
-)
-def test_an_evaluation_that_dies_fails_alone(function, how):
+def test_an_evaluation_that_dies_fails_alone():
+    given = population(8)
+    for candidate, end in zip(given, functions.WAYS_TO_END, strict=False):
+        candidate.model = end
     with pytest.warns(RuntimeWarning) as caught:
-        bests = run(2, population(4), function, 2)
-    (message,) = [str(warning.message) for warning in caught]
-    assert "slot 0 in generation 0" in message and how in message
-    assert "Hyper(rate=0.05" in message
+        bests = run(2, given, functions.end_as_told, 2)
+    messages = sorted(str(warning.message) for warning in caught)
+    ends = zip(messages, functions.WAYS_TO_END, strict=True)
+    for slot, (message, end) in enumerate(ends):
+        assert f"slot {slot} in generation 0" in message and end in message
+        assert "Hyper(rate=0." in message
     assert len(bests) == 2 and len(bests[-1].model) == 2
 
 
 def test_an_evaluation_that_died_is_tried_again_if_asked(tmp_path):
-    given = population(2)
-    for slot, candidate in enumerate(given):
-        candidate.model = str(tmp_path / str(slot))
+    given = [Candidate(str(tmp_path / "died"), Hyper())]
     assert run(1, given, functions.fail_once, 1, retries=1)[-1].fitness == 1.0
 
 

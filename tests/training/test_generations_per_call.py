@@ -23,9 +23,9 @@ def stop_at_2(generation):
         raise Stop
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize(
-    "strategy", ["epbt", "pbt", "pb2", "mf_pbt", "successive_halving"]
+    ("strategy", "num_devices"),
+    [("epbt", 2), ("pbt", 1), ("pb2", 2), ("mf_pbt", 1), ("successive_halving", 2)],
 )
 def test_bits_are_those_of_one_generation_a_call(strategy, num_devices, tmp_path):
     """Calls of 1, 3, then after a resume of 2 and 1, against seven calls of 1."""

@@ -35,19 +35,13 @@ COMMAND += ["--chunk-size", "1"]
 CONTROLS = {chr(code) for code in range(32)} - {"\n"} | {"\x7f", "\x9b"}
 
 
-@pytest.mark.parametrize("arguments", [["-c", LIBRARY], COMMAND])
-def test_a_log_file_gets_whole_lines_and_no_control_characters(arguments, tmp_path):
+def test_a_log_file_gets_whole_lines_and_no_control_characters(tmp_path):
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", LIBRARY], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert not CONTROLS & set(done.stdout + done.stderr)
-    assert done.stderr == ""
-    if arguments is COMMAND:
-        for number in (1, 2, 3):
-            assert f"\ngeneration {number}/3  best 0." in done.stdout
-    else:
-        assert done.stdout == "done\n"
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 ASK = 'log_level="info", run_dir='
