@@ -216,16 +216,20 @@ def check_shared(run_dir: str | os.PathLike | None) -> None:
     token = agree(secrets.randbelow(2**31 - 1) if index == 0 else 0)
     mark = folder / ".processes"
     in_first(lambda: run_directory.replace(mark, str(token).encode()))
-    with together():
-        if index > 0:
-            _wait_for(mark, str(token))
-            own = folder / f".process-{index}"
-            try:
-                run_directory.replace(own, b"")
-                own.unlink()
-            except OSError as error:
-                raise run_directory.not_writable(folder, error) from error
-    in_first(mark.unlink)
+    try:
+        with together():
+            if index > 0:
+                _wait_for(mark, str(token))
+                own = folder / f".process-{index}"
+                try:
+                    run_directory.replace(own, b"")
+                    own.unlink()
+                except OSError as error:
+                    raise run_directory.not_writable(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            if index == 0:
+                mark.unlink()
 
 
 def _wait_for(mark: pathlib.Path, token: str) -> None:

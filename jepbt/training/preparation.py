@@ -1,4 +1,4 @@
-"""Prepares a run: checks everything, then compiles everything."""
+"""Prepares a run: checks everything, then compiles."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Prepared:
 
     @property
     def compile_seconds(self) -> float:
-        """The seconds that tracing and compiling took."""
+        """The seconds of tracing and compiling before training could begin."""
         return self.seconds["trace"] + self.seconds["compile"]
 
 

@@ -66,7 +66,8 @@ class Result:
         history: every generation's fitness, parents, hyperparameters, metrics.
         population: the last population, on its devices, leaves `[P, ...]`.
         config: the settings, with the batch size that was used.
-        seconds: spent by phase: compile, evolve, train, evaluate.
+        seconds: spent by phase: compile, which ends when training can begin; evolve,
+            train, evaluate.
         run_dir: the folder of the run's files, or `None`.
     """
 

@@ -57,6 +57,7 @@ def test_what_one_process_refuses_stops_both(tmp_path):
     for message, here, there in zip(BAD, first, second, strict=True):
         assert message.split(": ")[-1] in there["refused"]
         assert message in here["refused"]
+    assert not list(tmp_path.rglob(".process*"))  # which tells folders apart
 
 
 @pytest.mark.parametrize(
