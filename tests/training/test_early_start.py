@@ -34,7 +34,7 @@ class Waits:
         self.lowered, self.event = lowered, event
 
     def compile(self, *args):
-        assert self.event.wait(20), "nobody trained before this was compiled"
+        assert self.event.wait(60), "nobody trained before this was compiled"
         return self.lowered.compile(*args)
 
 
