@@ -12,8 +12,9 @@ from jepbt.checkpoints import checkpoint
 
 FOLDER = pathlib.Path(__file__).parent
 SLOW_WRITER = """
-import sys, time
+import signal, sys, time
 import resumable
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 from jepbt.checkpoints import checkpoint
 seal = checkpoint.seal
 def seal_slowly(root, generation, facts):

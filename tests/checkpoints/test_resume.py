@@ -398,10 +398,15 @@ def test_a_strategy_that_plans_by_the_number_of_generations_is_told_so(tmp_path)
     pbt = jepbt.strategies.pbt()
 
     def init(key, kind, num_members, num_generations):
-        _, hparams = pbt.init(key, kind, num_members, num_generations)
-        return jnp.float32(num_generations), hparams
+        state, hparams = pbt.init(key, kind, num_members, num_generations)
+        return (jnp.float32(num_generations), state), hparams
 
-    strategy = jepbt.strategies.Strategy(init, pbt.step)
+    def step(key, state, *args):
+        planned, inner = state
+        inner, plan = pbt.step(key, inner, *args)
+        return (planned, inner), plan
+
+    strategy = jepbt.strategies.Strategy(init, step)
     train(run_dir=tmp_path / "run", strategy=strategy, num_generations=2)
     with pytest.raises(ValueError, match="num_generations was 2 and is 3, which this"):
         train(
