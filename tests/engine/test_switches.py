@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 from jax import experimental
+from numerics import enable_x64
 
 import jepbt
 from jepbt import Candidate, strategies
 from jepbt.strategies import epbt, pbt, pulsation, welch_test
 
-enable_x64 = (jax if hasattr(jax, "enable_x64") else experimental).enable_x64
 of = dataclasses.replace
 USUAL = {"population_size": 4, "num_generations": 3, "steps_per_generation": 2}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numerics import softmax
+from numerics import enable_x64, softmax
 
 import jepbt
 from jepbt.losses import confusion
@@ -68,7 +68,7 @@ SMALL |= {"progress": False, "seed": 1}
 
 def test_the_gradient_of_offsets_has_a_closed_form():
     """`sum over examples labelled a of p (zd - p.zd)`, and `A` has centred rows."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         weights, towards = rng.normal(size=(2, 5, 4))
         inputs, labels = rng.normal(size=(30, 5)), rng.integers(0, 4, 30)
         trusted = rng.normal(size=(9, 5)), rng.integers(0, 4, 9)
@@ -95,7 +95,7 @@ def test_the_gradient_of_offsets_has_a_closed_form():
 def test_the_gradient_is_that_of_validation_after_a_step(form):
     """Ascending it lowers the validation loss that one step of descent arrives at."""
     loss = confusion(form)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         w = {
             "a": jnp.array(rng.normal(size=(5, 6))),
             "b": jnp.array(rng.normal(size=(6, 4))),
