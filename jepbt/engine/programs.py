@@ -129,7 +129,7 @@ class Later:
 
     Args:
         compiling: the program to come.
-        check: what is called with the program before it is used for the first time.
+        check: a function of the program, called before its first use.
     """
 
     def __init__(self, compiling: Future, check: Callable[[Any], None]) -> None:

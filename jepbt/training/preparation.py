@@ -287,7 +287,8 @@ def _wait_or_refuse(
 ) -> tuple[dict[str, Any], float]:
     """Waits for programs; also says what they reserve, infinite if XLA refuses."""
     waited = {name: each for name, each in compiling.items() if name not in later}
-    wait(waited.values())  # also after one has failed, before smaller ones compile
+    # All of them, even if one fails: the next attempt must not compile beside them.
+    wait(waited.values())
     try:
         ready = {name: each.result() for name, each in waited.items()}
     except jax.errors.JaxRuntimeError as error:

@@ -26,7 +26,6 @@ from jepbt.training import Interrupted
 
 SMALL = ["--population-size", "4", "--num-generations", "2"]
 SMALL += ["--steps-per-generation", "3", "--model", "mlp"]
-CONTROLS = {chr(code) for code in range(32)} - {"\n"} | {"\x7f", "\x9b"}
 
 
 def jepbt(*arguments, cwd=None):
@@ -53,7 +52,7 @@ def test_train_prints_what_it_does_and_what_came_of_it(tmp_path):
     done = jepbt("train", *SMALL, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     output = done.stdout
-    assert not CONTROLS & set(output)
+    assert output.replace("\n", "").isprintable()
     for number in (1, 2):
         assert f"\ngeneration {number}/2  best 0." in output
     assert "fashion_mnist 9,000 train / 1,000 validation / 10,000 test" in output
